@@ -1,0 +1,70 @@
+# Everything runs from .venv, which `make setup` builds from the lock file.
+# Needs Python 3.11 or newer, make, git and the Python package index; nothing else has to be installed.
+
+# The one place that says which uv is used is pyproject.toml (dependency group "dev").
+UV := $(shell sed -n 's/.*"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
+SYNCED := .venv/.synced
+
+# uv must neither bring a Python of its own nor work on another environment.
+SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+
+setup: $(SYNCED) ## build .venv from the lock file
+
+run: $(SYNCED) ## set up, then serve on 127.0.0.1:8000 with the embedded database (HOST=, PORT=)
+	@.venv/bin/paasoo-dlr serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
+	.venv/bin/pytest $(ARGS)
+
+check: $(SYNCED) ## what CI runs: format, lint, types, import rules, Dockerfile, tests
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/hadolint Dockerfile
+	.venv/bin/pytest
+
+format: $(SYNCED) ## format the code and apply the safe fixes
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean: ## remove .venv and caches; never var/, which holds data
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp holds the folder it was made in, as the scripts in .venv/bin name their interpreter by its full path.
+# A stamp from another folder, or beside an interpreter that no longer starts, is void.
+ifneq ($(shell test "`cat $(SYNCED) 2>/dev/null`" = "$(CURDIR)" && .venv/bin/python -c 'print("ok")' 2>/dev/null),ok)
+.PHONY: $(SYNCED)
+VOID := yes
+endif
+
+# With a stamp, .venv is brought up to date in place; without one (none yet, void, or an earlier run was
+# interrupted) it is built anew. The stamp goes before the work starts and comes back when all of it is done.
+$(SYNCED): pyproject.toml uv.lock
+	@set -e; \
+	found=; why="no Python found"; \
+	if [ -z "$(VOID)" ] && [ -f $@ ]; then found=.venv/bin/python; fi; rm -f $@; \
+	if [ -z "$$found" ]; then \
+	  for python in $(PYTHONS); do \
+	    version=`"$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null` || continue; \
+	    if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	      case $$why in no*) why="Python 3.11 or newer is needed, and $$python is $$version";; esac; \
+	    elif ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	      why="$$python is $$version but cannot make environments; install its venv package (Debian, Ubuntu: apt install python$$version-venv)"; \
+	    else found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then echo "setup: $$why (to name another: make PYTHON=/path/to/python3)" >&2; exit 1; fi; \
+	  echo "setup: building .venv with $$found ($$version)"; \
+	  "$$found" -m venv --clear .venv; \
+	fi; \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check "$(UV)"; \
+	$(SYNC) --quiet; \
+	echo "$(CURDIR)" > $@

@@ -1,0 +1,159 @@
+"""The door: PaaSoo's callback comes in, is understood, admitted, and answered once it's on disk."""
+
+import logging
+import time
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prometheus_client import Counter
+
+from app import errors, guards
+from app.callback.parse import InvalidReportError, parse, printable
+from app.ingest.batch import Entry, Outcome
+from app.ingest.writer import QueueFullError, Writer
+from app.settings import Settings
+from app.store.quarantine import Refusal
+from app.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+PATH: Final = "/callback/paasoo"
+MAX_QUERY_BYTES: Final = 8 * 1024
+RETRY_AFTER_S: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, its two ASGI messages made in advance."""
+
+    status: int
+    start: dict[str, Any]
+    body: dict[str, Any]
+
+
+def _answer(status: int, content_type: str, body: bytes, **headers: str) -> Answer:
+    fields = {
+        # In the order of Starlette's, so that our 404 is to the byte that of any unknown path.
+        "content-length": str(len(body)),
+        "content-type": content_type,
+        **{name.replace("_", "-"): value for name, value in headers.items()},
+    }
+    raw = [(name.encode(), value.encode()) for name, value in fields.items()]
+    return Answer(
+        status,
+        {"type": "http.response.start", "status": status, "headers": raw},
+        {"type": "http.response.body", "body": body},
+    )
+
+
+def _problem(status: int, code: str, detail: str, **headers: str) -> Answer:
+    document = errors.problem(status, code, detail)
+    return _answer(status, errors.PROBLEM_TYPE, errors.encode(document), **headers)
+
+
+OK: Final = _answer(200, "text/plain; charset=utf-8", b"OK")
+FORBIDDEN: Final = _problem(403, "forbidden", "this address may not call back")
+NOT_FOUND: Final = _problem(404, errors.NotFoundError.code, errors.NotFoundError().detail)
+NOT_ALLOWED: Final = _problem(405, "method_not_allowed", "only GET is taken here", allow="GET")
+TOO_LONG: Final = _problem(
+    414, "query_too_long", f"the query is longer than {MAX_QUERY_BYTES} bytes"
+)
+UNAVAILABLE: Final = _problem(
+    503,
+    "unavailable",
+    "the report can't be kept now; send it again",
+    retry_after=str(RETRY_AFTER_S),
+)
+REFUSED_BY_DATABASE: Final = _problem(400, "invalid_parameter", "the database refused a value")
+
+
+class Door:
+    """From an ASGI scope to its answer, whatever bytes arrive.
+
+    A report that was admitted is stored, whether or not its caller stays to hear of it.
+    """
+
+    def __init__(self, settings: Settings, writer: Writer, metrics: Metrics) -> None:
+        self._tokens = [token.encode() for token in settings.callback_tokens]
+        self._allowed_networks = settings.callback_allowed_networks
+        self._trusted_proxies = settings.trusted_proxies
+        self._writer = writer
+        self._metrics = metrics
+        self._counters: dict[str | int, Counter] = {}
+
+    async def __call__(self, scope: MutableMapping[str, Any]) -> Answer:
+        answer, label = await self._receive(scope)
+        counter = self._counters.get(label)
+        if counter is None:
+            counter = self._counters[label] = self._metrics.callbacks.labels(label)
+        counter.inc()
+        return answer
+
+    async def _receive(self, scope: MutableMapping[str, Any]) -> tuple[Answer, str | int]:
+        """The answer, and the label it is counted under."""
+        refusal = self._turn_away(scope)
+        if refusal is not None:
+            return refusal, refusal.status
+        query: bytes = scope["query_string"]
+        received_at = time.time_ns() // 1000
+        try:
+            report = parse(query, received_at)
+        except InvalidReportError as error:
+            log.warning(
+                "callback refused",
+                extra={"code": error.code, "detail": error.detail, **peer(scope)},
+            )
+            answer = await self._admit(
+                Refusal(printable(query), error.code, error.detail, received_at),
+                _problem(400, error.code, error.detail),
+            )
+            return answer, error.code if answer.status == 400 else answer.status
+        answer = await self._admit(report, OK)
+        return answer, answer.status
+
+    def _turn_away(self, scope: MutableMapping[str, Any]) -> Answer | None:
+        """The answer to what is not even looked at, and of which nothing is stored."""
+        answer = None
+        if not self._has_known_token(scope["path"]):
+            # First of all, so that a stranger can't tell this path from any other.
+            answer = NOT_FOUND
+        elif self._allowed_networks and not self._is_from_allowed_network(scope):
+            answer = FORBIDDEN
+        elif scope["method"] != "GET":
+            answer = NOT_ALLOWED
+        elif len(scope["query_string"]) > MAX_QUERY_BYTES:
+            answer = TOO_LONG
+        if answer is not None:
+            log.warning("callback turned away", extra={"status": answer.status, **peer(scope)})
+        return answer
+
+    async def _admit(self, entry: Entry, answer_once_stored: Answer) -> Answer:
+        try:
+            outcome = await self._writer.admit(entry)
+        except QueueFullError:
+            return UNAVAILABLE
+        if outcome is Outcome.STORED:
+            return answer_once_stored
+        return REFUSED_BY_DATABASE if outcome is Outcome.REFUSED else UNAVAILABLE
+
+    def _has_known_token(self, path: str) -> bool:
+        if not self._tokens:
+            return path == PATH
+        return path.startswith(PATH + "/") and guards.is_known_token(
+            self._tokens, path[len(PATH) + 1 :].encode("utf-8", "surrogatepass")
+        )
+
+    def _is_from_allowed_network(self, scope: MutableMapping[str, Any]) -> bool:
+        client = scope.get("client")
+        forwarded_for = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        address = guards.caller_address(
+            client[0] if client else None, forwarded_for, self._trusted_proxies
+        )
+        return address is not None and guards.is_in(address, self._allowed_networks)
+
+
+def peer(scope: MutableMapping[str, Any]) -> dict[str, object]:
+    """Who is connected, for the log. Behind a proxy that is the proxy."""
+    client = scope.get("client")
+    return {"peer": client[0] if client else None}

@@ -1,0 +1,108 @@
+"""The door as a FastAPI endpoint, with the guide's parameters in the OpenAPI document."""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+
+from app import errors
+from app.callback import parse
+from app.callback.door import MAX_QUERY_BYTES, PATH, Door
+
+
+def _parameter(name: str, required: bool, description: str, **schema: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "required": required,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+# Declared by hand, not by type hints: the door decodes strictly, and answers 400, never 422.
+PARAMETERS: Final = [
+    _parameter("type", True, "Kind of information: a delivery report.", enum=["dlr"]),
+    _parameter(
+        "messageid",
+        True,
+        "The id that the send call returned; kept to the letter.",
+        pattern="^[!-~]{1,128}$",
+        example="052804b7368321",
+    ),
+    _parameter(
+        "to",
+        True,
+        "The recipient's number, country code first; a leading `+` or `00` is dropped.",
+        pattern=r"^([+ ]|00)?[0-9]{3,20}$",
+        example="6588888888",
+    ),
+    _parameter(
+        "status",
+        True,
+        "0 is success, from 0 to 99999.",
+        pattern="^0*[0-9]{1,5}$",
+        example="0",
+    ),
+    _parameter(
+        "statuscode",
+        False,
+        "The status as text.",
+        maxLength=parse.MAX_TEXT_LENGTH,
+        example="delivered",
+    ),
+    _parameter("errcode", False, "Error code.", maxLength=parse.MAX_TEXT_LENGTH, example="1"),
+    _parameter(
+        "network",
+        False,
+        "Operator: MCC and MNC, or text.",
+        maxLength=parse.MAX_NETWORK_LENGTH,
+        example="52099",
+    ),
+]
+
+TOKEN_PARAMETER: Final = {
+    "name": "token",
+    "in": "path",
+    "required": True,
+    "description": "A secret of `DLR_CALLBACK_TOKENS`.",
+    "schema": {"type": "string"},
+}
+
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    status: {
+        "description": description,
+        "content": {errors.PROBLEM_TYPE: {}},
+        "model": errors.Problem,
+    }
+    for status, description in {
+        400: "Not a valid report; it is in the quarantine. `code` is `missing_parameter`, "
+        "`unsupported_type`, `invalid_parameter`, `duplicate_parameter` or `invalid_encoding`.",
+        403: "The caller's address is not in an allowed network.",
+        404: "Wrong or missing token.",
+        405: "Any method but GET.",
+        414: f"The query is longer than {MAX_QUERY_BYTES // 1024} KiB.",
+        503: "Nothing could be put on disk, or the queue is full; see `Retry-After`.",
+    }.items()
+}
+
+
+def callback_router(door: Door, *, with_token: bool) -> APIRouter:
+    """The callback's route: with the token in its path, or bare where networks alone guard it."""
+    router = APIRouter(tags=["callback"])
+
+    async def receive_delivery_report(request: Request) -> Response:
+        """Take one delivery report. 200 and `OK` mean that it is on disk."""
+        answer = await door(request.scope)
+        headers = {name.decode(): value.decode() for name, value in answer.start["headers"]}
+        return Response(answer.body["body"], answer.status, headers)
+
+    router.add_api_route(
+        f"{PATH}/{{token}}" if with_token else PATH,
+        receive_delivery_report,
+        methods=["GET"],
+        response_class=PlainTextResponse,
+        responses=RESPONSES,
+        openapi_extra={"parameters": [*([TOKEN_PARAMETER] if with_token else []), *PARAMETERS]},
+    )
+    return router

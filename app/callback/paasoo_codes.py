@@ -1,0 +1,91 @@
+"""PaaSoo's vocabulary, as data, and what a report in it means.
+
+Sources: "guide" is PaaSoo's integration guide, "status report"; "older guide" is its public
+site of 2017, whose accounts may still be live. Neither says which parameter carries the label
+of a failure, and `errcode=1` comes with `delivered` in the guide's own sample: so labels are
+looked for in `statuscode`, then in `errcode`, and `errcode` never decides success.
+"""
+
+from typing import Final
+
+from app.reports import Reason, State
+
+# Guide, table of the labels that explain a status 404. The list is open-ended.
+REASON_OF_LABEL: Final = {
+    "unknown": Reason.UNKNOWN,
+    "absent subscriber temporary": Reason.ABSENT_TEMPORARY,
+    "absent subscriber permanent": Reason.ABSENT_PERMANENT,
+    "call barred by user": Reason.BARRED_BY_USER,
+    "anti spam rejection": Reason.SPAM_FILTERED,
+    "network error": Reason.NETWORK_ERROR,
+    "illegal number": Reason.ILLEGAL_NUMBER,
+    "unroutable": Reason.UNROUTABLE,
+    "general error": Reason.GENERAL_ERROR,
+}
+
+# Older guide, table of the numeric error codes of a failure.
+REASON_OF_ERRCODE: Final = {
+    1: Reason.UNKNOWN,
+    2: Reason.ABSENT_TEMPORARY,
+    3: Reason.ABSENT_PERMANENT,
+    4: Reason.BARRED_BY_USER,
+    5: Reason.SPAM_FILTERED,
+    99: Reason.GENERAL_ERROR,
+}
+
+# Guide, table of statuses: failures that explain themselves, whatever the label says.
+FAILURE_OF_STATUS: Final = {
+    401: (State.REJECTED, Reason.UNAUTHORIZED),
+    402: (State.REJECTED, Reason.FORBIDDEN_KEYWORD),
+    403: (State.REJECTED, Reason.MISSING_KEYWORD),
+    501: (State.UNDELIVERED, Reason.SYSTEM_ERROR),
+}
+
+SUCCESS_WORDS: Final = frozenset({"delivered", "accepted"})
+FAILURE_WORDS: Final = frozenset({"failed", "rejected", "unknown"}) | REASON_OF_LABEL.keys()
+
+_SPACES_FOR_DASHES: Final = str.maketrans("-_", "  ")
+
+
+def plain(label: str | None) -> str:
+    """A label without what the provider varies: case, surrounding space, space or `-` or `_`."""
+    return (label or "").translate(_SPACES_FOR_DASHES).strip().lower()
+
+
+def meaning_of(  # noqa: PLR0911 - one line a row of the guide's table
+    status: int, statuscode: str | None, errcode: str | None
+) -> tuple[State, Reason | None]:
+    """The state that a report claims, and the reason where it isn't a success.
+
+    Never delivered unless its parts agree; never failed because a word is new to us.
+    """
+    word = plain(statuscode)
+    if status == 0:
+        if word == "accepted":
+            return State.ACCEPTED, None
+        if word in FAILURE_WORDS:
+            return State.UNKNOWN, Reason.CONTRADICTORY
+        return State.DELIVERED, None
+    if word in SUCCESS_WORDS:
+        return State.UNKNOWN, Reason.CONTRADICTORY
+    if status in FAILURE_OF_STATUS:
+        return FAILURE_OF_STATUS[status]
+    if status == 404:
+        return State.UNDELIVERED, _reason_of_failure(word, errcode)
+    if status == 400:  # older guide
+        if word == "unknown":
+            return State.UNKNOWN, Reason.UNKNOWN
+        state = State.REJECTED if word == "rejected" else State.UNDELIVERED
+        return state, _reason_of_failure(word, errcode)
+    return State.UNKNOWN, Reason.UNRECOGNISED_STATUS
+
+
+def _reason_of_failure(word: str, errcode: str | None) -> Reason:
+    label = plain(errcode)
+    number = int(label) if label.isascii() and label.isdigit() and len(label) < 10 else None
+    return (
+        REASON_OF_LABEL.get(word)
+        or REASON_OF_LABEL.get(label)
+        or REASON_OF_ERRCODE.get(number or 0)
+        or Reason.UNSPECIFIED
+    )

@@ -1,0 +1,117 @@
+"""Expected errors, each with its status and code, and the one shape that all of them have.
+
+The shape is RFC 9457, "Problem Details for HTTP APIs", with a stable `code` beside it.
+"""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PROBLEM_TYPE: Final = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(description="`about:blank`: the title is the status's own phrase.")
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong, for people.")
+    code: str = Field(description="What is wrong, for programs: stable.")
+
+
+def problem(status: int, code: str, detail: str, **more: object) -> dict[str, object]:
+    """A problem document. `about:blank` means that `title` is the status's own phrase."""
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **more,
+    }
+
+
+def encode(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class ApiError(Exception):
+    """An answer that isn't a success, raised where it is noticed."""
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.more = more
+
+    def document(self) -> dict[str, object]:
+        return problem(self.status, self.code, self.detail, **self.more)
+
+
+class UnauthorizedError(ApiError):
+    """No API key, or one that isn't known."""
+
+    status = 401
+    code = "unauthorized"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+    def __init__(self) -> None:
+        super().__init__("a known API key is needed: `Authorization: Bearer KEY`")
+
+
+class ForbiddenError(ApiError):
+    """The key's role doesn't reach."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFoundError(ApiError):
+    """No such path. A callback with a wrong token gets this too, and learns nothing more."""
+
+    status = 404
+    code = "not_found"
+
+    def __init__(self) -> None:
+        super().__init__("there is nothing at this path")
+
+
+class MessageNotFoundError(ApiError):
+    """No report and no submission is known for this message id."""
+
+    status = 404
+    code = "message_not_found"
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__(f"nothing is known of message {message_id}", messageid=message_id)
+
+
+class InvalidRequestError(ApiError):
+    """The request is malformed; `errors` names each field and what is wrong with it."""
+
+    status = 422
+    code = "invalid_request"
+
+    def __init__(self, errors: list[dict[str, str]]) -> None:
+        detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors)
+        super().__init__(detail, errors=errors)
+
+
+class DatabaseUnavailableError(ApiError):
+    """The database can't answer now."""
+
+    status = 503
+    code = "database_unavailable"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+    def __init__(self) -> None:
+        super().__init__("the database can't be reached; try again")

@@ -1,0 +1,69 @@
+"""First run with the embedded database: one token and one admin key, made and kept.
+
+So that a newcomer has a working service after one command. A server database is production,
+where secrets are given, not made up.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+from app.settings import Settings, SettingsError, parse_api_key
+
+TOKEN_FILE: Final = "callback-token"  # noqa: S105 - a file's name
+ADMIN_KEY_FILE: Final = "admin-key"
+
+
+def new_secret() -> str:
+    """256 bits that need no escaping in a URL or a header."""
+    return secrets.token_urlsafe(32)
+
+
+def with_secrets(settings: Settings) -> tuple[Settings, bool]:
+    """The settings with a token and a key in them, and whether any was made just now.
+
+    Raises `SettingsError` where there are none and none may be made.
+    """
+    missing: dict[str, object] = {}
+    created = False
+    if not settings.callback_tokens and not settings.callback_allowed_networks:
+        _refuse_on_a_server(settings, "DLR_CALLBACK_TOKENS", "`paasoo-dlr token new`")
+        token, made = _kept_secret(settings.data_dir / TOKEN_FILE)
+        missing["callback_tokens"] = (token,)
+        created |= made
+    if not settings.api_keys:
+        _refuse_on_a_server(settings, "DLR_API_KEYS", "`paasoo-dlr key new NAME --role admin`")
+        key, made = _kept_secret(settings.data_dir / ADMIN_KEY_FILE)
+        missing["api_keys"] = (parse_api_key(f"first-run:admin:{key}"),)
+        created |= made
+    return settings.model_copy(update=missing), created
+
+
+def _refuse_on_a_server(settings: Settings, name: str, command: str) -> None:
+    if not settings.is_embedded:
+        raise SettingsError(f"{name}: must be set with a server database; {command} makes one")
+
+
+def _kept_secret(file: Path) -> tuple[str, bool]:
+    """What the file holds, or a new secret that is in the file from now on."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            kept = file.read_text().strip()
+            if not kept:
+                raise SettingsError(f"DLR_DATA_DIR: {file} is empty; delete it to make a new one")
+            return kept, False
+        secret = new_secret()
+        # Complete under its name or not there at all, whenever the machine stops.
+        unfinished = file.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(secret + "\n")
+            opened.flush()
+            os.fsync(opened.fileno())
+        unfinished.rename(file)
+    except OSError as error:
+        raise SettingsError(f"DLR_DATA_DIR: can't keep secrets there: {error}") from None
+    return secret, True

@@ -1,0 +1,184 @@
+"""Builds, starts and stops every part."""
+
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any, Final
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Message, Receive, Scope, Send
+
+from app.callback.door import PATH as CALLBACK_PATH
+from app.callback.door import Door, peer
+from app.callback.endpoint import callback_router
+from app.errors import (
+    PROBLEM_TYPE,
+    ApiError,
+    DatabaseUnavailableError,
+    InvalidRequestError,
+    NotFoundError,
+    encode,
+    problem,
+)
+from app.ingest.batch import Committer
+from app.ingest.writer import Writer
+from app.ops import docs, health
+from app.quarantine import endpoint as quarantine_endpoint
+from app.query import messages
+from app.settings import Settings
+from app.store import schema
+from app.store.engine import open_database
+from app.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+# Asked every few seconds by machines: their lines would hide the others.
+PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service as an ASGI application. The settings have a token or networks, and keys."""
+    metrics = Metrics()
+    database = open_database(settings.database)
+    committer = Committer(database, metrics, settings.quarantine_max_rows)
+    writer = Writer(committer, settings.queue_limit)
+    door = Door(settings, writer, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if database.is_embedded:
+            await run_in_threadpool(schema.upgrade, database.write)
+        yield
+        await writer.stop()
+        database.close()
+
+    app = Service(
+        door,
+        title="PaaSoo delivery-report receiver",
+        version=version("paasoo-dlr"),
+        description="Takes PaaSoo's delivery reports and answers what became of each message.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.database = database
+    app.state.writer = writer
+    app.state.draining = threading.Event()
+    app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
+    app.include_router(messages.router)
+    app.include_router(quarantine_endpoint.router)
+    app.include_router(health.router)
+    docs.add_docs(app)
+    add_error_handlers(app)
+    return app
+
+
+class Service(FastAPI):
+    """FastAPI, with two things settled before it routes.
+
+    The callback is answered right away: its endpoint is one of FastAPI's routes, and calling the
+    same function here only spares it the walk through middleware and dependencies that it does
+    not use, which costs twice what all the rest does.
+
+    And `/v1/` is routed by the path as it was sent, so that an id may have a `/` in it, as `%2F`.
+    """
+
+    def __init__(self, door: Door, **options: Any) -> None:
+        super().__init__(**options)
+        self.door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+        elif scope["path"].startswith(CALLBACK_PATH):
+            answer = await self.door(scope)
+            await send(answer.start)
+            await send(answer.body)
+        else:
+            if scope["path"].startswith("/v1/"):
+                scope["path"] = scope["raw_path"].decode("ascii")
+            await self._answer_and_log(scope, receive, send)
+
+    async def _answer_and_log(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One line a request, of what is no secret: neither path nor query as sent."""
+        started = time.perf_counter()
+        status = 500
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, note_status)
+        finally:
+            route = getattr(scope.get("route"), "path", None)
+            log.log(
+                logging.DEBUG if route in PROBES else logging.INFO,
+                "request",
+                extra={
+                    "method": scope["method"],
+                    "route": route,
+                    "status": status,
+                    "milliseconds": round((time.perf_counter() - started) * 1000, 1),
+                    "key": scope.get("state", {}).get("key_name"),
+                    **peer(scope),
+                },
+            )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every error in one shape, whoever raised it."""
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(_request: Request, error: ApiError) -> Response:
+        return problem_response(error.document(), error.headers)
+
+    @app.exception_handler(404)
+    async def on_unknown_path(_request: Request, _error: HTTPException) -> Response:
+        return problem_response(NotFoundError().document())
+
+    @app.exception_handler(405)
+    async def on_wrong_method(_request: Request, error: HTTPException) -> Response:
+        document = problem(405, "method_not_allowed", "this path doesn't take this method")
+        return problem_response(document, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
+        found = [
+            {
+                "field": ".".join(map(str, problem["loc"][1:])),
+                "message": problem["msg"].removeprefix("Value error, "),
+            }
+            for problem in error.errors()
+        ]
+        return problem_response(InvalidRequestError(found).document())
+
+    @app.exception_handler(SQLAlchemyError)
+    async def on_database_error(_request: Request, error: SQLAlchemyError) -> Response:
+        cause = getattr(error, "orig", None) or error
+        log.error("a lookup failed", extra={"error": type(cause).__name__})
+        return problem_response(
+            DatabaseUnavailableError().document(), DatabaseUnavailableError.headers
+        )
+
+    @app.exception_handler(Exception)
+    async def on_our_fault(_request: Request, _error: Exception) -> Response:
+        # The error itself is logged by the server, which sees it next.
+        return problem_response(problem(500, "internal_error", "this is our fault; it is logged"))
+
+
+def problem_response(document: dict[str, object], headers: Any = None) -> Response:
+    return Response(
+        encode(document), int(str(document["status"])), headers, media_type=PROBLEM_TYPE
+    )

@@ -1,0 +1,57 @@
+"""Whether the process lives, and whether it should be sent work."""
+
+import logging
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import PROBLEM_TYPE, problem
+from app.guards import metrics_reader
+from app.store import schema
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez", response_model=dict[str, str])
+async def show_liveness() -> JSONResponse:
+    """200 while the process runs. Never touches the database."""
+    return JSONResponse({"status": "alive"})
+
+
+@router.get("/readyz", response_model=dict[str, object])
+def show_readiness(request: Request) -> JSONResponse:
+    """200, or 503 with the checks that failed."""
+    state = request.app.state
+    checks = {
+        "draining": "SIGTERM came" if state.draining.is_set() else "ok",
+        "queue": "full" if state.writer.is_full else "ok",
+        **_check_database(request),
+    }
+    failed = [name for name, found in checks.items() if found != "ok"]
+    if not failed:
+        return JSONResponse({"status": "ready", "checks": checks})
+    detail = "; ".join(f"{name}: {checks[name]}" for name in failed)
+    return JSONResponse(
+        problem(503, "not_ready", detail, checks=checks), 503, media_type=PROBLEM_TYPE
+    )
+
+
+def _check_database(request: Request) -> dict[str, str]:
+    try:
+        with request.app.state.database.read.connect() as connection:
+            current = schema.is_current(connection)
+    except SQLAlchemyError:
+        return {"database": "can't be reached", "schema": "not checked"}
+    return {"database": "ok", "schema": "ok" if current else "not current: paasoo-dlr migrate"}
+
+
+@router.get("/metrics", dependencies=[Depends(metrics_reader)], response_class=Response)
+def show_metrics(request: Request) -> Response:
+    """Prometheus text."""
+    state = request.app.state
+    state.metrics.queued.set(state.writer.queued)
+    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,1 @@
+"""What the door refused, for an operator to look through."""

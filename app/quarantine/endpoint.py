@@ -1,0 +1,74 @@
+"""The list of what was refused, and why."""
+
+import base64
+import re
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+from sqlalchemy import Row
+
+from app.errors import InvalidRequestError
+from app.guards import administrator
+from app.query.requests import ReadConnection, problems, refuse_unknown_parameters
+from app.query.schemas import Time
+from app.store import quarantine
+
+router = APIRouter(
+    prefix="/v1/quarantine",
+    tags=["quarantine"],
+    dependencies=[Depends(administrator), Depends(refuse_unknown_parameters)],
+    responses=problems(401, 403, 422, 503),
+)
+
+
+class RefusedCallback(BaseModel):
+    """A raw query that was refused; the same one again only counts."""
+
+    id: str = Field(description="Names this raw query.")
+    received_at: Time = Field(description="When it came first.")
+    last_received_at: Time = Field(description="When it came last.")
+    times_received: int = Field(description="How often it came.")
+    code: str = Field(description="Why it was refused, for programs.")
+    detail: str = Field(description="Why it was refused, for people.")
+    query: str = Field(description="The raw query as received; other than ASCII percent-encoded.")
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        return cls.model_validate(row, from_attributes=True)
+
+
+class QuarantinePage(BaseModel):
+    """A page of what was refused."""
+
+    items: list[RefusedCallback] = Field(description="Latest first, by `received_at`.")
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+@router.get("")
+def list_refused(
+    connection: ReadConnection,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+) -> QuarantinePage:
+    """What was refused, latest first."""
+    rows = quarantine.page(connection, limit + 1, _decode(cursor) if cursor else None)
+    items = [RefusedCallback.of(row) for row in rows[:limit]]
+    return QuarantinePage(
+        items=items, next_cursor=_encode(items[-1]) if len(rows) > limit else None
+    )
+
+
+def _encode(item: RefusedCallback) -> str:
+    return base64.urlsafe_b64encode(f"{item.received_at}:{item.id}".encode()).decode()
+
+
+def _decode(cursor: str) -> tuple[int, str]:
+    try:
+        decoded = base64.b64decode(cursor, b"-_", validate=True).decode("ascii")
+    except ValueError:
+        decoded = ""
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]+)", decoded)
+    if found is None:
+        raise InvalidRequestError([{"field": "cursor", "message": "not a cursor of this list"}])
+    return int(found[1]), found[2]

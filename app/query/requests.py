@@ -1,0 +1,81 @@
+"""What every request to the status API has in common: a connection, its ids, its strictness."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Final
+from urllib.parse import unquote
+
+from fastapi import Depends, Path, Request
+from pydantic import AfterValidator, BeforeValidator, Field
+from sqlalchemy import Connection
+
+from app.errors import (
+    DatabaseUnavailableError,
+    ForbiddenError,
+    InvalidRequestError,
+    MessageNotFoundError,
+    Problem,
+    UnauthorizedError,
+)
+
+
+def open_connection(request: Request) -> Iterator[Connection]:
+    """A connection that reads, for as long as the endpoint runs."""
+    with request.app.state.database.read.connect() as connection:
+        yield connection
+
+
+ReadConnection = Annotated[Connection, Depends(open_connection, scope="function")]
+
+
+def refuse_unknown_parameters(request: Request) -> None:
+    """A parameter that is misspelt must not be silently without effect."""
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    given = [name for name, _ in request.query_params.multi_items()]
+    problems = [
+        {"field": name, "message": "no such parameter" if name not in known else "given twice"}
+        for position, name in enumerate(given)
+        if name not in known or name in given[:position]
+    ]
+    if problems:
+        raise InvalidRequestError(problems)
+
+
+def _printable_ascii(text: str) -> str:
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError("must be printable ASCII characters without space")
+    return text
+
+
+# Routing sees paths as they were sent, so that an id may have a `/`; ids are decoded here.
+MessageId = Annotated[
+    str,
+    BeforeValidator(lambda raw: unquote(raw) if isinstance(raw, str) else raw),
+    Field(min_length=1, max_length=128),
+    AfterValidator(_printable_ascii),
+    Path(
+        description="PaaSoo's id of the send call; reserved characters percent-encoded, "
+        "`/` as `%2F` included.",
+        examples=["052804b7368321"],
+    ),
+]
+
+_DESCRIPTION_OF_STATUS: Final = {
+    401: (UnauthorizedError.code, "No API key, or a wrong one."),
+    403: (ForbiddenError.code, "The key's role is too low."),
+    404: (MessageNotFoundError.code, "Nothing is known of it."),
+    422: (InvalidRequestError.code, "The request is malformed; `detail` names the field."),
+    503: (DatabaseUnavailableError.code, "The database can't be reached; see `Retry-After`."),
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of an endpoint, for the OpenAPI document."""
+    return {
+        status: {
+            "model": Problem,
+            "description": f"{description} `code`: `{code}`.",
+            "content": {"application/problem+json": {}},
+        }
+        for status, (code, description) in _DESCRIPTION_OF_STATUS.items()
+        if status in statuses
+    }

@@ -1,0 +1,134 @@
+"""What the status API answers, field by field."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Self
+
+from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
+from sqlalchemy import Row
+
+from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(microseconds: int) -> str:
+    """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
+    moment = _EPOCH + timedelta(microseconds=microseconds)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+Time = Annotated[
+    int,
+    PlainSerializer(rfc3339, return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+class Delivery(BaseModel):
+    """One recipient of one message, and what became of it."""
+
+    messageid: str = Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
+    to: str = Field(
+        description="The recipient's number: digits, country code first.", examples=["6588888888"]
+    )
+    state: State = Field(description="What became of it.", examples=["delivered"])
+    final: bool = Field(description="No later report is expected to change the state.")
+    reason: Reason | None = Field(description="Why it is not known to be a success.")
+    retryable: bool = Field(description="Sending it again may help.")
+    conflicting: bool = Field(description="Two final reports disagree on the state.")
+    status: int | None = Field(description="PaaSoo's `status`, of the deciding report.")
+    statuscode: str | None = Field(description="PaaSoo's `statuscode`, of the deciding report.")
+    errcode: str | None = Field(description="PaaSoo's `errcode`, of the deciding report.")
+    network: str | None = Field(
+        description="PaaSoo's `network`, of the deciding report: MCC and MNC, or text.",
+        examples=["52099"],
+    )
+    first_received_at: Time | None = Field(description="When its first report came.")
+    last_received_at: Time | None = Field(description="When its last report came.")
+    submitted_at: Time | None = Field(description="When it was sent, where that is known.")
+    reference: str | None = Field(description="The sender's own name for it.")
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        return cls(
+            messageid=row.message_id,
+            to=row.recipient,
+            state=State(row.state),
+            final=row.state in FINAL_STATES,
+            reason=row.reason,
+            retryable=row.reason in RETRYABLE_REASONS,
+            conflicting=row.conflicting,
+            status=row.status,
+            statuscode=row.statuscode,
+            errcode=row.errcode,
+            network=row.mcc_mnc,
+            first_received_at=row.first_received_at,
+            last_received_at=row.last_received_at,
+            submitted_at=row.submitted_at,
+            reference=row.reference,
+        )
+
+
+class Message(BaseModel):
+    """What one send call sent, up to 50 deliveries."""
+
+    messageid: str = Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
+    state: str = Field(
+        description="The deliveries' state where they agree, else `mixed`.",
+        json_schema_extra={"enum": [*State, "mixed"]},
+        examples=["delivered"],
+    )
+    final: bool = Field(description="All deliveries are final.")
+    deliveries: list[Delivery] = Field(description="Ordered by `to`.")
+
+    @classmethod
+    def of(cls, rows: Sequence[Row[Any]]) -> Self:
+        deliveries = [Delivery.of(row) for row in rows]
+        states = {delivery.state for delivery in deliveries}
+        return cls(
+            messageid=deliveries[0].messageid,
+            state=states.pop() if len(states) == 1 else "mixed",
+            final=all(delivery.final for delivery in deliveries),
+            deliveries=deliveries,
+        )
+
+
+class Report(BaseModel):
+    """One distinct report as it came, and how often."""
+
+    to: str = Field(description="The recipient's number: digits, country code first.")
+    received_at: Time = Field(description="When it came first.")
+    last_received_at: Time = Field(description="When it came last.")
+    times_received: int = Field(description="How often it came.")
+    state: State = Field(description="What it claims.")
+    reason: Reason | None = Field(description="Why, where it claims no success.")
+    status: int | None = Field(description="PaaSoo's `status`.")
+    statuscode: str | None = Field(description="PaaSoo's `statuscode`.")
+    errcode: str | None = Field(description="PaaSoo's `errcode`.")
+    network: str | None = Field(description="PaaSoo's `network`.")
+    source: str = Field(description="How it came to us: `callback`.")
+    query: str = Field(description="The raw query as received; other than ASCII percent-encoded.")
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        return cls(
+            to=row.recipient,
+            received_at=row.received_at,
+            last_received_at=row.last_received_at,
+            times_received=row.times_received,
+            state=State(row.state),
+            reason=row.reason,
+            status=row.status,
+            statuscode=row.statuscode,
+            errcode=row.errcode,
+            network=row.mcc_mnc,
+            source=row.source,
+            query=row.query,
+        )
+
+
+class Reports(BaseModel):
+    """Every distinct report of a message."""
+
+    reports: list[Report] = Field(description="Oldest first.")

@@ -1,0 +1,226 @@
+"""Every knob, described. Built once, at start, and passed on: no module reads the environment.
+
+`docs/settings.md` lists these; a test fails when one is missing there.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+PREFIX: Final = "DLR_"
+DEFAULT_SECRETS_DIR: Final = "/run/secrets"  # where Docker and Compose mount secrets
+
+Network = IPv4Network | IPv6Network
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message is one line, names the setting, and has no secret in it."""
+
+
+class Role(IntEnum):
+    """What an API key may do; each role contains the ones before."""
+
+    READ = 1
+    SEND = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key by its SHA-256, so that the key itself is not lying about in memory."""
+
+    name: str
+    role: Role
+    digest: bytes
+
+
+def _parts(text: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        raise ValueError("has an empty item")
+    return parts
+
+
+def _list_of(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    def validate(value: Any) -> Any:
+        return tuple(parse(part) for part in _parts(value)) if isinstance(value, str) else value
+
+    return validate
+
+
+def _parse_token(text: str) -> str:
+    # What needs no escaping in a path arrives as it was given out.
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+", text):
+        raise ValueError("a token may have only letters, digits and `._~-`")
+    return text
+
+
+def parse_api_key(text: str) -> ApiKey:
+    """`name:role:key`, where `key` is the plain key or `sha256=` and its digest in hex."""
+    name, _, rest = text.partition(":")
+    role, _, key = rest.partition(":")
+    if not name or not key:
+        raise ValueError("a key must be given as name:role:key, and none of them empty")
+    if role.upper() not in Role.__members__:
+        raise ValueError(f"key `{name}`: the role must be read, send or admin")
+    digest = sha256(key.encode()).digest()
+    if key.startswith("sha256="):
+        try:
+            digest = bytes.fromhex(key.removeprefix("sha256="))
+        except ValueError:
+            digest = b""
+        if len(digest) != sha256().digest_size:
+            raise ValueError(f"key `{name}`: sha256= must be followed by 64 hexadecimal digits")
+    return ApiKey(name, Role[role.upper()], digest)
+
+
+def _parse_network(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected an address or CIDR") from None
+
+
+def _parse_database_url(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):
+        raise ValueError("is not a database URL") from None
+    if url.drivername in {"postgres", "postgresql"}:
+        url = url.set(drivername="postgresql+psycopg")
+    if url.drivername not in {"sqlite", "postgresql+psycopg"}:
+        raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
+    if url.drivername == "sqlite" and (not url.database or url.database == ":memory:"):
+        raise ValueError("must name a file, as in sqlite:///var/dlr.db")
+    return url
+
+
+def _no_nul(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("must be a path")
+    return path
+
+
+class Settings(BaseSettings):
+    """Environment variables with the prefix `DLR_`, or `.env`, or files in a secrets directory."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        # A Compose file hands on what isn't set as an empty string.
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        arbitrary_types_allowed=True,
+    )
+
+    database_url: Annotated[URL | None, BeforeValidator(_parse_database_url)] = Field(
+        default=None,
+        description="Where reports are kept: `sqlite:///FILE` or `postgresql+psycopg://…` (a bare "
+        "`postgresql://` or `postgres://` is understood). Default: `dlr.db` in `DLR_DATA_DIR`.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address that `serve` listens on.")
+    port: int = Field(default=8000, ge=1, le=65535, description="Port that `serve` listens on.")
+    data_dir: Annotated[Path, AfterValidator(_no_nul)] = Field(
+        default=Path("var"),
+        description="Folder of the embedded database and the first-run secrets.",
+    )
+    callback_tokens: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_list_of(_parse_token))
+    ] = Field(
+        default=(),
+        description="Secret path tokens of the callback address, comma-separated: several at "
+        "once, so that one can be rotated. `paasoo-dlr token new` makes one.",
+    )
+    callback_allowed_networks: Annotated[
+        tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))
+    ] = Field(
+        default=(),
+        description="CIDRs that may call back, comma-separated. Default: any.",
+    )
+    trusted_proxies: Annotated[
+        tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))
+    ] = Field(
+        default=(),
+        description="CIDRs whose `X-Forwarded-For` is believed, read from the right, "
+        "comma-separated. Default: none.",
+    )
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode, BeforeValidator(_list_of(parse_api_key))] = (
+        Field(
+            default=(),
+            description="Keys of the status API as `name:role:key`, comma-separated; `key` is the "
+            "plain key or `sha256=<hex>` of it; roles `read`, `send`, `admin`, each containing the "
+            "ones before. `paasoo-dlr key new` makes one.",
+        )
+    )
+    queue_limit: int = Field(
+        default=10_000,
+        ge=1,
+        description="Reports that may wait for their commit; past it the callback answers 503.",
+    )
+    quarantine_max_rows: int = Field(
+        default=10_000,
+        ge=1,
+        description="Refused callbacks that are kept (up to 8 KiB each); the oldest go first.",
+    )
+    metrics_public: bool = Field(
+        default=False, description="`true` opens `/metrics` to callers without a key."
+    )
+    drain_seconds: float = Field(
+        default=1,
+        ge=0,
+        le=5,
+        description="On SIGTERM, how long new connections are still taken while `/readyz` already "
+        "fails, so that a load balancer moves on before the port closes. Seconds.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+
+    @property
+    def database(self) -> URL:
+        """The database's URL, the default filled in."""
+        if self.database_url is not None:
+            return self.database_url
+        return URL.create("sqlite", database=str(self.data_dir / "dlr.db"))
+
+    @property
+    def is_embedded(self) -> bool:
+        return self.database.get_backend_name() == "sqlite"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings; `overrides` win over all. Raises `SettingsError`."""
+    secrets_dir = os.environ.get(f"{PREFIX}SECRETS_DIR")
+    if secrets_dir is None and Path(DEFAULT_SECRETS_DIR).is_dir():
+        secrets_dir = DEFAULT_SECRETS_DIR
+    if secrets_dir is not None and not Path(secrets_dir).is_dir():
+        raise SettingsError(f"{PREFIX}SECRETS_DIR: {secrets_dir} is not a folder")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(_secrets_dir=secrets_dir, **given)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(error))) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f".env or {PREFIX}SECRETS_DIR can't be read: {error}") from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    return [
+        f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors(include_input=False, include_url=False)
+    ]

@@ -1,0 +1,101 @@
+"""The quarantine: what was refused, kept with its reason, bounded, the oldest going first."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from sqlalchemy import Connection, Row, bindparam, delete, select, tuple_
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.store.tables import quarantine
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A raw query that was refused, and why. `received_at` in microseconds since 1970 UTC."""
+
+    query: str  # printable ASCII
+    code: str
+    detail: str
+    received_at: int
+
+
+_newest_to_go = (
+    select(quarantine.c.received_at, quarantine.c.id)
+    .order_by(quarantine.c.received_at.desc(), quarantine.c.id.desc())
+    .offset(bindparam("max_rows"))
+    .limit(1)
+    .cte("newest_to_go")
+)
+_PRUNE = (
+    delete(quarantine)
+    .where(
+        quarantine.c.id.in_(
+            select(quarantine.c.id)
+            .where(
+                tuple_(quarantine.c.received_at, quarantine.c.id)
+                <= select(_newest_to_go.c.received_at, _newest_to_go.c.id).scalar_subquery()
+            )
+            # What another replica prunes at the same time is not waited for.
+            .with_for_update(of=quarantine, skip_locked=True)
+        )
+    )
+    .returning(quarantine.c.id)
+)
+
+
+def keep(connection: Connection, refusals: Sequence[Refusal], max_rows: int) -> int:
+    """Keep the refusals, a repeated query as one row, and return how many old rows had to go.
+
+    The caller commits, unless the connection does by itself.
+    """
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(quarantine)
+    statement = statement.on_conflict_do_update(
+        index_elements=["id"],
+        set_={
+            "times_received": quarantine.c.times_received + statement.excluded.times_received,
+            "last_received_at": statement.excluded.last_received_at,
+            "code": statement.excluded.code,
+            "detail": statement.excluded.detail,
+        },
+    )
+    connection.execute(statement, _collapse(refusals))
+    return len(connection.execute(_PRUNE, {"max_rows": max_rows}).all())
+
+
+def _collapse(refusals: Sequence[Refusal]) -> list[dict[str, object]]:
+    """One row a query, sorted by key so that replicas take their locks in one order."""
+    times = Counter(refusal.query for refusal in refusals)
+    first = {refusal.query: refusal for refusal in reversed(refusals)}
+    latest = {refusal.query: refusal for refusal in refusals}
+    rows = [
+        {
+            "id": blake2b(query.encode(), digest_size=16).hexdigest(),
+            "received_at": first[query].received_at,
+            "last_received_at": refusal.received_at,
+            "times_received": times[query],
+            "code": refusal.code,
+            "detail": refusal.detail,
+            "query": query,
+        }
+        for query, refusal in latest.items()
+    ]
+    return sorted(rows, key=lambda row: str(row["id"]))
+
+
+def page(
+    connection: Connection, limit: int, after: tuple[int, str] | None
+) -> Sequence[Row[tuple[object, ...]]]:
+    """At most `limit` rows, latest first, below the row whose (received_at, id) is `after`."""
+    statement = (
+        select(quarantine)
+        .order_by(quarantine.c.received_at.desc(), quarantine.c.id.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(
+            tuple_(quarantine.c.received_at, quarantine.c.id) < tuple_(*after)
+        )
+    return connection.execute(statement).all()

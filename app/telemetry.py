@@ -1,0 +1,122 @@
+"""Logs and metrics: what an operator sees. Never a secret, never a whole phone number."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+# A time stamp beside each counter, which nobody reads.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+# What every log record has; anything else was given with `extra=` and belongs in the line.
+_STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `logger`, `message`, and the record's extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC)
+            .isoformat(timespec="milliseconds")
+            .replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line.update(
+            (name, value) for name, value in record.__dict__.items() if name not in _STANDARD_FIELDS
+        )
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def set_up_logging(level: str) -> None:
+    """Everything that is logged, by whatever library, as JSON lines on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    # Its lines at INFO tell of SQL dialects, not of anything that an operator did.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+def masked(msisdn: str) -> str:
+    """A phone number that can be recognised but not called: `6588****88`."""
+    return f"{msisdn[:4]}****{msisdn[-2:]}" if len(msisdn) > 6 else "****"
+
+
+class Metrics:
+    """Every number that `/metrics` shows. One registry a service, so that tests don't share."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.callbacks = Counter(
+            "dlr_callbacks",
+            "Callbacks by how they were answered: the HTTP status, or the code of a refusal",
+            ["answer"],
+            registry=self.registry,
+        )
+        self.reports = Counter(
+            "dlr_reports",
+            "Reports stored, by the state that each one claims; repeats included",
+            ["state"],
+            registry=self.registry,
+        )
+        self.unrecognised_statuses = Counter(
+            "dlr_unrecognised_statuses",
+            "Reports stored whose status no guide names",
+            registry=self.registry,
+        )
+        self.commit_seconds = Histogram(
+            "dlr_commit_seconds",
+            "How long it took to commit one batch",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+            registry=self.registry,
+        )
+        self.batch_reports = Histogram(
+            "dlr_batch_reports",
+            "Reports and refusals committed together",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+            registry=self.registry,
+        )
+        self.failed_batches = Counter(
+            "dlr_failed_batches",
+            "Batches that the database didn't take, by the fault: its own, or the data's",
+            ["fault"],
+            registry=self.registry,
+        )
+        self.queued = Gauge(
+            "dlr_queued",
+            "Reports that wait for their commit",
+            registry=self.registry,
+        )
+        self.quarantined = Counter(
+            "dlr_quarantined",
+            "Refused callbacks put in the quarantine, by code; repeats included",
+            ["code"],
+            registry=self.registry,
+        )
+        self.quarantine_dropped = Counter(
+            "dlr_quarantine_dropped",
+            "Refused callbacks that newer ones pushed out of the quarantine",
+            registry=self.registry,
+        )

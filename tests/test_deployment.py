@@ -1,0 +1,116 @@
+"""The files that set up, package and deploy the service agree with each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+
+
+@pytest.fixture
+def services() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load(COMPOSE)
+    services: dict[str, Any] = parsed["services"]
+    return services
+
+
+def test_compose_file_fits_the_compose_schema() -> None:
+    check = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        "docker-compose.yml",
+    ]
+
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_compose_file_takes_every_secret_from_outside(services: dict[str, Any]) -> None:
+    secrets = {
+        (service, name): value
+        for service, settings in services.items()
+        for name, value in settings["environment"].items()
+        if re.search("PASSWORD|TOKEN|KEY|SECRET", name)
+    }
+
+    assert ("app", "DLR_CALLBACK_TOKENS") in secrets
+    # No value at all means: passed through from outside if it is set there.
+    literal = [
+        key
+        for key, value in secrets.items()
+        if value and not re.fullmatch(r"\$\{\w+:\?[^}]+\}", value)
+    ]
+    assert literal == []
+
+
+def test_env_example_names_everything_compose_takes(services: dict[str, Any]) -> None:
+    taken = set(re.findall(r"\$\{(\w+)", COMPOSE))
+    taken |= {
+        name
+        for service in services.values()
+        for name, value in service["environment"].items()
+        if value is None
+    }
+
+    offered = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+
+    assert offered == taken
+
+
+def test_service_waits_for_the_database_and_its_schema(services: dict[str, Any]) -> None:
+    assert "healthcheck" in services["db"]
+    assert services["migrate"]["command"] == ["migrate"]
+    assert services["migrate"]["depends_on"] == {"db": {"condition": "service_healthy"}}
+    assert services["app"]["depends_on"] == {
+        "db": {"condition": "service_healthy"},
+        "migrate": {"condition": "service_completed_successfully"},
+    }
+
+
+def test_service_trusts_the_proxy_alone(services: dict[str, Any]) -> None:
+    proxy = services["proxy"]["networks"]["edge"]["ipv4_address"]
+
+    assert services["app"]["environment"]["DLR_TRUSTED_PROXIES"] == f"{proxy}/32"
+
+
+def test_image_runs_as_a_fixed_unprivileged_user() -> None:
+    final_stage = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+
+    (user,) = re.findall(r"^USER (\S+)$", final_stage, re.MULTILINE)
+
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
+
+
+def test_image_build_sees_what_the_wheel_is_made_of() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+
+    let_in = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+
+    assert {*wheel, project["project"]["readme"], *project["project"]["license-files"]} <= set(
+        let_in
+    )
+
+
+@pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
+def test_uv_is_taken_at_the_locked_version(file: str) -> None:
+    (command,) = re.findall(r"sed -n '[^']+' pyproject\.toml", (ROOT / file).read_text())
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    (locked,) = (package["version"] for package in lock["package"] if package["name"] == "uv")
+
+    requirement = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+    assert requirement.strip() == f"uv=={locked}"
