@@ -1,0 +1,68 @@
+"""Both databases, for every test that asks for one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from app.store import schema
+from app.store.engine import open_database
+from tests.postgres import new_database, running_server
+from tests.service import Service, running_service
+
+DATABASES = ("sqlite", "postgresql")
+
+
+def pytest_report_header() -> str:
+    return f"databases: {', '.join(DATABASES)}"
+
+
+@pytest.fixture(autouse=True)
+def _only_the_tests_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting leaks in from the machine: not its environment, not a `.env`."""
+    import os  # noqa: PLC0415
+
+    for name in os.environ:
+        if name.startswith("DLR_") and not name.startswith("DLR_TEST_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[URL]:
+    with running_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: URL) -> Iterator[str]:
+    """A migrated database to copy: faster than to migrate one for each test."""
+    with new_database(postgres_server) as url:
+        database = open_database(url.set(drivername="postgresql+psycopg"))
+        schema.upgrade(database.write)
+        database.close()
+        assert url.database
+        yield url.database
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """An empty, migrated database of its own, once for each kind."""
+    if request.param == "sqlite":
+        url = URL.create("sqlite", database=str(tmp_path / "dlr.db"))
+        database = open_database(url)
+        schema.upgrade(database.write)
+        database.close()
+        yield url
+        return
+    server = request.getfixturevalue("postgres_server")
+    template = request.getfixturevalue("postgres_template")
+    with new_database(server, f"TEMPLATE {template}") as url:
+        yield url.set(drivername="postgresql+psycopg")
+
+
+@pytest.fixture
+def service(database_url: URL) -> Iterator[Service]:
+    with running_service(database_url) as running:
+        yield running
