@@ -66,6 +66,7 @@ def _open_postgresql(url: URL) -> Database:
     connect_args = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "paasoo-dlr",
+        "client_encoding": "utf8",  # whatever the database's own encoding is
         "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s",
         # A server that vanished without a word is noticed within seconds.
         "keepalives_idle": 5,

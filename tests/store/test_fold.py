@@ -1,0 +1,183 @@
+"""Reports in any order, in any batches, repeated or contradictory, give one right status."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import URL, Row
+
+from app.callback.parse import parse
+from app.reports import RANK, DeliveryReport, State
+from app.store import read, write
+from app.store.engine import Database, open_database
+from tests.service import Service, a_report
+
+RECIPIENTS = ("6588888881", "6588888882")
+
+# Every state, ranks shared by two states, and reports that differ in their details alone.
+MEANINGS: tuple[dict[str, Any], ...] = (
+    {"status": 0, "statuscode": "delivered"},
+    {"status": 0, "statuscode": "delivered", "errcode": "7"},
+    {"status": 0, "statuscode": "accepted"},
+    {"status": 0, "statuscode": "failed"},
+    {"status": 777},
+    {"status": 401},
+    {"status": 404, "statuscode": "Unroutable"},
+    {"status": 404, "statuscode": "failed", "errcode": "2"},
+    {"status": 404, "statuscode": "failed", "errcode": "2", "network": "52501"},
+)
+
+some_reports = st.lists(
+    st.tuples(
+        st.sampled_from(RECIPIENTS),
+        st.sampled_from(MEANINGS),
+        st.integers(min_value=1, max_value=6),  # few moments, so that many are equal
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+fresh_numbers = itertools.count()
+
+
+@pytest.fixture
+def database(database_url: URL) -> Iterator[Database]:
+    opened = open_database(database_url)
+    yield opened
+    opened.close()
+
+
+def understood(message_id: str, recipient: str, meaning: dict[str, Any], at: int) -> DeliveryReport:
+    changes = {"statuscode": None, "errcode": None, "network": None, **meaning}
+    return parse(a_report(messageid=message_id, to=recipient, **changes).encode(), at)
+
+
+def expected_statuses(reports: Sequence[DeliveryReport]) -> dict[str, tuple[object, ...]]:
+    """The rule as PaaSoo's page of facts words it, over the whole set at once."""
+    by_recipient: dict[str, list[DeliveryReport]] = defaultdict(list)
+    for report in reports:
+        by_recipient[report.recipient].append(report)
+    expected: dict[str, tuple[object, ...]] = {}
+    for recipient, group in by_recipient.items():
+        deciding = max(
+            group, key=lambda report: (RANK[report.state], report.received_at, report.fingerprint)
+        )
+        final_states = {
+            report.state
+            for report in group
+            if report.state in {State.DELIVERED, State.UNDELIVERED, State.REJECTED}
+        }
+        times = [report.received_at for report in group]
+        expected[recipient] = (
+            deciding.state,
+            deciding.reason,
+            deciding.status,
+            deciding.statuscode,
+            deciding.errcode,
+            deciding.mcc_mnc,
+            len(final_states) > 1,
+            min(times),
+            max(times),
+        )
+    return expected
+
+
+def stored_statuses(rows: Sequence[Row[Any]]) -> dict[str, tuple[object, ...]]:
+    return {
+        row.recipient: (
+            row.state,
+            row.reason,
+            row.status,
+            row.statuscode,
+            row.errcode,
+            row.mcc_mnc,
+            row.conflicting,
+            row.first_received_at,
+            row.last_received_at,
+        )
+        for row in rows
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(facts=some_reports, data=st.data())
+def check_every_order(database: Database, facts: list[Any], data: st.DataObject) -> None:
+    message_id = f"fold-{next(fresh_numbers)}"
+    reports = [understood(message_id, *fact) for fact in facts]
+    shuffled = data.draw(st.permutations(reports))
+    while shuffled:
+        size = data.draw(st.integers(min_value=1, max_value=len(shuffled)))
+        with database.write.begin() as connection:
+            write.record(connection, shuffled[:size])
+        shuffled = shuffled[size:]
+
+    with database.read.connect() as connection:
+        statuses = stored_statuses(read.deliveries_of(connection, message_id))
+        history = read.reports_of(connection, message_id)
+
+    assert statuses == expected_statuses(reports)
+    assert {(row.recipient, row.fingerprint) for row in history} == {
+        (report.recipient, report.fingerprint) for report in reports
+    }
+    assert sum(row.times_received for row in history) == len(reports)
+    for row in history:
+        times = [
+            report.received_at
+            for report in reports
+            if (report.recipient, report.fingerprint) == (row.recipient, row.fingerprint)
+        ]
+        assert (row.received_at, row.last_received_at) == (min(times), max(times))
+
+
+def test_any_order_and_any_batches_give_the_fold_of_the_set(database: Database) -> None:
+    check_every_order(database)
+
+
+def test_recording_twice_changes_nothing_but_the_count(database: Database) -> None:
+    reports = [
+        understood("twice", recipient, meaning, at)
+        for at, (recipient, meaning) in enumerate(itertools.product(RECIPIENTS, MEANINGS))
+    ]
+
+    def record_and_look() -> tuple[Sequence[Row[Any]], Sequence[Row[Any]]]:
+        with database.write.begin() as connection:
+            write.record(connection, reports)
+        with database.read.connect() as connection:
+            return (
+                read.deliveries_of(connection, "twice"),
+                read.reports_of(connection, "twice"),
+            )
+
+    deliveries, history = record_and_look()
+    deliveries_again, history_again = record_and_look()
+
+    assert deliveries_again == deliveries
+    assert [row.times_received for row in history] == [1] * len(reports)
+    assert [row.times_received for row in history_again] == [2] * len(reports)
+
+
+@pytest.mark.parametrize(
+    "order", list(itertools.permutations(("accepted", "delivered", "failed", "404"))), ids="-".join
+)
+def test_every_order_over_http_gives_the_same_status(
+    service: Service, order: tuple[str, ...]
+) -> None:
+    queries = {
+        "accepted": a_report(statuscode="accepted"),
+        "delivered": a_report(),
+        "failed": a_report(statuscode="failed"),
+        "404": a_report(status=404, statuscode="Unroutable"),
+    }
+    for name in order:
+        assert service.call_back(queries[name]).status_code == 200
+
+    delivery = service.delivery()
+
+    assert delivery["state"] == "delivered"
+    assert delivery["reason"] is None
+    assert delivery["conflicting"]
+    assert len(service.reports()) == 4
