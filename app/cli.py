@@ -1,26 +1,23 @@
 """The commands."""
 
-import asyncio
 import fcntl
 import logging
-import signal
+import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
-import uvicorn
-from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app import first_run
 from app.callback.door import PATH as CALLBACK_PATH
 from app.main import create_app
+from app.server import DrainingServer
 from app.settings import Settings, SettingsError, load_settings, parse_api_key
 from app.store import schema
 from app.store.engine import Database, open_database
@@ -28,10 +25,8 @@ from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
 
-# What was admitted is answered within a commit or two; what is left after this is hung up on.
-GRACEFUL_SHUTDOWN_S = 8
-# Longer than the idle time-outs of the usual proxies, so that they hang up first, not we.
-KEEP_ALIVE_S = 75
+# Connections that may wait to be accepted: a burst of callbacks is not to find the port closed.
+BACKLOG = 2048
 
 program = typer.Typer(
     help="Receives PaaSoo's SMS delivery reports, and answers what became of each message.",
@@ -64,60 +59,34 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on [DLR_PORT].")] = None,
 ) -> None:
     """Take callbacks and answer lookups until SIGTERM."""
-    settings, created_secrets = first_run.with_secrets(load_settings(host=host, port=port))
+    settings = load_settings(host=host, port=port)
+    first = first_run.with_secrets(settings)
     set_up_logging(settings.log_level)
-    with the_only_process_on(settings):
-        refuse_old_schema(settings)
-        if created_secrets:
-            typer.echo(welcome(settings))
-        app = create_app(settings)
-        config = uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            http="httptools",
-            loop="uvloop",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,  # it prints whole queries, token and phone number included
-            proxy_headers=False,  # who called is decided in `guards`
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+    with the_only_process_on(settings), ExitStack() as open_sockets:
+        prepare_schema(settings)
+        sockets = [open_sockets.enter_context(listener) for listener in listen(settings)]
+        if first.new_token or first.new_key:
+            typer.echo(welcome(first))
+        app = create_app(first.settings)
+        DrainingServer(app, first.settings).run(sockets)
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """Sockets for every address that the host's name stands for."""
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        DrainingServer(config, app, settings.drain_seconds).run()
-
-
-class DrainingServer(uvicorn.Server):
-    """On SIGTERM `/readyz` fails first, and the port closes a little later.
-
-    A load balancer needs that moment to send new reports elsewhere: PaaSoo may never repeat one
-    that found the port closed.
-    """
-
-    def __init__(self, config: uvicorn.Config, app: FastAPI, drain_seconds: float) -> None:
-        super().__init__(config)
-        self._draining = app.state.draining
-        self._drain_seconds = drain_seconds
-
-    async def serve(self, *args: object, **kwargs: object) -> None:
-        self._loop = asyncio.get_running_loop()
-        await super().serve(*args, **kwargs)  # type: ignore[arg-type]
-
-    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
-        if self.should_exit:
-            self.force_exit = sig == signal.SIGINT
-        elif sig == signal.SIGTERM and not self._draining.is_set():
-            self._draining.set()
-            log.info("SIGTERM: draining")
-            self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self.close)
-        else:
-            self._draining.set()
-            self.close()
-
-    def close(self) -> None:
-        self.should_exit = True
+        addresses = {(family, address) for family, _, _, _, address in found}
+        return [
+            socket.create_server(address, family=family, backlog=BACKLOG)
+            for family, address in sorted(addresses)
+        ]
+    except OSError as error:
+        raise SettingsError(
+            f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}:"
+            f" {error.strerror or error}"
+        ) from None
 
 
 @contextmanager
@@ -131,57 +100,57 @@ def the_only_process_on(settings: Settings) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         opened = file.open("w")
     except OSError as error:
-        raise SettingsError(f"DLR_DATABASE_URL: can't write there: {error}") from None
+        raise SettingsError(f"{settings.database_setting}: can't write there: {error}") from None
     with opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingsError(
-                f"DLR_DATABASE_URL: {settings.database.database} is served by another process; "
-                "SQLite is for one, PostgreSQL for many"
+                f"{settings.database_setting}: {settings.database.database} is served by another"
+                " process; SQLite is for one, PostgreSQL for many"
             ) from None
         yield
 
 
-def refuse_old_schema(settings: Settings) -> None:
-    """A server database must have been migrated. One that is away is checked when it's back."""
-    if settings.is_embedded:
-        return
-    database = open_database(settings.database)
-    try:
-        with database.read.connect() as connection:
-            current = schema.is_current(connection)
-    except OperationalError:
-        log.warning("the database can't be reached; starting without it")
-        return
-    except SQLAlchemyError as error:
-        raise SettingsError(f"DLR_DATABASE_URL: {short(error)}") from None
-    finally:
-        database.close()
+def prepare_schema(settings: Settings) -> None:
+    """Bring the embedded database up to date; a server database must have been migrated.
+
+    A server database that is away is checked when it's back.
+    """
+    with opened_database(settings) as database:
+        if settings.is_embedded:
+            schema.upgrade(database.write)
+            return
+        try:
+            with database.read.connect() as connection:
+                current = schema.is_current(connection)
+        except OperationalError as error:
+            log.warning("starting without the database", extra={"error": short(error)})
+            return
     if not current:
         raise SettingsError(
             "DLR_DATABASE_URL: its schema is not the one of this version; run `paasoo-dlr migrate`"
         )
 
 
-def welcome(settings: Settings) -> str:
+def welcome(first: first_run.FirstRun) -> str:
     """What a newcomer copies, shown once."""
+    settings = first.settings
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
     base = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
     lines = [""]
-    if settings.callback_tokens:
-        address = f"{base}{CALLBACK_PATH}/{settings.callback_tokens[0]}"
-        lines += ["Callback address, to give to PaaSoo (with the host that it can reach):", address]
-    key_file = settings.data_dir / first_run.ADMIN_KEY_FILE
-    if key_file.exists():
-        key = key_file.read_text().strip()
+    if first.new_token:
+        lines += [
+            "Callback address, to give to PaaSoo (with a host that it can reach):",
+            f"{base}{CALLBACK_PATH}/{first.new_token}",
+        ]
+    if first.new_key:
         lines += [
             "Look a message up:",
-            f"curl -H 'Authorization: Bearer {key}' {base}/v1/messages/052804b7368321",
+            f"curl -H 'Authorization: Bearer {first.new_key}' {base}/v1/messages/052804b7368321",
         ]
-    return "\n".join(
-        [*lines, f"This is shown once; both secrets are kept in {settings.data_dir}/.", ""]
-    )
+    lines += [f"Shown this once, and kept in {settings.data_dir}/.", ""]
+    return "\n".join(lines)
 
 
 @program.command()
@@ -199,11 +168,11 @@ def opened_database(settings: Settings) -> Iterator[Database]:
     try:
         database = open_database(settings.database)
     except OSError as error:
-        raise SettingsError(f"DLR_DATABASE_URL: can't be opened: {error}") from None
+        raise SettingsError(f"{settings.database_setting}: can't be opened: {error}") from None
     try:
         yield database
     except SQLAlchemyError as error:
-        raise SettingsError(f"DLR_DATABASE_URL: {short(error)}") from None
+        raise SettingsError(f"{settings.database_setting}: {short(error)}") from None
     finally:
         database.close()
 

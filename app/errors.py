@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_QUERY_BYTES: Final = 8 * 1024
 PROBLEM_TYPE: Final = "application/problem+json"
 
 
@@ -23,6 +24,12 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="What is wrong, for people.")
     code: str = Field(description="What is wrong, for programs: stable.")
+
+
+def documented(description: str) -> dict[str, Any]:
+    """An error's entry in the OpenAPI document."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {"description": description, "content": {PROBLEM_TYPE: {"schema": schema}}}
 
 
 def problem(status: int, code: str, detail: str, **more: object) -> dict[str, object]:
@@ -93,6 +100,16 @@ class MessageNotFoundError(ApiError):
 
     def __init__(self, message_id: str) -> None:
         super().__init__(f"nothing is known of message {message_id}", messageid=message_id)
+
+
+class QueryTooLongError(ApiError):
+    """More than the server keeps of a query."""
+
+    status = 414
+    code = "query_too_long"
+
+    def __init__(self) -> None:
+        super().__init__(f"the query is longer than {MAX_QUERY_BYTES} bytes")
 
 
 class InvalidRequestError(ApiError):

@@ -6,10 +6,11 @@ where secrets are given, not made up.
 
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from app.settings import Settings, SettingsError, parse_api_key
+from app.settings import Settings, SettingsError, parse_api_key, parse_token
 
 TOKEN_FILE: Final = "callback-token"  # noqa: S105 - a file's name
 ADMIN_KEY_FILE: Final = "admin-key"
@@ -20,24 +21,33 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-def with_secrets(settings: Settings) -> tuple[Settings, bool]:
-    """The settings with a token and a key in them, and whether any was made just now.
+@dataclass(frozen=True, slots=True)
+class FirstRun:
+    """Settings that have a token or networks, and keys; and the secrets that were made just now."""
+
+    settings: Settings
+    new_token: str | None
+    new_key: str | None
+
+
+def with_secrets(settings: Settings) -> FirstRun:
+    """Fill in the secrets that are missing.
 
     Raises `SettingsError` where there are none and none may be made.
     """
-    missing: dict[str, object] = {}
-    created = False
+    found: dict[str, object] = {}
+    new_token = new_key = None
     if not settings.callback_tokens and not settings.callback_allowed_networks:
         _refuse_on_a_server(settings, "DLR_CALLBACK_TOKENS", "`paasoo-dlr token new`")
-        token, made = _kept_secret(settings.data_dir / TOKEN_FILE)
-        missing["callback_tokens"] = (token,)
-        created |= made
+        token, is_new = _kept_secret(settings.data_dir / TOKEN_FILE)
+        found["callback_tokens"] = (token,)
+        new_token = token if is_new else None
     if not settings.api_keys:
         _refuse_on_a_server(settings, "DLR_API_KEYS", "`paasoo-dlr key new NAME --role admin`")
-        key, made = _kept_secret(settings.data_dir / ADMIN_KEY_FILE)
-        missing["api_keys"] = (parse_api_key(f"first-run:admin:{key}"),)
-        created |= made
-    return settings.model_copy(update=missing), created
+        key, is_new = _kept_secret(settings.data_dir / ADMIN_KEY_FILE)
+        found["api_keys"] = (parse_api_key(f"first-run:admin:{key}"),)
+        new_key = key if is_new else None
+    return FirstRun(settings.model_copy(update=found), new_token, new_key)
 
 
 def _refuse_on_a_server(settings: Settings, name: str, command: str) -> None:
@@ -50,10 +60,7 @@ def _kept_secret(file: Path) -> tuple[str, bool]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
-            kept = file.read_text().strip()
-            if not kept:
-                raise SettingsError(f"DLR_DATA_DIR: {file} is empty; delete it to make a new one")
-            return kept, False
+            return parse_token(file.read_text().strip()), False
         secret = new_secret()
         # Complete under its name or not there at all, whenever the machine stops.
         unfinished = file.with_suffix(".new")
@@ -64,6 +71,10 @@ def _kept_secret(file: Path) -> tuple[str, bool]:
             opened.flush()
             os.fsync(opened.fileno())
         unfinished.rename(file)
+    except ValueError:
+        raise SettingsError(
+            f"DLR_DATA_DIR: {file} holds no secret; delete it, and a new one is made"
+        ) from None
     except OSError as error:
         raise SettingsError(f"DLR_DATA_DIR: can't keep secrets there: {error}") from None
     return secret, True

@@ -11,7 +11,6 @@ from typing import Any, Final
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive, Scope, Send
 
 from app.callback.door import PATH as CALLBACK_PATH
@@ -23,6 +22,7 @@ from app.errors import (
     DatabaseUnavailableError,
     InvalidRequestError,
     NotFoundError,
+    Problem,
     encode,
     problem,
 )
@@ -32,7 +32,6 @@ from app.ops import docs, health
 from app.quarantine import endpoint as quarantine_endpoint
 from app.query import messages
 from app.settings import Settings
-from app.store import schema
 from app.store.engine import open_database
 from app.telemetry import Metrics
 
@@ -52,10 +51,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if database.is_embedded:
-            await run_in_threadpool(schema.upgrade, database.write)
         yield
-        await writer.stop()
+        await writer.stop(timeout_s=1)
         database.close()
 
     app = Service(
@@ -107,6 +104,12 @@ class Service(FastAPI):
             if scope["path"].startswith("/v1/"):
                 scope["path"] = scope["raw_path"].decode("ascii")
             await self._answer_and_log(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the shape of the errors that all responses refer to."""
+        document = super().openapi()
+        document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return document
 
     async def _answer_and_log(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One line a request, of what is no secret: neither path nor query as sent."""

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableSourceError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -59,7 +60,7 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     return validate
 
 
-def _parse_token(text: str) -> str:
+def parse_token(text: str) -> str:
     # What needs no escaping in a path arrives as it was given out.
     if not re.fullmatch(r"[A-Za-z0-9._~-]+", text):
         raise ValueError("a token may have only letters, digits and `._~-`")
@@ -103,8 +104,13 @@ def _parse_database_url(value: Any) -> Any:
         url = url.set(drivername="postgresql+psycopg")
     if url.drivername not in {"sqlite", "postgresql+psycopg"}:
         raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
-    if url.drivername == "sqlite" and (not url.database or url.database == ":memory:"):
-        raise ValueError("must name a file, as in sqlite:///var/dlr.db")
+    if url.drivername == "sqlite" and (
+        not url.database or url.database == ":memory:" or url.host or url.query
+    ):
+        raise ValueError("must name a file and nothing else, as in sqlite:///var/dlr.db")
+    if "@" in (url.host or ""):
+        # Else the rest of the password is taken for the host, and shown by whatever fails.
+        raise ValueError("the password has an `@`, which must be given as %40")
     return url
 
 
@@ -128,7 +134,7 @@ class Settings(BaseSettings):
         arbitrary_types_allowed=True,
     )
 
-    database_url: Annotated[URL | None, BeforeValidator(_parse_database_url)] = Field(
+    database_url: Annotated[URL | None, NoDecode, BeforeValidator(_parse_database_url)] = Field(
         default=None,
         description="Where reports are kept: `sqlite:///FILE` or `postgresql+psycopg://…` (a bare "
         "`postgresql://` or `postgres://` is understood). Default: `dlr.db` in `DLR_DATA_DIR`.",
@@ -140,7 +146,7 @@ class Settings(BaseSettings):
         description="Folder of the embedded database and the first-run secrets.",
     )
     callback_tokens: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_list_of(_parse_token))
+        tuple[str, ...], NoDecode, BeforeValidator(_list_of(parse_token))
     ] = Field(
         default=(),
         description="Secret path tokens of the callback address, comma-separated: several at "
@@ -199,6 +205,11 @@ class Settings(BaseSettings):
         return URL.create("sqlite", database=str(self.data_dir / "dlr.db"))
 
     @property
+    def database_setting(self) -> str:
+        """The name of the setting that says where the database is."""
+        return "DLR_DATA_DIR" if self.database_url is None else "DLR_DATABASE_URL"
+
+    @property
     def is_embedded(self) -> bool:
         return self.database.get_backend_name() == "sqlite"
 
@@ -215,7 +226,7 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(_secrets_dir=secrets_dir, **given)
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(error))) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, UnreadableSourceError) as error:
         raise SettingsError(f".env or {PREFIX}SECRETS_DIR can't be read: {error}") from None
 
 

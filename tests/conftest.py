@@ -1,6 +1,7 @@
 """Both databases, for every test that asks for one."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,10 @@ def postgres_template(postgres_server: URL) -> Iterator[str]:
         yield url.database
 
 
-@pytest.fixture(params=DATABASES)
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """An empty, migrated database of its own, once for each kind."""
-    if request.param == "sqlite":
-        url = URL.create("sqlite", database=str(tmp_path / "dlr.db"))
+@contextmanager
+def migrated_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[URL]:
+    if kind == "sqlite":
+        url = URL.create("sqlite", database=str(folder / "dlr.db"))
         database = open_database(url)
         schema.upgrade(database.write)
         database.close()
@@ -62,7 +62,24 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL
         yield url.set(drivername="postgresql+psycopg")
 
 
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """An empty, migrated database of its own, once for each kind."""
+    with migrated_database(request.param, tmp_path, request) as url:
+        yield url
+
+
 @pytest.fixture
 def service(database_url: URL) -> Iterator[Service]:
     with running_service(database_url) as running:
+        yield running
+
+
+@pytest.fixture(params=DATABASES, scope="module")
+def shared_service(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """One service for all tests of a module, for those that don't get in each other's way."""
+    folder = tmp_path_factory.mktemp("shared")
+    with migrated_database(request.param, folder, request) as url, running_service(url) as running:
         yield running

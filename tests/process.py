@@ -75,9 +75,9 @@ def run(*arguments: str, **environment: str) -> Ended:
 
 
 @contextmanager
-def serving(port: int | None = None, **environment: str) -> Iterator[Serving]:
-    """Run `serve` until the block ends, if nothing ends it before."""
-    port = port or free_port()
+def serving(**environment: str) -> Iterator[Serving]:
+    """Run `serve`, on a free port, until the block ends, if nothing ends it before."""
+    port = free_port()
     run_id = f"serve-{time.monotonic_ns()}"
     stdout_file, stderr_file = (Path(f"{run_id}.{end}").resolve() for end in ("out", "err"))
     with stdout_file.open("wb") as stdout, stderr_file.open("wb") as stderr:

@@ -9,11 +9,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx2
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import URL
 
 from app.main import create_app
+from app.server import DrainingServer
 from app.settings import Settings, load_settings
 
 TOKEN = "a-token-of-the-tests"
@@ -99,11 +99,9 @@ def make_settings(database_url: URL, **changes: Any) -> Settings:
 @contextmanager
 def running_service(database_url: URL, **changes: Any) -> Iterator[Service]:
     """Serve in a thread, on a real port, until the block ends."""
-    app = create_app(make_settings(database_url, **changes))
-    config = uvicorn.Config(
-        app, http="httptools", loop="uvloop", ws="none", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
+    settings = make_settings(database_url, **changes)
+    app = create_app(settings)
+    server = DrainingServer(app, settings)
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -114,5 +112,5 @@ def running_service(database_url: URL, **changes: Any) -> Iterator[Service]:
             ) as http:
                 yield Service(app, http, database_url)
         finally:
-            server.should_exit = True
+            server.close()
             thread.join()

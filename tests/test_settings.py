@@ -116,7 +116,7 @@ def settings_table() -> str:
     rows = ["| setting | meaning | default |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        shown = "–" if default in (None, ()) else f"`{default}`"
+        shown = "none" if default in (None, ()) else f"`{default}`"
         rows.append(f"| `{PREFIX}{name.upper()}` | {field.description} | {shown} |")
     return "\n".join(rows) + "\n"
 

@@ -19,7 +19,6 @@ from app.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 PATH: Final = "/callback/paasoo"
-MAX_QUERY_BYTES: Final = 8 * 1024
 RETRY_AFTER_S: Final = 2
 
 
@@ -56,9 +55,7 @@ OK: Final = _answer(200, "text/plain; charset=utf-8", b"OK")
 FORBIDDEN: Final = _problem(403, "forbidden", "this address may not call back")
 NOT_FOUND: Final = _problem(404, errors.NotFoundError.code, errors.NotFoundError().detail)
 NOT_ALLOWED: Final = _problem(405, "method_not_allowed", "only GET is taken here", allow="GET")
-TOO_LONG: Final = _problem(
-    414, "query_too_long", f"the query is longer than {MAX_QUERY_BYTES} bytes"
-)
+TOO_LONG: Final = _problem(414, errors.QueryTooLongError.code, errors.QueryTooLongError().detail)
 UNAVAILABLE: Final = _problem(
     503,
     "unavailable",
@@ -122,7 +119,7 @@ class Door:
             answer = FORBIDDEN
         elif scope["method"] != "GET":
             answer = NOT_ALLOWED
-        elif len(scope["query_string"]) > MAX_QUERY_BYTES:
+        elif len(scope["query_string"]) > errors.MAX_QUERY_BYTES:
             answer = TOO_LONG
         if answer is not None:
             log.warning("callback turned away", extra={"status": answer.status, **peer(scope)})

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from app import errors
 from app.callback import parse
-from app.callback.door import MAX_QUERY_BYTES, PATH, Door
+from app.callback.door import PATH, Door
 
 
 def _parameter(name: str, required: bool, description: str, **schema: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ PARAMETERS: Final = [
         "to",
         True,
         "The recipient's number, country code first; a leading `+` or `00` is dropped.",
-        pattern=r"^([+ ]|00)?[0-9]{3,20}$",
+        pattern=r"^([+ ]|00)[0-9]{3,20}$|^(?!00)[0-9]{3,20}$",
         example="6588888888",
     ),
     _parameter(
@@ -70,18 +70,14 @@ TOKEN_PARAMETER: Final = {
 }
 
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    status: {
-        "description": description,
-        "content": {errors.PROBLEM_TYPE: {}},
-        "model": errors.Problem,
-    }
+    status: errors.documented(description)
     for status, description in {
         400: "Not a valid report; it is in the quarantine. `code` is `missing_parameter`, "
         "`unsupported_type`, `invalid_parameter`, `duplicate_parameter` or `invalid_encoding`.",
         403: "The caller's address is not in an allowed network.",
         404: "Wrong or missing token.",
         405: "Any method but GET.",
-        414: f"The query is longer than {MAX_QUERY_BYTES // 1024} KiB.",
+        414: f"The query is longer than {errors.MAX_QUERY_BYTES // 1024} KiB.",
         503: "Nothing could be put on disk, or the queue is full; see `Retry-After`.",
     }.items()
 }

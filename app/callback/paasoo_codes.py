@@ -25,12 +25,12 @@ REASON_OF_LABEL: Final = {
 
 # Older guide, table of the numeric error codes of a failure.
 REASON_OF_ERRCODE: Final = {
-    1: Reason.UNKNOWN,
-    2: Reason.ABSENT_TEMPORARY,
-    3: Reason.ABSENT_PERMANENT,
-    4: Reason.BARRED_BY_USER,
-    5: Reason.SPAM_FILTERED,
-    99: Reason.GENERAL_ERROR,
+    "1": Reason.UNKNOWN,
+    "2": Reason.ABSENT_TEMPORARY,
+    "3": Reason.ABSENT_PERMANENT,
+    "4": Reason.BARRED_BY_USER,
+    "5": Reason.SPAM_FILTERED,
+    "99": Reason.GENERAL_ERROR,
 }
 
 # Guide, table of statuses: failures that explain themselves, whatever the label says.
@@ -82,10 +82,9 @@ def meaning_of(  # noqa: PLR0911 - one line a row of the guide's table
 
 def _reason_of_failure(word: str, errcode: str | None) -> Reason:
     label = plain(errcode)
-    number = int(label) if label.isascii() and label.isdigit() and len(label) < 10 else None
     return (
         REASON_OF_LABEL.get(word)
         or REASON_OF_LABEL.get(label)
-        or REASON_OF_ERRCODE.get(number or 0)
+        or REASON_OF_ERRCODE.get(label.lstrip("0"))
         or Reason.UNSPECIFIED
     )

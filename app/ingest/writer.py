@@ -6,9 +6,10 @@ time of one commit, a busy one shares each commit among many. There is no timer.
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
+from queue import SimpleQueue
 from typing import Final
 
 from app.ingest.batch import Entry, Outcome
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 MAX_BATCH: Final = 1000
 
 Waiting = tuple[Entry, "asyncio.Future[Outcome]"]
+Handover = tuple[asyncio.AbstractEventLoop, list[Entry]] | None  # None ends the thread
 
 
 class QueueFullError(Exception):
@@ -28,22 +30,24 @@ class QueueFullError(Exception):
 class Writer:
     """The queue, on the event loop, and the one thread that commits batches from it.
 
-    All of this runs on the loop but `commit`, so nothing here needs a lock.
+    All of this runs on the loop but `_commit_batches`, so nothing here needs a lock.
     """
 
     def __init__(self, commit: Callable[[Sequence[Entry]], list[Outcome]], limit: int) -> None:
         self._commit = commit
         self._limit = limit
         self._waiting: list[Waiting] = []
-        self._in_commit = 0
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._in_commit: list[Waiting] = []
         self._idle = asyncio.Event()
         self._idle.set()
+        # A daemon, so that a database that hangs doesn't keep the process from ending.
+        self._handed_over: SimpleQueue[Handover] = SimpleQueue()
+        threading.Thread(target=self._commit_batches, name="writer", daemon=True).start()
 
     @property
     def queued(self) -> int:
         """How many wait, those in the running commit included."""
-        return len(self._waiting) + self._in_commit
+        return len(self._waiting) + len(self._in_commit)
 
     @property
     def is_full(self) -> bool:
@@ -65,32 +69,50 @@ class Writer:
             loop.call_soon(self._start_commit)
         return future
 
-    async def stop(self) -> None:
-        """Return when all that was admitted is committed and answered."""
-        await self._idle.wait()
-        self._thread.shutdown()
+    async def stop(self, timeout_s: float) -> None:
+        """Return when all that was admitted is answered: committed, or given up after a while."""
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            self.give_up()
+        self._handed_over.put(None)
+
+    def give_up(self) -> None:
+        """Answer all that still wait that they are not on disk, as far as anybody can say."""
+        abandoned, self._waiting = [*self._in_commit, *self._waiting], []
+        if abandoned:
+            log.error("gave up waiting for the database", extra={"rows": len(abandoned)})
+        _answer(abandoned, [Outcome.UNAVAILABLE] * len(abandoned))
 
     def _start_commit(self) -> None:
-        batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-        self._in_commit = len(batch)
-        entries = [entry for entry, _ in batch]
-        running = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, entries)
-        running.add_done_callback(partial(self._finish_commit, batch))
+        self._in_commit = self._waiting[:MAX_BATCH]
+        self._waiting = self._waiting[MAX_BATCH:]
+        entries = [entry for entry, _ in self._in_commit]
+        self._handed_over.put((asyncio.get_running_loop(), entries))
 
-    def _finish_commit(
-        self, batch: list[Waiting], running: "asyncio.Future[list[Outcome]]"
-    ) -> None:
+    def _commit_batches(self) -> None:
+        """All that the thread does."""
+        while (handover := self._handed_over.get()) is not None:
+            loop, entries = handover
+            try:
+                outcomes = self._commit(entries)
+            except Exception:
+                log.exception("the writer failed")
+                outcomes = [Outcome.UNAVAILABLE] * len(entries)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(self._finish_commit, outcomes)
+
+    def _finish_commit(self, outcomes: list[Outcome]) -> None:
+        committed, self._in_commit = self._in_commit, []
         # The next commit first: the disk works while we answer.
         if self._waiting:
             self._start_commit()
         else:
-            self._in_commit = 0
             self._idle.set()
-        if error := running.exception():
-            log.error("the writer failed", exc_info=error)
-            outcomes = [Outcome.UNAVAILABLE] * len(batch)
-        else:
-            outcomes = running.result()
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if not future.done():  # its caller may have been cancelled
-                future.set_result(outcome)
+        _answer(committed, outcomes)
+
+
+def _answer(entries: list[Waiting], outcomes: list[Outcome]) -> None:
+    for (_, future), outcome in zip(entries, outcomes, strict=True):
+        if not future.done():  # given up before, or cancelled with its caller
+            future.set_result(outcome)

@@ -3,11 +3,11 @@
 import logging
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import PROBLEM_TYPE, problem
+from app.errors import PROBLEM_TYPE, documented, problem
 from app.guards import metrics_reader
 from app.store import schema
 
@@ -22,7 +22,11 @@ async def show_liveness() -> JSONResponse:
     return JSONResponse({"status": "alive"})
 
 
-@router.get("/readyz", response_model=dict[str, object])
+@router.get(
+    "/readyz",
+    response_model=dict[str, object],
+    responses={503: documented("`detail` and `checks` say which check failed.")},
+)
 def show_readiness(request: Request) -> JSONResponse:
     """200, or 503 with the checks that failed."""
     state = request.app.state
@@ -49,7 +53,12 @@ def _check_database(request: Request) -> dict[str, str]:
     return {"database": "ok", "schema": "ok" if current else "not current: paasoo-dlr migrate"}
 
 
-@router.get("/metrics", dependencies=[Depends(metrics_reader)], response_class=Response)
+@router.get(
+    "/metrics",
+    dependencies=[Depends(metrics_reader)],
+    response_class=PlainTextResponse,
+    responses={401: documented("No API key, or a wrong one.")},
+)
 def show_metrics(request: Request) -> Response:
     """Prometheus text."""
     state = request.app.state

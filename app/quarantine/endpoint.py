@@ -18,7 +18,7 @@ router = APIRouter(
     prefix="/v1/quarantine",
     tags=["quarantine"],
     dependencies=[Depends(administrator), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 422, 503),
+    responses=problems(401, 403, 414, 422, 503),
 )
 
 
@@ -52,7 +52,7 @@ def list_refused(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> QuarantinePage:
     """What was refused, latest first."""
-    rows = quarantine.page(connection, limit + 1, _decode(cursor) if cursor else None)
+    rows = quarantine.page(connection, limit + 1, None if cursor is None else _decode(cursor))
     items = [RefusedCallback.of(row) for row in rows[:limit]]
     return QuarantinePage(
         items=items, next_cursor=_encode(items[-1]) if len(rows) > limit else None

@@ -12,7 +12,7 @@ router = APIRouter(
     prefix="/v1/messages",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 404, 422, 503),
+    responses=problems(401, 403, 404, 414, 422, 503),
 )
 
 

@@ -9,12 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from sqlalchemy import Connection
 
 from app.errors import (
+    MAX_QUERY_BYTES,
     DatabaseUnavailableError,
     ForbiddenError,
     InvalidRequestError,
     MessageNotFoundError,
-    Problem,
+    QueryTooLongError,
     UnauthorizedError,
+    documented,
 )
 
 
@@ -29,6 +31,9 @@ ReadConnection = Annotated[Connection, Depends(open_connection, scope="function"
 
 def refuse_unknown_parameters(request: Request) -> None:
     """A parameter that is misspelt must not be silently without effect."""
+    if len(request.scope["query_string"]) > MAX_QUERY_BYTES:
+        # The server keeps no more than the beginning, which is not to be taken for all of it.
+        raise QueryTooLongError
     known = {field.alias for field in request.scope["route"].dependant.query_params}
     given = [name for name, _ in request.query_params.multi_items()]
     problems = [
@@ -55,6 +60,7 @@ MessageId = Annotated[
     Path(
         description="PaaSoo's id of the send call; reserved characters percent-encoded, "
         "`/` as `%2F` included.",
+        json_schema_extra={"pattern": "^[!-~]+$"},
         examples=["052804b7368321"],
     ),
 ]
@@ -63,6 +69,7 @@ _DESCRIPTION_OF_STATUS: Final = {
     401: (UnauthorizedError.code, "No API key, or a wrong one."),
     403: (ForbiddenError.code, "The key's role is too low."),
     404: (MessageNotFoundError.code, "Nothing is known of it."),
+    414: (QueryTooLongError.code, "The query is longer than 8 KiB."),
     422: (InvalidRequestError.code, "The request is malformed; `detail` names the field."),
     503: (DatabaseUnavailableError.code, "The database can't be reached; see `Retry-After`."),
 }
@@ -71,11 +78,7 @@ _DESCRIPTION_OF_STATUS: Final = {
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The errors of an endpoint, for the OpenAPI document."""
     return {
-        status: {
-            "model": Problem,
-            "description": f"{description} `code`: `{code}`.",
-            "content": {"application/problem+json": {}},
-        }
+        status: documented(f"{description} `code`: `{code}`.")
         for status, (code, description) in _DESCRIPTION_OF_STATUS.items()
         if status in statuses
     }

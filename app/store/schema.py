@@ -25,6 +25,9 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
     config = alembic_config()
     with engine.connect() as connection:
         before = current_revision(connection)
+    if engine.dialect.name == "postgresql":
+        # All or nothing, and under one lock: not the autocommit of the connections that serve.
+        engine = engine.execution_options(isolation_level="READ COMMITTED")
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -19,7 +19,8 @@ EXPECTED_OF_DELIVERY = ("to", "state", "final", "reason", "retryable", "errcode"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["label"] for case in CASES])
-def test_case(service: Service, case: dict[str, Any]) -> None:
+def test_case(shared_service: Service, case: dict[str, Any]) -> None:
+    service = shared_service  # each case has a messageid, or at least a query, of its own
     answer = service.call_back(case["query"])
 
     assert answer.status_code == case["http"], answer.text
@@ -29,10 +30,11 @@ def test_case(service: Service, case: dict[str, Any]) -> None:
         delivery = service.delivery(parse_qs(case["query"])["messageid"][0])
         expected = {name: case[name] for name in EXPECTED_OF_DELIVERY if name in case}
         assert {name: delivery[name] for name in expected} == expected
-        assert service.quarantine() == []
+        assert case["query"] not in {refused["query"] for refused in service.quarantine()}
     else:
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["code"] == case["code"]
-        (refused,) = service.quarantine()
-        assert refused["query"] == case["query"]
+        (refused,) = (
+            refused for refused in service.quarantine() if refused["query"] == case["query"]
+        )
         assert refused["code"] == case["code"]

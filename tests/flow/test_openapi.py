@@ -1,0 +1,166 @@
+"""The OpenAPI document says what the service does: schemathesis calls it and compares."""
+
+import re
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error, positive_data_acceptance
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.service import ADMIN_KEY, TOKEN, Service, a_report
+
+BRIEFLY = settings(
+    max_examples=15,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+FITS_THE_DOCUMENT = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+
+
+def the_document(service: Service) -> Any:
+    answer = service.http.get("/openapi.json")
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def operations(service: Service) -> list[Any]:
+    # JSON Schema can't forbid a NUL by a length, and the door does.
+    config = schemathesis.Config.from_dict({"generation": {"allow-x00": False}})
+    url = f"http://127.0.0.1:{service.port}/openapi.json"
+    document = schemathesis.openapi.from_url(url, config=config)
+    found = list(document.get_all_operations())
+    assert all(isinstance(result, Ok) for result in found)
+    return [result.ok() for result in found if isinstance(result, Ok)]
+
+
+def call(case: Case[Any]) -> Any:
+    """Call with what a stranger can't guess: the token and a key."""
+    if "token" in case.path_parameters:
+        case.path_parameters["token"] = TOKEN
+    return case.call(headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+
+
+def check_all(service: Service, mode: GenerationMode, checks: list[Any]) -> set[str]:
+    """Call every operation that has cases of this mode; the paths that were called."""
+    called = set()
+    for operation in operations(service):
+        if mode is GenerationMode.NEGATIVE and not (operation.query or operation.path_parameters):
+            continue  # nothing to get wrong
+
+        @BRIEFLY
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def check(case: Case[Any]) -> None:
+            if case.query:
+                case.query.pop("cursor", None)  # opaque: only the service can make one
+            case.validate_response(call(case), checks=checks)
+
+        check()
+        called.add(operation.path)
+    return called
+
+
+def test_valid_requests_are_taken_and_answered_as_documented(service: Service) -> None:
+    service.call_back(a_report())
+
+    called = check_all(
+        service, GenerationMode.POSITIVE, [*FITS_THE_DOCUMENT, positive_data_acceptance]
+    )
+
+    assert {"/callback/paasoo/{token}", "/v1/messages/{messageid}", "/v1/quarantine"} <= called
+
+
+def test_invalid_requests_are_answered_as_documented(service: Service) -> None:
+    called = check_all(service, GenerationMode.NEGATIVE, FITS_THE_DOCUMENT)
+
+    assert {"/callback/paasoo/{token}", "/v1/messages/{messageid}", "/v1/quarantine"} <= called
+
+
+def test_callback_is_documented_with_its_parameters(service: Service) -> None:
+    paths = the_document(service)["paths"]
+
+    assert list(paths["/callback/paasoo/{token}"]) == ["get"]
+    callback = paths["/callback/paasoo/{token}"]["get"]
+    assert {(one["in"], one["name"], one["required"]) for one in callback["parameters"]} == {
+        ("path", "token", True),
+        ("query", "type", True),
+        ("query", "messageid", True),
+        ("query", "to", True),
+        ("query", "status", True),
+        ("query", "statuscode", False),
+        ("query", "errcode", False),
+        ("query", "network", False),
+    }
+    assert set(callback["responses"]) == {"200", "400", "403", "404", "405", "414", "503"}
+    assert set(callback["responses"]["200"]["content"]) == {"text/plain"}
+    assert "security" not in callback
+
+
+def test_errors_are_documented_as_problems_and_as_nothing_else(service: Service) -> None:
+    document = the_document(service)
+    errors = {
+        (path, status): response["content"]
+        for path, methods in document["paths"].items()
+        for operation in methods.values()
+        for status, response in operation["responses"].items()
+        if int(status) >= 400
+    }
+
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    assert errors == dict.fromkeys(errors, problem)
+    assert set(document["components"]["schemas"]["Problem"]["required"]) == {
+        *("type", "title", "status", "detail", "code")
+    }
+
+
+def test_status_api_is_documented_with_its_key(service: Service) -> None:
+    document = the_document(service)
+    (name,) = document["components"]["securitySchemes"]
+
+    assert document["components"]["securitySchemes"][name]["type"] == "http"
+    assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            if path.startswith("/v1/"):
+                assert operation["security"] == [{name: []}], f"{method} {path}"
+                assert {"401", "403", "422"} <= operation["responses"].keys(), f"{method} {path}"
+
+
+def test_not_ready_and_unauthorized_are_documented_where_they_occur(service: Service) -> None:
+    paths = the_document(service)["paths"]
+
+    assert "401" in paths["/metrics"]["get"]["responses"]
+    assert "503" in paths["/readyz"]["get"]["responses"]
+
+
+def test_docs_take_every_asset_from_this_service(service: Service) -> None:
+    page = service.http.get("/docs")
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert re.findall(r"(?:https?:)?//[a-z0-9-]+\.[a-z]", page.text) == []
+    assets = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page.text)
+    assert len(assets) >= 3
+    for asset in assets:
+        found = service.http.get(str(page.url.join(asset)))
+        assert found.status_code == 200, asset
+        assert found.content, asset
+    assert "/openapi.json" in page.text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/livez", "/readyz"])
+def test_documentation_and_probes_need_no_key(service: Service, path: str) -> None:
+    assert service.get(path, key=None).status_code == 200
