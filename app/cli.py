@@ -2,23 +2,32 @@
 
 import fcntl
 import logging
+import os
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app import first_run
 from app.callback.door import PATH as CALLBACK_PATH
 from app.main import create_app
 from app.server import DrainingServer
-from app.settings import Settings, SettingsError, load_settings, parse_api_key
+from app.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    parse_api_key,
+    unknown_variables,
+)
 from app.store import schema
 from app.store.engine import Database, open_database
 from app.telemetry import set_up_logging
@@ -29,7 +38,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 
 program = typer.Typer(
-    help="Receives PaaSoo's SMS delivery reports, and answers what became of each message.",
+    invoke_without_command=True,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -53,6 +62,16 @@ def stop(message: str) -> NoReturn:
     sys.exit(2)
 
 
+@program.callback()
+def options(
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    """Receives PaaSoo's SMS delivery reports, and answers what became of each message."""
+    if show_version:
+        typer.echo(version("paasoo-dlr"))
+        raise typer.Exit
+
+
 @program.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [DLR_HOST].")] = None,
@@ -60,15 +79,38 @@ def serve(
 ) -> None:
     """Take callbacks and answer lookups until SIGTERM."""
     settings = load_settings(host=host, port=port)
-    first = first_run.with_secrets(settings)
+    os.umask(0o077)  # what it writes holds phone numbers
     set_up_logging(settings.log_level)
-    with the_only_process_on(settings), ExitStack() as open_sockets:
+    for name in unknown_variables():
+        log.warning("there is no such setting", extra={"variable": name})
+    if not settings.is_embedded:
+        settings = first_run.with_secrets(settings).settings
+    with the_only_process_on(settings), ExitStack() as opened:
         prepare_schema(settings)
-        sockets = [open_sockets.enter_context(listener) for listener in listen(settings)]
+        sockets = [opened.enter_context(listener) for listener in listen(settings)]
+        # Only now, when nothing is left to fail: they are shown but once.
+        first = first_run.with_secrets(settings)
         if first.new_token or first.new_key:
             typer.echo(welcome(first))
-        app = create_app(first.settings)
+        app = build_app(first.settings)
+        log.info(
+            "serving",
+            extra={
+                "version": version("paasoo-dlr"),
+                "address": f"{settings.host}:{settings.port}",
+                "database": settings.database.render_as_string(),
+                "data_dir": str(settings.data_dir),
+            },
+        )
         DrainingServer(app, first.settings).run(sockets)
+
+
+def build_app(settings: Settings) -> FastAPI:
+    try:
+        return create_app(settings)
+    except (OSError, SQLAlchemyError) as error:
+        # All that it opens is the spool.
+        raise SettingsError(f"DLR_DATA_DIR: the spool can't be opened: {error}") from None
 
 
 def listen(settings: Settings) -> list[socket.socket]:
@@ -82,10 +124,10 @@ def listen(settings: Settings) -> list[socket.socket]:
             socket.create_server(address, family=family, backlog=BACKLOG)
             for family, address in sorted(addresses)
         ]
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise SettingsError(
-            f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}:"
-            f" {error.strerror or error}"
+            f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}: {why}"
         ) from None
 
 
@@ -117,7 +159,7 @@ def prepare_schema(settings: Settings) -> None:
 
     A server database that is away is checked when it's back.
     """
-    with opened_database(settings) as database:
+    with opened_database(settings, hurried=True) as database:
         if settings.is_embedded:
             schema.upgrade(database.write)
             return
@@ -125,12 +167,21 @@ def prepare_schema(settings: Settings) -> None:
             with database.read.connect() as connection:
                 current = schema.is_current(connection)
         except OperationalError as error:
+            if is_refusal(error):
+                raise
             log.warning("starting without the database", extra={"error": short(error)})
             return
     if not current:
         raise SettingsError(
             "DLR_DATABASE_URL: its schema is not the one of this version; run `paasoo-dlr migrate`"
         )
+
+
+def is_refusal(error: OperationalError) -> bool:
+    """Whether a server is there and says that it won't have us: a wrong name, a wrong password."""
+    passing = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
+    said = str(error.orig)
+    return "FATAL:" in said and not any(word in said for word in passing)
 
 
 def welcome(first: first_run.FirstRun) -> str:
@@ -157,27 +208,27 @@ def welcome(first: first_run.FirstRun) -> str:
 def migrate() -> None:
     """Bring the database's schema up to date. Several at once take turns."""
     settings = load_settings()
-    with opened_database(settings) as database:
+    with the_only_process_on(settings), opened_database(settings) as database:
         before, after = schema.upgrade(database.write)
     typer.echo(f"schema: {before or 'none'} -> {after}" if before != after else f"schema: {after}")
 
 
 @contextmanager
-def opened_database(settings: Settings) -> Iterator[Database]:
+def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Database]:
     """The database for a command: one that fails ends it with one line."""
     try:
-        database = open_database(settings.database)
+        database = open_database(settings.database, hurried=hurried)
     except OSError as error:
         raise SettingsError(f"{settings.database_setting}: can't be opened: {error}") from None
     try:
         yield database
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, schema.SchemaError) as error:
         raise SettingsError(f"{settings.database_setting}: {short(error)}") from None
     finally:
         database.close()
 
 
-def short(error: SQLAlchemyError) -> str:
+def short(error: Exception) -> str:
     """The driver's own words, on one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 

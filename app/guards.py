@@ -12,6 +12,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from app.errors import ForbiddenError, UnauthorizedError
 from app.settings import ApiKey, Network, Role
 
+Address = IPv4Address | IPv6Address
+
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
@@ -58,17 +60,18 @@ async def metrics_reader(request: Request, credentials: _Credentials) -> None:
         _check(request, credentials, Role.READ)
 
 
-def is_known_token(tokens: Iterable[bytes], presented: bytes) -> bool:
-    """Compares with all tokens, each in constant time."""
-    found = False
-    for token in tokens:
-        found |= compare_digest(token, presented)
+def known_token(tokens: Iterable[bytes], presented: bytes) -> int | None:
+    """Which token it is. Compares with all of them, each in constant time."""
+    found = None
+    for position, token in enumerate(tokens):
+        if compare_digest(token, presented):
+            found = position
     return found
 
 
 def caller_address(
     peer: str | None, forwarded_for: Sequence[bytes], trusted_proxies: Sequence[Network]
-) -> IPv4Address | IPv6Address | None:
+) -> Address | None:
     """Who really called, or None where that can't be said.
 
     `X-Forwarded-For` is believed as far as trusted proxies wrote it: from the right, up to and
@@ -82,11 +85,11 @@ def caller_address(
     return address
 
 
-def is_in(address: IPv4Address | IPv6Address, networks: Iterable[Network]) -> bool:
+def is_in(address: Address, networks: Iterable[Network]) -> bool:
     return any(address in network for network in networks)
 
 
-def _address(text: str) -> IPv4Address | IPv6Address | None:
+def _address(text: str) -> Address | None:
     # Some proxies add the port: `192.0.2.1:4711`, `[2001:db8::1]:4711`.
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -11,11 +11,13 @@ from typing import Any, Final
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive, Scope, Send
 
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door, peer
 from app.callback.endpoint import callback_router
+from app.callback.parse import understand
 from app.errors import (
     PROBLEM_TYPE,
     ApiError,
@@ -27,12 +29,14 @@ from app.errors import (
     problem,
 )
 from app.ingest.batch import Committer
+from app.ingest.outage import Intake, Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health
 from app.quarantine import endpoint as quarantine_endpoint
 from app.query import messages
 from app.settings import Settings
 from app.store.engine import open_database
+from app.store.spool import Spool
 from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -45,14 +49,23 @@ def create_app(settings: Settings) -> FastAPI:
     """The service as an ASGI application. The settings have a token or networks, and keys."""
     metrics = Metrics()
     database = open_database(settings.database)
+    spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
-    writer = Writer(committer, settings.queue_limit)
+    intake = Intake(committer, metrics, spool=spool, is_embedded=database.is_embedded)
+    recovery = Recovery(database, intake, understand, settings.data_dir, settings.spool_max_bytes)
+    writer = Writer(intake, settings.queue_limit)
     door = Door(settings, writer, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if not database.is_embedded:
+            await run_in_threadpool(recovery.start)
         yield
-        await writer.stop(timeout_s=1)
+        await writer.stop(timeout_s=0.5)
+        if not database.is_embedded:
+            await run_in_threadpool(recovery.stop)
+        if spool is not None:
+            spool.close()
         database.close()
 
     app = Service(
@@ -69,6 +82,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.database = database
     app.state.writer = writer
+    app.state.intake = intake
     app.state.draining = threading.Event()
     app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
     app.include_router(messages.router)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import re
 import signal
+import threading
 from types import FrameType
 from typing import Any, Final
 
@@ -15,68 +17,123 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# A URL is kept up to here: more than a callback may have, so that it is still answered 414.
-MAX_URL_BYTES: Final = 16 * 1024
-MAX_HEAD_BYTES: Final = 256 * 1024
+# A request line is kept up to here: more than a callback may have, so that it is answered 414.
+MAX_LINE_BYTES: Final = 16 * 1024
+MAX_HEADERS_BYTES: Final = 64 * 1024
+# From the connection, or the first byte of a request, to the end of its head.
+HEAD_TIMEOUT_S: Final = 10.0
 
 # The process ends within 10 s of SIGTERM, whatever hangs: the port stays open for up to 5 s of
 # them (`DLR_DRAIN_SECONDS`), then what was admitted has this long to be committed.
-LAST_COMMITS_S: Final = 3
+LAST_COMMITS_S: Final = 2
 # After that nobody waits for the database any more, and answering takes but a moment.
 LAST_ANSWERS_S: Final = 1
+END_S: Final = 9.8
 # Longer than the idle time-outs of the usual proxies, so that they hang up first, not we.
 KEEP_ALIVE_S: Final = 75
 
-
-# What the parser refuses in a request line, other than the line's own space and end.
-_UNESCAPED: Final = re.compile(rb"[^\t\r\n -~]")
+# What must be escaped in a request target, and may not have been. A `#` would end the query.
+_UNESCAPED: Final = re.compile(rb"[^!-~]|#")
 
 
 class TolerantProtocol(HttpToolsProtocol):
     """uvicorn's protocol, bounded, and patient with a URL that was not escaped.
 
-    uvicorn bounds neither URL nor headers, and its parser fails on a URL over 64 KiB. Nobody says
-    how PaaSoo encodes values: a byte that should have been percent-encoded is, here, so that the
-    report is kept rather than refused before anybody has seen it.
+    uvicorn bounds neither URL, headers nor the time they take, and its parser fails on a URL over
+    64 KiB. And nobody says how PaaSoo encodes values: a byte or a space that should have been
+    percent-encoded is, here, so that the report is kept rather than refused unseen. (Not so in a
+    request that was sent in one packet with the one before it.)
     """
 
-    _head_bytes: int | None = 0  # of the head that is coming in; None while there is none
-    _in_request_line = True
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._line: bytearray | None = bytearray()  # a request line that is coming in
+        self._headers_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head = True
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes is not None:
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("Request head too large.")
-                return
-            self._head_bytes += len(data)
-            if self._in_request_line:
-                data = self._escape_request_line(data)
-        super().data_received(data)
+        if self._line is not None:
+            data = self._take_line(data)
+        elif self._in_head:
+            self._headers_bytes += len(data)
+        if self._headers_bytes > MAX_HEADERS_BYTES:
+            self.send_400_response("Request head too large.")
+            return
+        if data:
+            super().data_received(data)
+        if self._in_head and self._head_timer is None and not self._is_between_requests():
+            self._watch_head()
 
-    def _escape_request_line(self, data: bytes) -> bytes:
-        end = data.find(b"\n")
-        self._in_request_line = end < 0
-        if _UNESCAPED.search(data, 0, end if end >= 0 else len(data)) is None:
+    def _take_line(self, data: bytes) -> bytes:
+        """What may go to the parser by now: nothing, or the whole line and all that follows."""
+        assert self._line is not None
+        if not self._line and not data[:1].isalpha() and data[:1] not in b"\r\n":
+            self._line = None  # not HTTP at all, TLS say: the parser need not wait to refuse it
             return data
         line, newline, rest = data.partition(b"\n")
-        return _UNESCAPED.sub(lambda found: b"%%%02X" % ord(found[0]), line) + newline + rest
+        if not self._line and not line.strip() and newline:
+            return self._take_line(rest)  # RFC 9112, 2.2: empty lines before a request are ignored
+        self._line += line[: MAX_LINE_BYTES - len(self._line)]
+        if not newline:
+            return b""
+        whole, self._line = bytes(self._line), None
+        return _escaped(whole) + b"\n" + rest
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
+        self._line = None
+        self._in_head = True
+        self._headers_bytes = 0
 
-    def on_url(self, url: bytes) -> None:
-        # A fragment is never sent: a `#` here is data, where the parser would end the query.
-        self.url += url[: MAX_URL_BYTES - len(self.url)].replace(b"#", b"%23")
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # trailers, after a body in chunks, are not kept
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = None
+        self._head_is_there()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        self._head_bytes = 0
-        self._in_request_line = True
+        self._line = bytearray()
+        self._in_head = True
+        self._headers_bytes = 0
+
+    def _is_between_requests(self) -> bool:
+        return self._line is not None and not self._line
+
+    def _watch_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._hang_up)
+
+    def _head_is_there(self) -> None:
+        self._in_head = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _hang_up(self) -> None:
+        self._head_timer = None
+        self.transport.close()
+
+
+def _escaped(line: bytes) -> bytes:
+    """A request line whose target has nothing in it that the parser refuses."""
+    method, _, remainder = line.partition(b" ")
+    target, found, http_version = remainder.rpartition(b" HTTP/")
+    if not found:
+        if len(line) < MAX_LINE_BYTES:
+            return line  # not HTTP/1.x; the parser says so
+        target, found, http_version = remainder, b" HTTP/", b"1.1\r"  # its end was not kept
+    if _UNESCAPED.search(target) is None:
+        return b"".join((method, b" ", target, found, http_version))
+    escaped = _UNESCAPED.sub(lambda match: b"%%%02X" % ord(match[0]), target)
+    return b"".join((method, b" ", escaped, found, http_version))
 
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
@@ -116,6 +173,11 @@ class DrainingServer(uvicorn.Server):
         await super().serve(*args, **kwargs)
 
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and not self._draining.is_set():
+            # Whatever still hangs by then, nobody was promised anything by it.
+            last_resort = threading.Timer(END_S, os._exit, (1,))
+            last_resort.daemon = True
+            last_resort.start()
         if self.should_exit:
             self.force_exit = sig == signal.SIGINT
         elif sig == signal.SIGTERM and not self._draining.is_set():

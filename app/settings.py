@@ -55,7 +55,7 @@ def _parts(text: str) -> list[str]:
 
 def _list_of(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
     def validate(value: Any) -> Any:
-        return tuple(parse(part) for part in _parts(value)) if isinstance(value, str) else value
+        return tuple(map(parse, _parts(value))) if isinstance(value, str) else value
 
     return validate
 
@@ -74,7 +74,7 @@ def parse_api_key(text: str) -> ApiKey:
     if not name or not key:
         raise ValueError("a key must be given as name:role:key, and none of them empty")
     if role.upper() not in Role.__members__:
-        raise ValueError(f"key `{name}`: the role must be read, send or admin")
+        raise ValueError("a key must be given as name:role:key, the role read, send or admin")
     digest = sha256(key.encode()).digest()
     if key.startswith("sha256="):
         try:
@@ -82,7 +82,7 @@ def parse_api_key(text: str) -> ApiKey:
         except ValueError:
             digest = b""
         if len(digest) != sha256().digest_size:
-            raise ValueError(f"key `{name}`: sha256= must be followed by 64 hexadecimal digits")
+            raise ValueError("sha256= must be followed by 64 hexadecimal digits")
     return ApiKey(name, Role[role.upper()], digest)
 
 
@@ -143,7 +143,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=1, le=65535, description="Port that `serve` listens on.")
     data_dir: Annotated[Path, AfterValidator(_no_nul)] = Field(
         default=Path("var"),
-        description="Folder of the embedded database and the first-run secrets.",
+        description="Folder of the embedded database, the first-run secrets and the spool.",
     )
     callback_tokens: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_list_of(parse_token))
@@ -172,6 +172,16 @@ class Settings(BaseSettings):
             "plain key or `sha256=<hex>` of it; roles `read`, `send`, `admin`, each containing the "
             "ones before. `paasoo-dlr key new` makes one.",
         )
+    )
+    spool: bool | None = Field(
+        default=None,
+        description="`on` or `off`: keep reports on local disk while the database is away. "
+        "Default: `on` for a server database; the embedded one has no use for it.",
+    )
+    spool_max_bytes: int = Field(
+        default=1024**3,
+        ge=1024**2,
+        description="How large the spool's file may grow; past it, 503. About 200 bytes a report.",
     )
     queue_limit: int = Field(
         default=10_000,
@@ -205,6 +215,10 @@ class Settings(BaseSettings):
         return URL.create("sqlite", database=str(self.data_dir / "dlr.db"))
 
     @property
+    def has_spool(self) -> bool:
+        return not self.is_embedded and self.spool is not False
+
+    @property
     def database_setting(self) -> str:
         """The name of the setting that says where the database is."""
         return "DLR_DATA_DIR" if self.database_url is None else "DLR_DATABASE_URL"
@@ -228,6 +242,14 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("; ".join(_explain(error))) from None
     except (OSError, UnicodeDecodeError, UnreadableSourceError) as error:
         raise SettingsError(f".env or {PREFIX}SECRETS_DIR can't be read: {error}") from None
+
+
+def unknown_variables() -> list[str]:
+    """Variables that look like settings and are none: misspelt, most likely."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
+    return sorted(
+        name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known
+    )
 
 
 def _explain(error: ValidationError) -> list[str]:

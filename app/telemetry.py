@@ -75,6 +75,12 @@ class Metrics:
             ["answer"],
             registry=self.registry,
         )
+        self.callback_tokens = Counter(
+            "dlr_callback_tokens",
+            "Callbacks with a known token, by its position in DLR_CALLBACK_TOKENS, from 1",
+            ["position"],
+            registry=self.registry,
+        )
         self.reports = Counter(
             "dlr_reports",
             "Reports stored, by the state that each one claims; repeats included",
@@ -107,6 +113,16 @@ class Metrics:
         self.queued = Gauge(
             "dlr_queued",
             "Reports that wait for their commit",
+            registry=self.registry,
+        )
+        self.spooled = Counter(
+            "dlr_spooled",
+            "Callbacks kept in the spool, as the database was away",
+            registry=self.registry,
+        )
+        self.spool_waiting = Gauge(
+            "dlr_spool_waiting",
+            "Callbacks in the spool that are not in the database yet",
             registry=self.registry,
         )
         self.quarantined = Counter(

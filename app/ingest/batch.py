@@ -1,21 +1,34 @@
 """One batch into the database: all of it, or all but the rows that are at fault themselves."""
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Sequence
 from enum import Enum, auto
+from typing import Final
 
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from app.reports import DeliveryReport, Reason
 from app.store import quarantine, write
-from app.store.engine import Database
+from app.store.engine import Database, was_cut
 from app.store.quarantine import Refusal
-from app.telemetry import Metrics
+from app.telemetry import Metrics, masked
 
 log = logging.getLogger(__name__)
 
 Entry = DeliveryReport | Refusal
+
+# PostgreSQL's codes for "you two got in each other's way, try again".
+RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+MAX_ATTEMPTS: Final = 4
+RETRY_PAUSE_S: Final = 0.01
 
 
 class Outcome(Enum):
@@ -26,37 +39,60 @@ class Outcome(Enum):
     UNAVAILABLE = auto()  # not on disk
 
 
+class DatabaseFaultError(Exception):
+    """The database didn't take a batch, and no row of it is to blame."""
+
+
 class Committer:
-    """Commits a batch, on the writer's thread, and tells what became of each entry."""
+    """Commits batches, on whichever thread it is called."""
 
     def __init__(self, database: Database, metrics: Metrics, quarantine_max_rows: int) -> None:
         self._database = database
         self._metrics = metrics
         self._quarantine_max_rows = quarantine_max_rows
 
-    def __call__(self, batch: Sequence[Entry]) -> list[Outcome]:
-        with self._metrics.commit_seconds.time():
-            outcomes = self._store(batch)
+    def commit(self, batch: Sequence[Entry]) -> list[Outcome]:
+        """Commit a batch and tell what became of each entry.
+
+        Raises `DatabaseFaultError` when nothing of it may be taken for stored. Committing the same
+        again is harmless: the history only counts it once more.
+        """
+        started = time.perf_counter()
+        outcomes = self._commit(batch)
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_reports.observe(len(batch))
         return outcomes
 
-    def _store(self, batch: Sequence[Entry]) -> list[Outcome]:
+    def _commit(self, batch: Sequence[Entry]) -> list[Outcome]:
         try:
-            self._write_down(batch)
-        except Exception as error:  # noqa: BLE001 - whatever it was, each caller gets an answer
+            self._write_down_patiently(batch)
+        except Exception as error:
+            found = description(error, len(batch))
             if not is_fault_of_data(error):
-                log.error(  # noqa: TRY400 - a driver's trace would quote the rows
-                    "the database didn't take a batch", extra=description(error, len(batch))
-                )
                 self._metrics.failed_batches.labels("database").inc()
-                return [Outcome.UNAVAILABLE] * len(batch)
+                raise DatabaseFaultError(str(found["error"])) from error
             self._metrics.failed_batches.labels("data").inc()
             if len(batch) == 1:
-                return [self._put_aside(batch[0], error)]
+                return [self._put_aside(batch[0], str(found["error"]))]
             # One bad row never holds up the others: halve until it stands alone.
             middle = len(batch) // 2
-            return self._store(batch[:middle]) + self._store(batch[middle:])
+            return self._commit(batch[:middle]) + self._commit(batch[middle:])
         return [Outcome.STORED] * len(batch)
+
+    def _write_down_patiently(self, batch: Sequence[Entry]) -> None:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return self._write_down(batch)
+            except DBAPIError as error:
+                # A connection that was cut, while nobody used it say, deserves a second one; but
+                # if that is cut too, the database is away.
+                is_cut = attempt == 1 and was_cut(error)
+                in_the_way = getattr(error.orig, "sqlstate", None) in RETRYABLE_SQLSTATES
+                if attempt == MAX_ATTEMPTS or not (is_cut or in_the_way):
+                    raise
+                log.warning("trying a batch again", extra=description(error, len(batch)))
+                time.sleep(RETRY_PAUSE_S * attempt)
+        return None
 
     def _write_down(self, batch: Sequence[Entry]) -> None:
         reports = [entry for entry in batch if isinstance(entry, DeliveryReport)]
@@ -77,15 +113,16 @@ class Committer:
         )
         self._metrics.quarantine_dropped.inc(dropped)
 
-    def _put_aside(self, entry: Entry, error: Exception) -> Outcome:
+    def _put_aside(self, entry: Entry, why: str) -> Outcome:
         """Into the quarantine with a report that the database alone refuses."""
-        found = description(error, rows=1)
-        log.error("the database refused a row", extra=found)
         if isinstance(entry, Refusal):
+            log.error("the quarantine refused a row", extra={"error": why})
             return Outcome.UNAVAILABLE
-        detail = f"the database refused it ({found['error']})"
+        whose = {"messageid": entry.message_id, "to": masked(entry.recipient)}
+        log.error("the database refused a report", extra={"error": why, **whose})
+        detail = f"the database refused it ({why})"
         refusal = Refusal(entry.query, "invalid_parameter", detail, entry.received_at)
-        (outcome,) = self._store([refusal])
+        (outcome,) = self._commit([refusal])
         return Outcome.REFUSED if outcome is Outcome.STORED else outcome
 
 
@@ -95,12 +132,19 @@ def is_fault_of_data(error: Exception) -> bool:
     What the driver can't even encode counts too. Anything else is the database's own fault:
     no connection, no room, no lock, no such table.
     """
+    if isinstance(error, MemoryError):
+        return False
     return isinstance(error, DataError | IntegrityError) or not isinstance(error, SQLAlchemyError)
 
 
 def description(error: Exception, rows: int) -> dict[str, object]:
-    """What may be logged of an error: never its text, in which drivers quote the row."""
+    """What may be logged of an error: its code, for drivers quote the row in the text.
+
+    Where there is no code, there was no connection either, and the text says why.
+    """
     cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    if code is None and isinstance(error, OperationalError):
+        code = " ".join(str(cause).split())
     name = type(cause).__name__
-    sqlstate = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    return {"error": f"{name} {sqlstate}" if sqlstate else name, "rows": rows}
+    return {"error": f"{name} {code}" if code else name, "rows": rows}

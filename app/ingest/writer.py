@@ -85,6 +85,9 @@ class Writer:
         _answer(abandoned, [Outcome.UNAVAILABLE] * len(abandoned))
 
     def _start_commit(self) -> None:
+        if not self._waiting:  # given up since
+            self._idle.set()
+            return
         self._in_commit = self._waiting[:MAX_BATCH]
         self._waiting = self._waiting[MAX_BATCH:]
         entries = [entry for entry, _ in self._in_commit]

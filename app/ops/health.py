@@ -34,6 +34,7 @@ def show_readiness(request: Request) -> JSONResponse:
         "draining": "SIGTERM came" if state.draining.is_set() else "ok",
         "queue": "full" if state.writer.is_full else "ok",
         **_check_database(request),
+        "spool": "takes no more" if state.intake.spool_is_failing else "ok",
     }
     failed = [name for name, found in checks.items() if found != "ok"]
     if not failed:
@@ -63,4 +64,5 @@ def show_metrics(request: Request) -> Response:
     """Prometheus text."""
     state = request.app.state
     state.metrics.queued.set(state.writer.queued)
+    state.metrics.spool_waiting.set(len(state.intake.spool or ()))
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

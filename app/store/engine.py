@@ -4,12 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event, text
+import psycopg
+from psycopg.pq import TransactionStatus
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
-# How long a connection that hangs, or a row that somebody else holds, may keep us waiting.
-CONNECT_TIMEOUT_S = 3
-STATEMENT_TIMEOUT_S = 5
-SQLITE_LOCK_TIMEOUT_S = 2
+# How long a server that doesn't answer, or somebody else's lock, may keep us waiting.
+CONNECT_TIMEOUT_S = 2  # the least that libpq knows
+READ_TIMEOUT_S = 3.0
+WRITE_TIMEOUT_S = 1.5
+# The server ends a statement that is late; this much later we stop waiting for it to do so.
+GRACE_S = 0.5
+SQLITE_LOCK_TIMEOUT_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +34,16 @@ class Database:
         self.write.dispose()
 
 
-def open_database(url: URL) -> Database:
-    """Open without connecting: a server database may be away at start."""
+def open_database(url: URL, *, hurried: bool = True) -> Database:
+    """Open without connecting: a server database may be away at start.
+
+    `hurried` is for serving, where nobody may wait for long; commands take their time.
+    """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url)
-    return _open_postgresql(url)
+    if hurried:
+        return _open_postgresql(url, READ_TIMEOUT_S, WRITE_TIMEOUT_S)
+    return _open_postgresql(url, None, None)
 
 
 def _open_sqlite(url: URL) -> Database:
@@ -62,27 +73,38 @@ def _open_sqlite(url: URL) -> Database:
     return Database(read, write)
 
 
-def _open_postgresql(url: URL) -> Database:
-    connect_args = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "application_name": "paasoo-dlr",
-        "client_encoding": "utf8",  # whatever the database's own encoding is
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT_S}s",
-        # A server that vanished without a word is noticed within seconds.
-        "keepalives_idle": 5,
-        "keepalives_interval": 2,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 10_000,
-    }
-    options: dict[str, Any] = {
-        "connect_args": connect_args,
-        # One statement commits a whole batch: a transaction around it only adds round trips.
-        "isolation_level": "AUTOCOMMIT",
-        "hide_parameters": True,  # an error's text would quote phone numbers
-        "pool_timeout": STATEMENT_TIMEOUT_S,
-    }
-    write = create_engine(url, pool_size=1, max_overflow=1, **options)
-    read = create_engine(url, pool_size=8, max_overflow=8, **options)
+def was_cut(error: DBAPIError) -> bool:
+    """Whether the connection was lost, to a server that may well take another."""
+    return error.connection_invalidated and not isinstance(error.orig, ServerHangsError)
+
+
+class ServerHangsError(psycopg.OperationalError):
+    """The server is connected and doesn't answer."""
+
+
+class ImpatientConnection(psycopg.Connection[Any]):
+    """Gives up on a server that hangs, which a timeout of the server's own can't notice."""
+
+    patience_s: float = CONNECT_TIMEOUT_S
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, timeout or self.patience_s)
+        except psycopg.OperationalError as error:
+            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
+                raise
+            self.pgconn.finish()  # what it still answers would be taken for the next answer
+            raise ServerHangsError("the server doesn't answer") from error
+
+
+def _open_postgresql(
+    url: URL, read_timeout_s: float | None, write_timeout_s: float | None
+) -> Database:
+    # One statement commits a whole batch: a transaction around it only adds round trips.
+    write = _postgresql_engine(url, write_timeout_s, pool_size=2, isolation_level="AUTOCOMMIT")
+    read = _postgresql_engine(
+        url, read_timeout_s, pool_size=8, isolation_level="AUTOCOMMIT", pool_pre_ping=True
+    )
 
     @event.listens_for(write, "connect")
     def insist_on_durability(connection: Any, _record: object) -> None:
@@ -95,7 +117,28 @@ def _open_postgresql(url: URL) -> Database:
     return Database(read, write)
 
 
-def ping(engine: Engine) -> None:
-    """Raise what the driver raises when the database can't be reached."""
-    with engine.connect() as connection:
-        connection.execute(text("SELECT 1"))
+def _postgresql_engine(url: URL, timeout_s: float | None, **options: Any) -> Engine:
+    milliseconds = 0 if timeout_s is None else int(timeout_s * 1000)
+    engine = create_engine(
+        url,
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "paasoo-dlr",
+            "client_encoding": "utf8",  # whatever the database's own encoding is
+            "options": f"-c statement_timeout={milliseconds}",
+        },
+        hide_parameters=True,  # an error's text would quote phone numbers
+        pool_timeout=READ_TIMEOUT_S,
+        **options,
+    )
+    if timeout_s is None:
+        return engine
+    patience_s = timeout_s + GRACE_S
+
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: object, _record: object, args: Any, options: Any) -> Any:
+        connection = ImpatientConnection.connect(*args, **options)
+        connection.patience_s = patience_s
+        return connection
+
+    return engine

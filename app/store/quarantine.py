@@ -22,8 +22,8 @@ class Refusal:
 
 
 _newest_to_go = (
-    select(quarantine.c.received_at, quarantine.c.id)
-    .order_by(quarantine.c.received_at.desc(), quarantine.c.id.desc())
+    select(quarantine.c.last_received_at, quarantine.c.id)
+    .order_by(quarantine.c.last_received_at.desc(), quarantine.c.id.desc())
     .offset(bindparam("max_rows"))
     .limit(1)
     .cte("newest_to_go")
@@ -34,8 +34,10 @@ _PRUNE = (
         quarantine.c.id.in_(
             select(quarantine.c.id)
             .where(
-                tuple_(quarantine.c.received_at, quarantine.c.id)
-                <= select(_newest_to_go.c.received_at, _newest_to_go.c.id).scalar_subquery()
+                tuple_(quarantine.c.last_received_at, quarantine.c.id)
+                <= select(_newest_to_go.c.last_received_at, _newest_to_go.c.id).scalar_subquery(),
+                # What was answered is there, also where another replica's clock is ahead of ours.
+                quarantine.c.id.not_in(bindparam("kept", expanding=True)),
             )
             # What another replica prunes at the same time is not waited for.
             .with_for_update(of=quarantine, skip_locked=True)
@@ -61,8 +63,10 @@ def keep(connection: Connection, refusals: Sequence[Refusal], max_rows: int) -> 
             "detail": statement.excluded.detail,
         },
     )
-    connection.execute(statement, _collapse(refusals))
-    return len(connection.execute(_PRUNE, {"max_rows": max_rows}).all())
+    rows = _collapse(refusals)
+    connection.execute(statement, rows)
+    kept = [row["id"] for row in rows]
+    return len(connection.execute(_PRUNE, {"max_rows": max_rows, "kept": kept}).all())
 
 
 def _collapse(refusals: Sequence[Refusal]) -> list[dict[str, object]]:

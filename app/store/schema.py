@@ -1,12 +1,14 @@
 """The schema's version: made by the migrations alone, checked before anything is served."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, Engine, text
 
 import migrations
 
@@ -20,25 +22,46 @@ def alembic_config() -> Config:
     return config
 
 
+class SchemaError(Exception):
+    """The database can't be brought to this program's schema."""
+
+
+class NotWritableError(Exception):
+    """The database answers, and yet reports can't be written to it."""
+
+
 def upgrade(engine: Engine) -> tuple[str | None, str | None]:
     """Bring the schema up to date; the revisions before and after. Several at once take turns."""
     config = alembic_config()
     with engine.connect() as connection:
         before = current_revision(connection)
+        _refuse_another_encoding(connection)
     if engine.dialect.name == "postgresql":
         # All or nothing, and under one lock: not the autocommit of the connections that serve.
         engine = engine.execution_options(isolation_level="READ COMMITTED")
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise SchemaError(f"the schema is of another version of paasoo-dlr: {error}") from None
     with engine.connect() as connection:
         return before, current_revision(connection)
+
+
+def _refuse_another_encoding(connection: Connection) -> None:
+    """In any other a label that is fine would be refused for its letters."""
+    if connection.dialect.name == "postgresql":
+        encoding = connection.execute(text("SHOW server_encoding")).scalar()
+        if encoding != "UTF8":
+            raise SchemaError(f"its encoding is {encoding}; create it with ENCODING 'UTF8'")
 
 
 def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+@cache
 def newest_revision() -> str | None:
     return ScriptDirectory.from_config(alembic_config()).get_current_head()
 
@@ -46,3 +69,11 @@ def newest_revision() -> str | None:
 def is_current(connection: Connection) -> bool:
     """Whether the database's schema is the one that this program was written for."""
     return current_revision(connection) == newest_revision()
+
+
+def require_writable(connection: Connection) -> None:
+    """Raise `NotWritableError` on a schema of another version, or on a standby."""
+    if not is_current(connection):
+        raise NotWritableError("the schema is not current; run `paasoo-dlr migrate`")
+    if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
+        raise NotWritableError("the database is read-only")

@@ -92,5 +92,6 @@ quarantine = Table(
     Column("code", String(32), nullable=False),
     Column("detail", Text, nullable=False),
     Column("query", Text, nullable=False, comment="raw, non-printable bytes percent-encoded"),
-    Index(None, "received_at", "id"),
+    Index(None, "received_at", "id"),  # the order it is listed in, which repeats don't disturb
+    Index(None, "last_received_at", "id"),  # the order in which it makes room,
 )

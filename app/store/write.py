@@ -98,12 +98,12 @@ def _status_row(status: DeliveryStatus) -> Row:
 
 def _earlier(table: str, column: str) -> str:
     old, new = f"{table}.{column}", f"excluded.{column}"
-    return f"{column} = CASE WHEN {new} < {old} THEN {new} ELSE {old} END"
+    return f"{column} = CASE WHEN {old} IS NULL OR {new} < {old} THEN {new} ELSE {old} END"
 
 
 def _later(table: str, column: str) -> str:
     old, new = f"{table}.{column}", f"excluded.{column}"
-    return f"{column} = CASE WHEN {new} > {old} THEN {new} ELSE {old} END"
+    return f"{column} = CASE WHEN {old} IS NULL OR {new} > {old} THEN {new} ELSE {old} END"
 
 
 # Both databases understand these to the letter. A report that came again only counts.

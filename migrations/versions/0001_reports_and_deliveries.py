@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_quarantine")),
     )
     op.create_index("ix_quarantine_received_at_id", "quarantine", ["received_at", "id"])
+    op.create_index("ix_quarantine_last_received_at_id", "quarantine", ["last_received_at", "id"])
 
 
 def downgrade() -> None:

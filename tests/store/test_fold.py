@@ -1,7 +1,6 @@
 """Reports in any order, in any batches, repeated or contradictory, give one right status."""
 
 import itertools
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ from hypothesis import strategies as st
 from sqlalchemy import URL, Row
 
 from app.callback.parse import parse
-from app.reports import RANK, DeliveryReport, State
+from app.reports import DeliveryReport
 from app.store import read, write
 from app.store.engine import Database, open_database
+from tests.oracle import expected_status, shown_status
 from tests.service import Service, a_report
 
 RECIPIENTS = ("6588888881", "6588888882")
@@ -56,53 +56,6 @@ def understood(message_id: str, recipient: str, meaning: dict[str, Any], at: int
     return parse(a_report(messageid=message_id, to=recipient, **changes).encode(), at)
 
 
-def expected_statuses(reports: Sequence[DeliveryReport]) -> dict[str, tuple[object, ...]]:
-    """The rule as PaaSoo's page of facts words it, over the whole set at once."""
-    by_recipient: dict[str, list[DeliveryReport]] = defaultdict(list)
-    for report in reports:
-        by_recipient[report.recipient].append(report)
-    expected: dict[str, tuple[object, ...]] = {}
-    for recipient, group in by_recipient.items():
-        deciding = max(
-            group, key=lambda report: (RANK[report.state], report.received_at, report.fingerprint)
-        )
-        final_states = {
-            report.state
-            for report in group
-            if report.state in {State.DELIVERED, State.UNDELIVERED, State.REJECTED}
-        }
-        times = [report.received_at for report in group]
-        expected[recipient] = (
-            deciding.state,
-            deciding.reason,
-            deciding.status,
-            deciding.statuscode,
-            deciding.errcode,
-            deciding.mcc_mnc,
-            len(final_states) > 1,
-            min(times),
-            max(times),
-        )
-    return expected
-
-
-def stored_statuses(rows: Sequence[Row[Any]]) -> dict[str, tuple[object, ...]]:
-    return {
-        row.recipient: (
-            row.state,
-            row.reason,
-            row.status,
-            row.statuscode,
-            row.errcode,
-            row.mcc_mnc,
-            row.conflicting,
-            row.first_received_at,
-            row.last_received_at,
-        )
-        for row in rows
-    }
-
-
 @settings(max_examples=150, deadline=None)
 @given(facts=some_reports, data=st.data())
 def check_every_order(database: Database, facts: list[Any], data: st.DataObject) -> None:
@@ -116,10 +69,13 @@ def check_every_order(database: Database, facts: list[Any], data: st.DataObject)
         shuffled = shuffled[size:]
 
     with database.read.connect() as connection:
-        statuses = stored_statuses(read.deliveries_of(connection, message_id))
+        deliveries = read.deliveries_of(connection, message_id)
         history = read.reports_of(connection, message_id)
 
-    assert statuses == expected_statuses(reports)
+    assert {row.recipient: shown_status(row) for row in deliveries} == {
+        recipient: expected_status(row for row in history if row.recipient == recipient)
+        for recipient in {report.recipient for report in reports}
+    }
     assert {(row.recipient, row.fingerprint) for row in history} == {
         (report.recipient, report.fingerprint) for report in reports
     }

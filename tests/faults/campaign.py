@@ -1,0 +1,203 @@
+"""A campaign of kills against one database, under load, from a seed.
+
+As a program (`make faults`), a long one on both databases, with its progress and a summary.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx2
+from rich.progress import Progress
+from sqlalchemy import URL
+
+from tests.faults.doomed import POINTS
+from tests.faults.ledger import Ledger, Load
+from tests.postgres import StoppableServer, new_database
+from tests.process import PROGRAM, free_port, run
+from tests.service import READ_KEY, TOKEN
+
+RANDOM: Final = "at a random moment"
+WHILE_STARTING: Final = "while starting"
+WITH_POSTGRES: Final = "just after PostgreSQL crashed"
+SPOOL_POINTS: Final = tuple(point for point in POINTS if "spool" in point or "drain" in point)
+COMMIT_POINTS: Final = ("before the commit", "after the commit, before the answer")
+PLANS: Final = {
+    "sqlite": (RANDOM, RANDOM, WHILE_STARTING, *COMMIT_POINTS),
+    "postgresql": (RANDOM, RANDOM, WHILE_STARTING, WITH_POSTGRES, *COMMIT_POINTS, *SPOOL_POINTS),
+}
+GIVE_UP_AFTER_S: Final = 30
+
+
+@dataclass
+class Campaign:
+    """Kills one service again and again, while a load goes on, and checks the ledger at the end."""
+
+    seed: int
+    database_url: URL
+    folder: Path
+    server: StoppableServer | None = None  # PostgreSQL's, where that is the database
+    kills: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.seed)
+        self._random = random.Random(self.seed)
+        self._port = free_port()
+        self._environment = {
+            "PATH": "/usr/bin:/bin",
+            "DLR_DATABASE_URL": self.database_url.render_as_string(hide_password=False),
+            "DLR_DATA_DIR": str(self.folder),
+            "DLR_CALLBACK_TOKENS": TOKEN,
+            "DLR_API_KEYS": f"reader:read:{READ_KEY}",
+            "DLR_DRAIN_SECONDS": "0",
+            "DLR_LOG_LEVEL": "warning",
+        }
+
+    def run(self, kills: int, reports: int, on_progress: Callable[[], None] = lambda: None) -> None:
+        """At least so many kills, and so many acknowledged reports; then the check."""
+        assert run("migrate", **self._environment).code == 0
+        load = Load(self.ledger, [self._port])
+        load.start()
+        plan = PLANS["postgresql" if self.server else "sqlite"]
+        try:
+            for number in range(kills):
+                # Each way in turn first, so that a short campaign has had all of them.
+                way = plan[number] if number < len(plan) else self._random.choice(plan)
+                self._kill(way)
+                on_progress()
+            process = self._start(PROGRAM)
+            self._wait_until(lambda: len(self.ledger.acknowledged) >= reports, process, on_progress)
+            load.stop()
+            self._wait_until(self._spool_is_empty, process, on_progress)
+            process.terminate()
+            assert process.wait(GIVE_UP_AFTER_S) == 0
+        finally:
+            load.stop()
+        self.ledger.check(self.database_url)
+
+    def _kill(self, way: str) -> None:
+        if way in SPOOL_POINTS:
+            assert self.server
+            self.server.stop("immediate")
+        if way in POINTS:
+            times = str(self._random.randrange(1, 12))
+            process = self._start(sys.executable, "-m", "tests.faults.doomed", way, times)
+        else:
+            process = self._start(PROGRAM)
+        if way != WHILE_STARTING:
+            self._wait_for_answers(process)
+        if self.server and way in SPOOL_POINTS:
+            self.server.start()
+        if way in POINTS:
+            process.wait(GIVE_UP_AFTER_S)
+        else:
+            time.sleep(self._random.uniform(0, 0.6))  # the moment is the seed's, nothing waits
+            if self.server and way == WITH_POSTGRES:
+                self.server.stop("immediate")
+                self.server.start()
+            process.kill()
+        assert process.wait() == -9, f"seed {self.seed}: {way}: ended with {process.returncode}"
+        self.kills[way] += 1
+
+    def _start(self, *program: str | Path) -> subprocess.Popen[bytes]:
+        with (self.folder / "stderr.log").open("ab") as stderr:
+            return subprocess.Popen(
+                [*program, "serve", "--port", str(self._port)],
+                env=self._environment,
+                cwd=Path(__file__).parents[2],
+                stdout=stderr,
+                stderr=stderr,
+            )
+
+    def _wait_for_answers(self, process: subprocess.Popen[bytes]) -> None:
+        """Until it serves the load, or died of it already."""
+        answered = self.ledger.answers.total()
+        self._wait_until(
+            lambda: self.ledger.answers.total() > answered or process.poll() is not None, None
+        )
+
+    def _wait_until(
+        self,
+        holds: Callable[[], bool],
+        process: subprocess.Popen[bytes] | None,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        acknowledged, changed_at = -1, time.monotonic()
+        while not holds():
+            on_progress()
+            if len(self.ledger.acknowledged) != acknowledged:
+                acknowledged, changed_at = len(self.ledger.acknowledged), time.monotonic()
+            stuck = time.monotonic() - changed_at > GIVE_UP_AFTER_S
+            ended = process is not None and process.poll() is not None
+            if stuck or ended:
+                log = (self.folder / "stderr.log").read_text()
+                raise AssertionError(f"seed {self.seed}: stuck: {log[-2000:]}")
+            time.sleep(0.01)
+
+    def _spool_is_empty(self) -> bool:
+        metrics = httpx2.get(
+            f"http://127.0.0.1:{self._port}/metrics",
+            headers={"Authorization": f"Bearer {READ_KEY}"},
+            trust_env=False,
+        ).text
+        return "\ndlr_spool_waiting 0.0\n" in metrics
+
+
+def main() -> None:
+    """The long campaign, half of it on each database."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--kills", type=int, default=1_000)
+    parser.add_argument("--reports", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000_000)
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    campaigns = [run_on(kind, options) for kind in PLANS]
+    kills = sum(campaign.kills.total() for campaign in campaigns)
+    acknowledged = sum(len(campaign.ledger.acknowledged) for campaign in campaigns)
+    print(f"seed {options.seed}: {kills} kills, {acknowledged} acknowledged, lost 0")
+
+
+def run_on(kind: str, options: argparse.Namespace) -> Campaign:
+    """Half of the kills and of the reports, on one kind of database."""
+    kills, reports = options.kills // 2, options.reports // 2
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="dlr-faults-")))
+        if kind == "postgresql":
+            server = opened.enter_context(StoppableServer.started())
+            url = opened.enter_context(new_database(server.url))
+            campaign = Campaign(options.seed, url, folder, server)
+        else:
+            url = URL.create("sqlite", database=str(folder / "dlr.db"))
+            campaign = Campaign(options.seed, url, folder)
+        progress = opened.enter_context(Progress())
+        killed = progress.add_task(f"{kind}: kills", total=kills)
+        acknowledged = progress.add_task(f"{kind}: acknowledged", total=reports)
+
+        def show() -> None:
+            progress.update(killed, completed=campaign.kills.total())
+            progress.update(acknowledged, completed=len(campaign.ledger.acknowledged))
+
+        campaign.run(kills, reports, show)
+        show()
+    ledger = campaign.ledger
+    print(
+        f"{kind}: {campaign.kills.total()} kills, {len(ledger.acknowledged)} distinct reports "
+        f"acknowledged ({ledger.answers[200]} answers 200, {ledger.answers[503]} answers 503, "
+        f"{ledger.unanswered} unanswered), lost 0, every status the fold of its history"
+    )
+    for way, times in sorted(campaign.kills.items()):
+        print(f"    {times:5} {way}")
+    return campaign
+
+
+if __name__ == "__main__":
+    main()

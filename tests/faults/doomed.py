@@ -1,0 +1,53 @@
+"""Runs the program, to be killed at a named point: `python -m tests.faults.doomed POINT N serve …`.
+
+What runs is the program itself; all that is added is a SIGKILL, the Nth time that it gets there.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from alembic.operations import Operations
+
+from app import cli
+from app.ingest.batch import Committer
+from app.store import write
+from app.store.spool import Spool
+
+# Where, and whether it dies before the call or after it.
+POINTS: dict[str, tuple[Any, str, bool]] = {
+    "before the commit": (write, "record", True),
+    "after the commit, before the answer": (Committer, "commit", False),
+    "before it is in the spool": (Spool, "put", True),
+    "in the spool, before the answer": (Spool, "put", False),
+    "drained, still in the spool": (Spool, "remove", True),
+    "during the drain": (Spool, "remove", False),
+    "during a migration": (Operations, "create_index", True),
+}
+
+
+def doom(point: str, times: int) -> None:
+    """Arm the kill."""
+    owner, name, dies_before = POINTS[point]
+    original: Callable[..., Any] = getattr(owner, name)
+    left = times
+
+    def doomed(*args: Any, **kwargs: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and dies_before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, doomed)
+
+
+if __name__ == "__main__":
+    doom(sys.argv[1], int(sys.argv[2]))
+    sys.argv[1:] = sys.argv[3:]
+    cli.main()

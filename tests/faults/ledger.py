@@ -1,0 +1,148 @@
+"""A client that writes down what it sent and how it was answered, and the check of that ledger."""
+
+import asyncio
+import random
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
+
+from sqlalchemy import URL, select
+
+from app.store.engine import open_database
+from app.store.tables import deliveries, reports
+from tests.oracle import expected_status, shown_status
+from tests.service import TOKEN
+
+# Every rank, equal ranks that disagree, and what differs in details alone.
+VARIANTS: tuple[dict[str, str], ...] = (
+    {"status": "0", "statuscode": "delivered", "network": "52099"},
+    {"status": "0", "statuscode": "accepted"},
+    {"status": "0", "statuscode": "failed"},
+    {"status": "401"},
+    {"status": "404", "statuscode": "Unroutable"},
+    {"status": "404", "statuscode": "failed", "errcode": "2"},
+    {"status": "777"},
+)
+FRESH_SHARE = 0.7  # the others are about a message that was reported lately
+
+
+class Ledger:
+    """What was sent, as numbers: message number times the number of variants, plus the variant."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.acknowledged: set[int] = set()
+        self.answers: Counter[int] = Counter()
+        self.unanswered = 0
+        self._random = random.Random(seed)
+        self._messages = 0
+
+    def next_report(self) -> int:
+        if self._messages == 0 or self._random.random() < FRESH_SHARE:
+            self._messages += 1
+            message = self._messages - 1
+        else:
+            message = self._random.randrange(max(0, self._messages - 500), self._messages)
+        return message * len(VARIANTS) + self._random.randrange(len(VARIANTS))
+
+    def note(self, report: int, status: int) -> None:
+        self.answers[status] += 1
+        if status == 200:
+            self.acknowledged.add(report)
+
+    def fields(self, report: int) -> dict[str, str]:
+        """The parameters of a report, those that tell it from every other."""
+        message, variant = divmod(report, len(VARIANTS))
+        return {
+            "messageid": f"{self.seed:x}-{message}",
+            "to": f"65888{message % 100_000:05}",
+            **VARIANTS[variant],
+        }
+
+    def check(self, database_url: URL) -> None:
+        """Raise `AssertionError`, with the seed, unless every promise was kept."""
+        history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+        stored: Counter[tuple[str | None, ...]] = Counter()
+        database = open_database(database_url, hurried=False)
+        with database.read.connect() as connection:
+            for row in connection.execute(select(reports)):
+                history[row.message_id, row.recipient].append(row)
+                status = None if row.status is None else str(row.status)
+                stored[
+                    row.message_id, row.recipient, status, row.statuscode, row.errcode, row.mcc_mnc
+                ] += 1
+            statuses = {
+                (row.message_id, row.recipient): shown_status(row)
+                for row in connection.execute(select(deliveries))
+            }
+        database.close()
+        names = ("messageid", "to", "status", "statuscode", "errcode", "network")
+        lost = [
+            fields
+            for fields in map(self.fields, self.acknowledged)
+            if stored[tuple(fields.get(name) for name in names)] != 1
+        ]
+        wrong = [
+            key
+            for key in history.keys() | statuses.keys()
+            if key not in history or statuses.get(key) != expected_status(history[key])
+        ]
+        assert not lost, f"seed {self.seed}: {len(lost)} acknowledged and lost, as {lost[:3]}"
+        assert not wrong, f"seed {self.seed}: {len(wrong)} statuses are not the fold: {wrong[:3]}"
+        assert self.answers.keys() <= {200, 503}, f"seed {self.seed}: {self.answers}"
+
+
+class Load(threading.Thread):
+    """Sends reports of a ledger over some connections, through every fault, until it is stopped."""
+
+    def __init__(self, ledger: Ledger, ports: Sequence[int], connections: int = 16) -> None:
+        super().__init__(name="load", daemon=True)
+        self.ledger = ledger
+        self._ports = ports
+        self._connections = connections
+        self._stopping = False
+
+    def run(self) -> None:
+        asyncio.run(self._run())
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.join()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as workers:
+            for number in range(self._connections):
+                workers.create_task(self._work(self._ports[number % len(self._ports)]))
+
+    async def _work(self, port: int) -> None:
+        while not self._stopping:
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.01)  # it was killed, and is not back yet
+                continue
+            try:
+                while not self._stopping and await self._send(reader, writer):
+                    pass
+            except (OSError, EOFError):
+                self.ledger.unanswered += 1
+            finally:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+
+    async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Send one report; False where the connection ends with its answer."""
+        report = self.ledger.next_report()
+        query = urlencode({"type": "dlr", **self.ledger.fields(report)})
+        writer.write(f"GET /callback/paasoo/{TOKEN}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r")[0])
+        await reader.readexactly(length)
+        self.ledger.note(report, int(head[9:12]))
+        if head[9:12] == b"503":
+            await asyncio.sleep(0.02)  # it asked not to be hurried
+        return b"connection: close" not in head
