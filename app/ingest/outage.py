@@ -47,6 +47,7 @@ class Intake:
         self._is_embedded = is_embedded
         self._metrics = metrics
         self._failing_since: float | None = None
+        self._said_spool_is_failing = False
 
     def __call__(self, batch: Sequence[Entry]) -> list[Outcome]:
         # Reports don't ride with refusals: a quarantine that fails is not to turn them away.
@@ -81,6 +82,7 @@ class Intake:
         if self._failing_since is not None:
             seconds = round(time.monotonic() - self._failing_since, 1)
             self._failing_since = None
+            self._said_spool_is_failing = False
             log.warning("the database takes reports again", extra={"after_seconds": seconds})
 
     def _shelter(self, batch: Sequence[Entry]) -> list[Outcome]:
@@ -89,7 +91,8 @@ class Intake:
         try:
             self.spool.put([(entry.received_at, entry.query) for entry in batch])
         except SQLAlchemyError as error:
-            if not self.spool_is_failing:
+            if not self._said_spool_is_failing:  # once an outage: a smaller batch may still fit
+                self._said_spool_is_failing = True
                 found = description(error, len(batch))
                 log.error("the spool takes no more", extra=found)  # noqa: TRY400 - quotes rows
             self.spool_is_failing = True

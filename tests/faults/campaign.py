@@ -52,6 +52,7 @@ class Campaign:
         self.ledger = Ledger(self.seed)
         self._random = random.Random(self.seed)
         self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
         self._environment = {
             "PATH": "/usr/bin:/bin",
             "DLR_DATABASE_URL": self.database_url.render_as_string(hide_password=False),
@@ -82,6 +83,9 @@ class Campaign:
             assert process.wait(GIVE_UP_AFTER_S) == 0
         finally:
             load.stop()
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
         self.ledger.check(self.database_url)
 
     def _kill(self, way: str) -> None:
@@ -110,13 +114,14 @@ class Campaign:
 
     def _start(self, *program: str | Path) -> subprocess.Popen[bytes]:
         with (self.folder / "stderr.log").open("ab") as stderr:
-            return subprocess.Popen(
+            self._process = subprocess.Popen(
                 [*program, "serve", "--port", str(self._port)],
                 env=self._environment,
                 cwd=Path(__file__).parents[2],
                 stdout=stderr,
                 stderr=stderr,
             )
+        return self._process
 
     def _wait_for_answers(self, process: subprocess.Popen[bytes]) -> None:
         """Until it serves the load, or died of it already."""
@@ -144,11 +149,14 @@ class Campaign:
             time.sleep(0.01)
 
     def _spool_is_empty(self) -> bool:
-        metrics = httpx2.get(
-            f"http://127.0.0.1:{self._port}/metrics",
-            headers={"Authorization": f"Bearer {READ_KEY}"},
-            trust_env=False,
-        ).text
+        try:
+            metrics = httpx2.get(
+                f"http://127.0.0.1:{self._port}/metrics",
+                headers={"Authorization": f"Bearer {READ_KEY}"},
+                trust_env=False,
+            ).text
+        except httpx2.ConnectError:  # it is still starting
+            return False
         return "\ndlr_spool_waiting 0.0\n" in metrics
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
@@ -52,6 +52,10 @@ class Ledger:
         self.answers[status] += 1
         if status == 200:
             self.acknowledged.add(report)
+
+    def has_answers(self, count: int) -> Callable[[], bool]:
+        """For waiting until so many were answered."""
+        return lambda: self.answers.total() >= count
 
     def fields(self, report: int) -> dict[str, str]:
         """The parameters of a report, those that tell it from every other."""

@@ -1,0 +1,125 @@
+"""Full disks, locked files, more load than can be taken, connections that say nothing."""
+
+import os
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import URL
+
+from tests.faults.ledger import Ledger, Load
+from tests.faults.test_outages import AUTHORIZED, call_back, port_of
+from tests.process import Serving, run, serving, until
+from tests.service import READ_KEY, TOKEN
+
+SECRETS = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill_up(filler: Path) -> None:
+    with filler.open("wb", buffering=0) as opened:
+        while True:
+            opened.write(bytes(4096))
+
+
+def messages_of(program: Serving) -> list[str]:
+    return [line["message"] for line in program.log_lines()]
+
+
+def test_a_full_disk_refuses_and_recovers_without_a_restart(seed: int, small_disk: Path) -> None:
+    ledger = Ledger(seed)
+    filler = small_disk / "filler"
+    with serving(DLR_DATA_DIR=str(small_disk), **SECRETS) as program:
+        load = Load(ledger, [port_of(program)])
+        load.start()
+        until(lambda: ledger.answers[200] > 100)
+        with pytest.raises(OSError, match="space"):
+            fill_up(filler)
+        until(lambda: ledger.answers[503] > 100, 30)
+        filler.unlink()
+        kept = ledger.answers[200]
+        until(lambda: ledger.answers[200] > kept + 50)
+        load.stop()
+
+        assert call_back(program, "afterwards") == 200
+        assert "the database takes no reports" in messages_of(program)
+        assert "the database takes reports again" in messages_of(program)
+    ledger.check(URL.create("sqlite", database=str(small_disk / "dlr.db")))
+
+
+def test_a_locked_file_refuses_and_recovers_without_a_restart(tmp_path: Path) -> None:
+    with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
+        other = sqlite3.connect(tmp_path / "dlr.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert call_back(program, "meanwhile") == 503
+        other.execute("ROLLBACK")
+        other.close()
+
+        assert call_back(program, "afterwards") == 200
+        assert messages_of(program).count("the database takes no reports") == 1
+        assert program.http.get("/v1/messages/meanwhile", headers=AUTHORIZED).status_code == 404
+
+
+def test_a_folder_that_may_not_be_written_is_said_at_start(tmp_path: Path) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file where a folder should be")
+
+    ended = run("serve", DLR_DATA_DIR=str(blocked), **SECRETS)
+
+    assert ended.code == 2
+    assert "DLR_DATA_DIR" in ended.stderr
+
+
+@pytest.mark.timeout(180)
+def test_overload_is_refused_in_bounded_memory_and_passes(seed: int, database_url: URL) -> None:
+    ledger = Ledger(seed)
+    address = database_url.render_as_string(hide_password=False)
+    # A queue that this machine's clients can fill: what matters is what happens when it is full.
+    with serving(
+        DLR_DATABASE_URL=address, DLR_QUEUE_LIMIT="20", DLR_LOG_LEVEL="warning", **SECRETS
+    ) as program:
+        memory = psutil.Process(program.process.pid).memory_info
+        load = Load(ledger, [port_of(program)], connections=300)
+        load.start()
+        until(lambda: ledger.answers.total() > 3_000, 60)
+        plateau = memory().rss
+        until(lambda: ledger.answers.total() > 12_000, 120)
+        grown = memory().rss - plateau
+        load.stop()
+        started = time.monotonic()
+        assert call_back(program, "afterwards") == 200
+
+        assert time.monotonic() - started < 5
+        assert ledger.answers.keys() == {200, 503}, f"seed {seed}: {ledger.answers}"
+        assert grown < 20 * 1024**2
+    ledger.check(database_url)
+
+
+def test_half_open_connections_keep_no_report_from_being_served(database_url: URL) -> None:
+    address = database_url.render_as_string(hide_password=False)
+    with serving(DLR_DATABASE_URL=address, **SECRETS) as program, ExitStack() as opened:
+        for number in range(500):
+            half_open = socket.create_connection(("127.0.0.1", port_of(program)))
+            opened.enter_context(half_open)
+            if number % 2:
+                half_open.sendall(b"GET /callback/paasoo/" + TOKEN.encode() + b"?type=dlr")
+
+        for number in range(50):
+            assert call_back(program, f"m-{number}") == 200

@@ -1,0 +1,281 @@
+"""PostgreSQL away, hung, cut off or locked: what is answered 200 is found, once."""
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import psycopg
+import pytest
+from sqlalchemy import URL, text
+
+from app.store.engine import open_database
+from tests.faults.ledger import Ledger, Load
+from tests.postgres import StoppableServer
+from tests.process import Serving, serving, until
+from tests.service import READ_KEY, TOKEN, a_report
+
+# A minute, for the record: DLR_TEST_OUTAGE_S=60.
+OUTAGE_S = float(os.environ.get("DLR_TEST_OUTAGE_S", "4"))
+FOUND_WITHIN_S = 20
+AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
+
+
+def settings_for(url: URL, **changes: str) -> dict[str, str]:
+    return {
+        "DLR_DATABASE_URL": url.render_as_string(hide_password=False),
+        "DLR_CALLBACK_TOKENS": TOKEN,
+        "DLR_API_KEYS": f"reader:read:{READ_KEY}",
+        "DLR_DRAIN_SECONDS": "0",
+        **changes,
+    }
+
+
+def port_of(program: Serving) -> int:
+    assert program.http.base_url.port is not None
+    return program.http.base_url.port
+
+
+def call_back(program: Serving, message_id: str) -> int:
+    query = a_report(messageid=message_id)
+    return program.http.get(f"/callback/paasoo/{TOKEN}?{query}").status_code
+
+
+def is_found(program: Serving, message_id: str) -> bool:
+    path = f"/v1/messages/{message_id}"
+    return program.http.get(path, headers=AUTHORIZED).status_code == 200
+
+
+def spool_is_empty(program: Serving) -> bool:
+    metrics = program.http.get("/metrics", headers=AUTHORIZED).text
+    return "\ndlr_spool_waiting 0.0\n" in metrics
+
+
+def is_ready(program: Serving) -> bool:
+    return program.http.get("/readyz").status_code == 200
+
+
+@contextmanager
+def under_load(ledger: Ledger, *programs: Serving) -> Iterator[None]:
+    load = Load(ledger, [port_of(program) for program in programs])
+    load.start()
+    try:
+        until(lambda: ledger.answers.total() > 100)
+        yield
+    finally:
+        load.stop()
+
+
+def keep_up_for(seconds: float) -> None:
+    """How long the fault lasts; nothing is waited for."""
+    time.sleep(seconds)
+
+
+@pytest.mark.timeout(240)
+def test_reports_of_an_outage_are_all_kept_and_found_once(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    with serving(**settings_for(server_database)) as program:
+        with under_load(ledger, program):
+            server.stop("immediate")
+            keep_up_for(OUTAGE_S)
+            server.start()
+            back_at = time.monotonic()
+        until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+        found_after = time.monotonic() - back_at
+
+        assert found_after < FOUND_WITHIN_S
+        assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+        assert is_ready(program)
+        assert any(line["message"] == "the spool was drained" for line in program.log_lines())
+    print(f"{ledger.answers[200]} answered 200, found {found_after:.1f} s after its return")
+    ledger.check(server_database)
+
+
+@pytest.mark.timeout(240)
+def test_without_a_spool_reports_are_refused_at_once_and_taken_again_soon(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    with serving(**settings_for(server_database, DLR_SPOOL="off")) as program:
+        assert call_back(program, "before") == 200
+        server.stop("immediate")
+        slowest = 0.0
+        for number in range(50):
+            started = time.monotonic()
+            answer = program.http.get(
+                f"/callback/paasoo/{TOKEN}?{a_report(messageid=f'during-{number}')}"
+            )
+            slowest = max(slowest, time.monotonic() - started)
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) > 0
+        server.start()
+        back_at = time.monotonic()
+        until(lambda: call_back(program, "after") == 200, 5)
+        again_after = time.monotonic() - back_at
+
+        assert slowest < 1
+        assert is_found(program, "before")
+        print(f"slowest refusal {slowest:.3f} s, normal {again_after:.1f} s after its return")
+
+
+def test_lookups_during_an_outage_are_refused_quickly(
+    server: StoppableServer, server_database: URL
+) -> None:
+    with serving(**settings_for(server_database)) as program:
+        server.stop("immediate")
+        started = time.monotonic()
+        answer = program.http.get("/v1/messages/any", headers=AUTHORIZED)
+
+        assert time.monotonic() - started < 3
+        assert answer.status_code == 503
+        assert answer.json()["code"] == "database_unavailable"
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_it_starts_without_the_database_and_takes_reports_at_once(
+    server: StoppableServer, server_database: URL
+) -> None:
+    server.stop("immediate")
+    with serving(**settings_for(server_database)) as program:
+        assert call_back(program, "early") == 200
+        assert program.http.get("/readyz").json()["checks"]["database"] != "ok"
+
+        server.start()
+        until(lambda: is_ready(program) and spool_is_empty(program))
+
+        assert program.http.get("/v1/messages/early", headers=AUTHORIZED).json()["final"]
+
+
+def test_a_server_that_hangs_counts_as_away(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    with serving(**settings_for(server_database)) as program, ExitStack() as stopped:
+        with under_load(ledger, program):
+            for process in server.processes():
+                process.suspend()
+                stopped.callback(process.resume)
+            until(lambda: not spool_is_empty(program))
+            answered = ledger.answers.total()
+            until(lambda: ledger.answers.total() > answered + 200)
+            started = time.monotonic()
+            looked_up = program.http.get("/v1/messages/any", headers=AUTHORIZED)
+            waited = time.monotonic() - started
+            stopped.close()
+        until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+
+    assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+    assert looked_up.status_code == 503
+    assert waited < 6
+    ledger.check(server_database)
+
+
+def test_connections_that_are_cut_cost_no_report(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    admin_url = server.url.render_as_string(hide_password=False)
+    with (
+        serving(**settings_for(server_database, DLR_SPOOL="off")) as program,
+        psycopg.connect(admin_url, autocommit=True) as admin,
+        under_load(ledger, program),
+    ):
+        for _ in range(5):
+            answered = ledger.answers.total()
+            cut = admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                [server_database.database],
+            ).fetchall()
+            assert cut
+            until(lambda before=answered: ledger.answers.total() > before + 100)
+
+    assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+    ledger.check(server_database)
+
+
+def test_a_lock_on_the_table_is_waited_out_in_the_spool(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    with serving(**settings_for(server_database)) as program:
+        with under_load(ledger, program), psycopg.connect(address) as other:
+            other.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+            until(lambda: not spool_is_empty(program))
+            other.rollback()
+        until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+
+    assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+    ledger.check(server_database)
+
+
+def test_a_full_spool_refuses_and_keeps_what_it_has(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    with serving(**settings_for(server_database, DLR_SPOOL_MAX_BYTES=str(1024**2))) as program:
+        with under_load(ledger, program):
+            server.stop("immediate")
+            until(lambda: ledger.answers[503] > 100, 60)
+            checks = program.http.get("/readyz").json()["checks"]
+            server.start()
+            until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+        until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+        messages = [line["message"] for line in program.log_lines()]
+
+    assert checks["spool"] == "takes no more"
+    assert messages.count("the spool takes no more") == 1
+    ledger.check(server_database)
+
+
+def test_a_spool_that_its_process_left_behind_is_drained_by_another(
+    server: StoppableServer, server_database: URL
+) -> None:
+    settings = settings_for(server_database)
+    server.stop("immediate")
+    with serving(**settings) as first, serving(**settings) as second:
+        assert call_back(first, "of-the-first") == 200
+        assert call_back(second, "of-the-second") == 200
+        first.kill()
+        second.kill()
+    server.start()
+
+    with serving(**settings) as only:
+        until(lambda: is_found(only, "of-the-first") and is_found(only, "of-the-second"))
+
+
+def test_two_replicas_given_the_same_in_opposite_orders_agree(
+    server_database: URL,
+) -> None:
+    settings = settings_for(server_database)
+    variants = [
+        a_report(messageid=f"m-{number}", status=status, statuscode=word)
+        for number in range(100)
+        for status, word in ((0, "delivered"), (404, "Unroutable"), (0, "accepted"), (777, None))
+    ]
+
+    def send(program: Serving, queries: list[str]) -> set[int]:
+        address = f"/callback/paasoo/{TOKEN}"
+        with ThreadPoolExecutor(8) as threads:
+            return set(
+                threads.map(lambda q: program.http.get(f"{address}?{q}").status_code, queries)
+            )
+
+    with serving(**settings) as one, serving(**settings) as other, ThreadPoolExecutor(2) as both:
+        answers = [
+            both.submit(send, one, variants),
+            both.submit(send, other, variants[::-1]),
+        ]
+        assert [answer.result() for answer in answers] == [{200}, {200}]
+
+    database = open_database(server_database)
+    with database.read.connect() as connection:
+        statuses = connection.execute(
+            text("SELECT DISTINCT state, conflicting FROM deliveries")
+        ).all()
+        history = connection.execute(text("SELECT count(*), sum(times_received) FROM reports"))
+        assert [tuple(row) for row in statuses] == [("delivered", True)]
+        assert tuple(history.one()) == (len(variants), 2 * len(variants))
+    database.close()
