@@ -5,13 +5,14 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import IO, Annotated, NoReturn
 
 import typer
 from fastapi import FastAPI
@@ -132,8 +133,8 @@ def listen(settings: Settings) -> list[socket.socket]:
 
 
 @contextmanager
-def the_only_process_on(settings: Settings) -> Iterator[None]:
-    """SQLite is for one process: a second `serve` on the same file is refused."""
+def the_only_process_on(settings: Settings, *, patience_s: float = 0) -> Iterator[None]:
+    """SQLite is for one process: a second on the same file is refused, after a while."""
     if not settings.is_embedded:
         yield
         return
@@ -144,14 +145,23 @@ def the_only_process_on(settings: Settings) -> Iterator[None]:
     except OSError as error:
         raise SettingsError(f"{settings.database_setting}: can't write there: {error}") from None
     with opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        deadline = time.monotonic() + patience_s
+        while not is_locked_by_us(opened) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not is_locked_by_us(opened):
             raise SettingsError(
                 f"{settings.database_setting}: {settings.database.database} is served by another"
                 " process; SQLite is for one, PostgreSQL for many"
-            ) from None
+            )
         yield
+
+
+def is_locked_by_us(opened: IO[str]) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def prepare_schema(settings: Settings) -> None:
@@ -208,7 +218,10 @@ def welcome(first: first_run.FirstRun) -> str:
 def migrate() -> None:
     """Bring the database's schema up to date. Several at once take turns."""
     settings = load_settings()
-    with the_only_process_on(settings), opened_database(settings) as database:
+    with (
+        the_only_process_on(settings, patience_s=5),
+        opened_database(settings) as database,
+    ):
         before, after = schema.upgrade(database.write)
     typer.echo(f"schema: {before or 'none'} -> {after}" if before != after else f"schema: {after}")
 

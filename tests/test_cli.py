@@ -16,7 +16,6 @@ from tests.postgres import new_database
 from tests.process import Ended, run, serving
 from tests.service import a_report
 
-DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 ROLES = ("read", "send", "admin")
 
 # A secret that stands in wrong settings: none of it may be printed.
@@ -54,6 +53,8 @@ WRONG_SETTINGS = [
     ("DLR_API_KEYS", f"bob:king:{SECRET}"),
     ("DLR_API_KEYS", f"bob:read:sha256={SECRET}"),
     ("DLR_API_KEYS", f"bob:read:sha256={'0' * 63}"),
+    ("DLR_SPOOL", "maybe"),
+    ("DLR_SPOOL_MAX_BYTES", "1"),
     ("DLR_QUEUE_LIMIT", "0"),
     ("DLR_QUARANTINE_MAX_ROWS", "many"),
     ("DLR_METRICS_PUBLIC", "perhaps"),
@@ -175,7 +176,7 @@ def test_migrations_at_once_take_turns(new_database_url: URL) -> None:
 
 def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: URL) -> None:
     url = new_database_url.render_as_string(hide_password=False)
-    engine = create_engine(new_database_url.set(drivername=DRIVERS[new_database_url.drivername]))
+    engine = create_engine(new_database_url)
     # The last table that the first migration makes: what it made before is to be undone.
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE quarantine (in_the_way INTEGER)"))

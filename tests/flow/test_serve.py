@@ -232,7 +232,10 @@ def test_sigterm_ends_in_time_though_the_database_hangs(
     with new_database(postgres_server, f"TEMPLATE {postgres_template}") as database:
         url = database.render_as_string(hide_password=False)
         given = {"DLR_DATABASE_URL": url, "DLR_METRICS_PUBLIC": "true", "DLR_SPOOL": "off"}
-        with psycopg.connect(url) as other, serving(**given, **SECRETS) as service:
+        with (
+            psycopg.connect(url.replace("+psycopg", "")) as other,
+            serving(**given, **SECRETS) as service,
+        ):
             other.execute("LOCK TABLE reports IN ACCESS EXCLUSIVE MODE")
             with ThreadPoolExecutor() as threads:
                 callers = []
