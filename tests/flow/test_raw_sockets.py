@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app import server
 from tests.service import TOKEN, Service, a_report
 
 # What the contract names for the callback, but 503, which nothing here gives cause for.
@@ -267,4 +268,29 @@ def test_report_is_stored_though_its_caller_left(service: Service) -> None:
         assert leaver.recv(1)  # admitted, and answered
 
     assert service.message("kept")["state"] == "delivered"
+    assert_still_works(service)
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.2)
+    for part in (b"", b"GET /livez", ask(KEPT)[:-2]):
+        with connect(service) as half:
+            half.sendall(part)
+            assert half.recv(1) == b""  # it hung up; a socket time-out fails the test
+
+    with connect(service) as slow:  # a second request, after one that was answered
+        slow.sendall(ask(KEPT, head=b"Host: x\r\n\r\n"))
+        assert slow.recv(4096).startswith(b"HTTP/1.1 200")
+        slow.sendall(b"GET /livez")
+        assert slow.recv(1) == b""
+
+
+def test_a_head_without_an_end_is_cut_off(service: Service) -> None:
+    with connect(service) as endless:
+        endless.sendall(b"GET /livez HTTP/1.1\r\n")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            for _ in range(10_000):
+                endless.sendall(b"X-A: b\r\n" * 1000)
     assert_still_works(service)

@@ -152,3 +152,25 @@ def test_a_caller_that_leaves_does_not_take_its_report_along(
     # The next report is committed after the one before it, so its answer is the signal.
     assert service.call_back(a_report(messageid="next")).status_code == 200
     assert service.delivery()["state"] == "delivered"
+
+
+def test_a_quarantine_that_fails_turns_no_report_away(database_url: URL) -> None:
+    with running_service(database_url, spool=False) as service:
+        execute(database_url, "ALTER TABLE quarantine RENAME TO elsewhere")
+        queries = [a_report(messageid=f"m-{n}") for n in range(20)]
+        queries[7] = a_report(type="mo")
+
+        answers = call_back_at_once(service, queries)
+
+        # Those that came after the fault may be refused with it, while the database counts as
+        # away; those that shared its batch may not, and nothing is stored more than once.
+        assert answers[7].status_code == 503
+        for n, answer in enumerate(answers):
+            if n != 7:
+                assert answer.status_code in {200, 503}
+                reports = service.get(f"/v1/messages/m-{n}/reports")
+                assert (answer.status_code == 200) <= (reports.status_code == 200)
+                if reports.status_code == 200:
+                    assert [row["times_received"] for row in reports.json()["reports"]] == [1]
+        execute(database_url, "ALTER TABLE elsewhere RENAME TO quarantine")
+        until(lambda: service.call_back(queries[7]).status_code == 400)

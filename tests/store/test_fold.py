@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import URL, Row
+from sqlalchemy import URL, Row, insert
 
 from app.callback.parse import parse
 from app.reports import DeliveryReport
 from app.store import read, write
 from app.store.engine import Database, open_database
+from app.store.tables import deliveries as deliveries_table
 from tests.oracle import expected_status, shown_status
 from tests.service import Service, a_report
 
@@ -137,3 +138,28 @@ def test_every_order_over_http_gives_the_same_status(
     assert delivery["reason"] is None
     assert delivery["conflicting"]
     assert len(service.reports()) == 4
+
+
+def test_a_delivery_that_was_registered_first_gets_its_times_from_the_report(
+    database: Database,
+) -> None:
+    registered = insert(deliveries_table).values(
+        message_id="registered",
+        recipient=RECIPIENTS[0],
+        rank=0,
+        decided_at=1,
+        fingerprint=0,
+        state="pending",
+        conflicting=False,
+        reference="order 17",
+    )
+    report = understood("registered", RECIPIENTS[0], {"status": 0}, 7)
+    with database.write.begin() as connection:
+        connection.execute(registered)
+        write.record(connection, [report])
+
+    with database.read.connect() as connection:
+        (row,) = read.deliveries_of(connection, "registered")
+
+    assert (row.state, row.first_received_at, row.last_received_at) == ("delivered", 7, 7)
+    assert row.reference == "order 17"
