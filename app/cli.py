@@ -88,6 +88,8 @@ def serve(
         settings = first_run.with_secrets(settings).settings
     with the_only_process_on(settings), ExitStack() as opened:
         prepare_schema(settings)
+        if settings.is_embedded and any(settings.data_dir.glob("spool-*.db")):
+            log.warning("a server database's spool is not drained into the embedded database")
         sockets = [opened.enter_context(listener) for listener in listen(settings)]
         # Only now, when nothing is left to fail: they are shown but once.
         first = first_run.with_secrets(settings)

@@ -1,5 +1,6 @@
 """Builds, starts and stops every part."""
 
+import asyncio
 import logging
 import threading
 import time
@@ -61,9 +62,11 @@ def create_app(settings: Settings) -> FastAPI:
         if not database.is_embedded:
             await run_in_threadpool(recovery.start)
         yield
+        recovery.stop()
         await writer.stop(timeout_s=0.5)
-        if not database.is_embedded:
-            await run_in_threadpool(recovery.stop)
+        loop = asyncio.get_running_loop()
+        if not database.is_embedded and await loop.run_in_executor(None, recovery.is_running, 0.5):
+            return  # it still holds what would be closed; the end of the process does that
         if spool is not None:
             spool.close()
         database.close()

@@ -181,12 +181,13 @@ class Settings(BaseSettings):
     spool_max_bytes: int = Field(
         default=1024**3,
         ge=1024**2,
-        description="How large the spool's file may grow; past it, 503. About 200 bytes a report.",
+        description="How large the spool's file may grow, at least 1 MiB; past it, 503. A report "
+        "takes its raw query and about 50 bytes.",
     )
     queue_limit: int = Field(
         default=10_000,
         ge=1,
-        description="Reports that may wait for their commit; past it the callback answers 503.",
+        description="Reports that may wait for their commit, at least 1; past it, 503.",
     )
     quarantine_max_rows: int = Field(
         default=10_000,
@@ -201,10 +202,11 @@ class Settings(BaseSettings):
         ge=0,
         le=5,
         description="On SIGTERM, how long new connections are still taken while `/readyz` already "
-        "fails, so that a load balancer moves on before the port closes. Seconds.",
+        "fails, so that a load balancer moves on before the port closes. Seconds, at most 5.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least level that is logged."
+        default="info",
+        description="The least level that is logged: `debug`, `info`, `warning` or `error`.",
     )
 
     @property

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -18,16 +19,20 @@ from app.reports import DeliveryReport
 from app.store import schema
 from app.store.engine import Database
 from app.store.quarantine import Refusal
-from app.store.spool import Spool
+from app.store.spool import Spool, Spooled
 from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL_S: Final = 0.5
-DRAIN_BATCH: Final = 500
+MAX_RETRY_INTERVAL_S: Final = 2.0
+FIRST_DRAIN_BATCH: Final = 125
+MAX_DRAIN_BATCH: Final = 2000
+# Rows that a drain leaves for its next pass before it takes the database for away.
+MAX_PASSED_OVER: Final = 3
 PROGRESS_INTERVAL_S: Final = 2.0
 # How often a replica looks for the spool of another that is not coming back.
-ABANDONED_INTERVAL_S: Final = 60.0
+ABANDONED_INTERVAL_S: Final = 10.0
 
 
 class Intake:
@@ -82,7 +87,7 @@ class Intake:
         if self._failing_since is not None:
             seconds = round(time.monotonic() - self._failing_since, 1)
             self._failing_since = None
-            self._said_spool_is_failing = False
+            self._said_spool_is_failing = self.spool_is_failing = False
             log.warning("the database takes reports again", extra={"after_seconds": seconds})
 
     def _shelter(self, batch: Sequence[Entry]) -> list[Outcome]:
@@ -121,67 +126,150 @@ class Recovery:
         self._understand = understand
         self._spool_folder = spool_folder
         self._spool_max_bytes = spool_max_bytes
+        self._looked_for_abandoned_at = -ABANDONED_INTERVAL_S
+        self._complaint = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="recovery", daemon=True)
 
     def start(self) -> None:
         """Look once whether the database is there, then watch over it."""
-        self._try_database()
+        self._intake.is_away = True
+        self._step()
         self._thread.start()
 
     def stop(self) -> None:
+        """End after what is under way. Whoever needs to know waits with `is_running`."""
         self._stopping.set()
-        self._thread.join(timeout=0.5)
+
+    def is_running(self, timeout_s: float) -> bool:
+        self._thread.join(timeout_s)
+        return self._thread.is_alive()
 
     def _watch(self) -> None:
-        abandoned_seen_at = -ABANDONED_INTERVAL_S
-        while not self._stopping.wait(RETRY_INTERVAL_S):
-            try:
-                if self._intake.is_away and not self._try_database():
-                    continue
-                if self._intake.spool is None:
-                    continue
-                self._drain(self._intake.spool)
-                if time.monotonic() - abandoned_seen_at >= ABANDONED_INTERVAL_S:
-                    abandoned_seen_at = time.monotonic()
-                    for spool in Spool.abandoned(self._spool_folder, self._spool_max_bytes):
-                        self._drain(spool)
-            except DatabaseFaultError as error:
-                self._intake.note_fault(str(error))
-            except Exception:
-                # Whatever it was, this thread is the only one that can end an outage.
-                log.exception("the recovery failed; it goes on")
+        pause_s = RETRY_INTERVAL_S
+        while not self._stopping.wait(pause_s):
+            longer_s = min(2 * pause_s, MAX_RETRY_INTERVAL_S)
+            pause_s = RETRY_INTERVAL_S if self._step() else longer_s
 
-    def _try_database(self) -> bool:
+    def _step(self) -> bool:
+        """One look, and a drain where there is something to drain; False where it failed."""
+        try:
+            if self._intake.is_away:
+                self._require_writable()
+            spool = self._intake.spool
+            if spool is not None:
+                # Ends the outage only when its first batch is in: a write, not a look, proves it.
+                Drain(spool, self._intake, self._understand, self._stopping).run()
+            self._intake.note_success()
+            self._drain_abandoned()
+        except (DatabaseFaultError, schema.NotWritableError) as error:
+            self._intake.note_fault(str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever it was, nobody else ends an outage
+            self._complain("the recovery failed; it goes on", error)
+            return False
+        self._complaint = ""
+        return True
+
+    def _require_writable(self) -> None:
         try:
             with self._database.write.connect() as connection:
                 schema.require_writable(connection)
-        except schema.NotWritableError as error:
-            self._intake.note_fault(str(error))
-            return False
+        except schema.NotWritableError:
+            # Another connection may lead to another server: this one's may be a standby by now.
+            self._database.write.dispose()
+            raise
         except SQLAlchemyError as error:
-            self._intake.note_fault(str(description(error, rows=0)["error"]))
-            return False
-        self._intake.note_success()
-        return True
+            raise DatabaseFaultError(str(description(error, rows=0)["error"])) from error
 
-    def _drain(self, spool: Spool) -> None:
-        """Into the database first, out of the spool then: twice is harmless, not at all is not."""
-        drained, started, said_at = 0, time.monotonic(), time.monotonic()
-        while len(spool) and not self._stopping.is_set():
-            waiting = spool.oldest(DRAIN_BATCH)
-            entries = [self._understand(row.query.encode(), row.received_at) for row in waiting]
-            for kind in (DeliveryReport, Refusal):
-                if alike := [entry for entry in entries if isinstance(entry, kind)]:
-                    self._intake.committer.commit(alike)
-            spool.remove(waiting)
-            drained += len(waiting)
+    def _drain_abandoned(self) -> None:
+        if time.monotonic() - self._looked_for_abandoned_at < ABANDONED_INTERVAL_S:
+            return
+        self._looked_for_abandoned_at = time.monotonic()
+        for file in sorted(self._spool_folder.glob("spool-*.db")):
+            try:
+                spool = Spool.take(file, self._spool_max_bytes)
+            except SQLAlchemyError as error:
+                self._complain(f"{file} can't be read; what is in it is not drained", error)
+                continue
+            if spool is not None:
+                with closing(spool):
+                    Drain(spool, self._intake, self._understand, self._stopping).run()
+
+    def _complain(self, message: str, error: Exception) -> None:
+        """Once, not every half second, for as long as it stays the same."""
+        complaint = f"{message} {error!r}"
+        if complaint != self._complaint:
+            self._complaint = complaint
+            log.error(message, exc_info=error)
+
+
+class Drain:
+    """One pass over a spool: into the database first, out of the spool then.
+
+    Twice is harmless, not at all is not: so a crash in between only records some again.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        intake: Intake,
+        understand: Callable[[bytes, int], Entry],
+        stopping: threading.Event,
+    ) -> None:
+        self._spool = spool
+        self._intake = intake
+        self._understand = understand
+        self._stopping = stopping
+        self._limit = FIRST_DRAIN_BATCH
+        self._passed_over = 0
+
+    def run(self) -> None:
+        """Raises `DatabaseFaultError` where the database doesn't take even one more row."""
+        drained, last_id = 0, 0
+        started = said_at = time.monotonic()
+        while not self._stopping.is_set() and (rows := self._spool.after(last_id, self._limit)):
+            stored = self._record(rows)
+            if stored is None:
+                continue  # the same again, fewer at once
+            last_id = rows[-1].id
+            self._spool.remove(stored)
+            drained += len(stored)
             if time.monotonic() - said_at >= PROGRESS_INTERVAL_S:
                 said_at = time.monotonic()
-                log.info("draining the spool", extra={"drained": drained, "left": len(spool)})
+                log.info("draining the spool", extra={"drained": drained, "left": len(self._spool)})
         if drained:
+            self._spool.forget_up_to(last_id, leaving=self._passed_over)
             seconds = round(time.monotonic() - started, 1)
             log.warning(
                 "the spool was drained",
-                extra={"drained": drained, "left": len(spool), "seconds": seconds},
+                extra={"drained": drained, "left": len(self._spool), "seconds": seconds},
             )
+
+    def _record(self, rows: Sequence[Spooled]) -> list[int] | None:
+        """The ids that are in the database now; None where it could not take so many at once."""
+        entries = [self._understand(row.query.encode(), row.received_at) for row in rows]
+        stored = []
+        try:
+            for kind in (DeliveryReport, Refusal):
+                places = [place for place, entry in enumerate(entries) if isinstance(entry, kind)]
+                if places:
+                    outcomes = self._intake.committer.commit([entries[place] for place in places])
+                    stored += [
+                        rows[place].id
+                        for place, outcome in zip(places, outcomes, strict=True)
+                        if outcome is not Outcome.UNAVAILABLE
+                    ]
+        except DatabaseFaultError:
+            # Slow, cold, or one row locked by somebody: fewer may pass where many did not.
+            if self._limit > 1:
+                self._limit = max(1, self._limit // 8)
+                return None
+            self._passed_over += 1
+            if self._passed_over > MAX_PASSED_OVER:
+                raise
+            return []
+        self._passed_over += len(rows) - len(stored)
+        self._limit = min(2 * self._limit, MAX_DRAIN_BATCH)
+        self._intake.note_success()
+        return stored

@@ -46,6 +46,8 @@ def show_readiness(request: Request) -> JSONResponse:
 
 
 def _check_database(request: Request) -> dict[str, str]:
+    if request.app.state.intake.is_away:
+        return {"database": "takes no reports", "schema": "not checked"}
     try:
         with request.app.state.database.read.connect() as connection:
             current = schema.is_current(connection)

@@ -22,6 +22,8 @@ from app.errors import (
 
 def open_connection(request: Request) -> Iterator[Connection]:
     """A connection that reads, for as long as the endpoint runs."""
+    if request.app.state.intake.is_away:
+        raise DatabaseUnavailableError  # known, so nobody need wait to find out
     with request.app.state.database.read.connect() as connection:
         yield connection
 

@@ -125,7 +125,7 @@ def _postgresql_engine(url: URL, timeout_s: float | None, **options: Any) -> Eng
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "paasoo-dlr",
             "client_encoding": "utf8",  # whatever the database's own encoding is
-            "options": f"-c statement_timeout={milliseconds}",
+            "options": f"{url.query.get('options', '')} -c statement_timeout={milliseconds}",
         },
         hide_parameters=True,  # an error's text would quote phone numbers
         pool_timeout=READ_TIMEOUT_S,

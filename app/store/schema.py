@@ -8,9 +8,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, false, text, update
 
 import migrations
+from app.store.tables import metadata
 
 
 def alembic_config() -> Config:
@@ -72,8 +73,15 @@ def is_current(connection: Connection) -> bool:
 
 
 def require_writable(connection: Connection) -> None:
-    """Raise `NotWritableError` on a schema of another version, or on a standby."""
+    """Raise `NotWritableError` on a schema of another version, or on a standby.
+
+    Raises the driver's error where a table is locked, or may not be written.
+    """
     if not is_current(connection):
         raise NotWritableError("the schema is not current; run `paasoo-dlr migrate`")
     if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
         raise NotWritableError("the database is read-only")
+    for table in metadata.sorted_tables:
+        # Changes no row, and yet waits for whoever has the table locked, as a write would.
+        column = next(iter(table.primary_key.columns))
+        connection.execute(update(table).values({column: column}).where(false()))

@@ -5,12 +5,13 @@ what arrived, not what was understood of it, so a later version drains what an e
 """
 
 import fcntl
+import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Self
+from typing import IO, Any, Final, Self
 
 from sqlalchemy import (
     URL,
@@ -22,12 +23,16 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    event,
     func,
     insert,
     select,
 )
+from sqlalchemy.exc import DatabaseError, OperationalError
 
-from app.store.engine import open_database
+from app.store.engine import Database, open_database
+
+log = logging.getLogger(__name__)
 
 PAGE_BYTES: Final = 4096  # SQLite's default
 
@@ -38,6 +43,7 @@ _spooled = Table(
     Column("id", Integer, primary_key=True),
     Column("received_at", BigInteger, nullable=False),  # us since 1970 UTC
     Column("query", Text, nullable=False),  # raw, printable ASCII
+    sqlite_autoincrement=True,  # an id is never used again, whoever remembers it
 )
 
 
@@ -59,12 +65,11 @@ class Spool:
     def __init__(self, file: Path, lock: IO[str], max_bytes: int) -> None:
         self.file = file
         self._lock = lock
-        self._database = open_database(URL.create("sqlite", database=str(file)))
+        self._max_bytes = max_bytes
         self._one_at_a_time = threading.Lock()
-        with self._one_at_a_time, self._begin() as connection:
-            _metadata.create_all(connection)
-            # SQLite keeps the bound itself. What is drained leaves its pages for what comes next.
-            connection.exec_driver_sql(f"PRAGMA max_page_count={max_bytes // PAGE_BYTES}")
+        self._must_be_replaced = False
+        self._database = self._open()
+        with self._begin() as connection:
             self._count = connection.scalar(select(func.count()).select_from(_spooled)) or 0
 
     @classmethod
@@ -72,21 +77,21 @@ class Spool:
         """The first spool of the folder that no other process has: replicas may share a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         number = 0
-        while (spool := cls._open(folder / f"spool-{number}.db", max_bytes)) is None:
-            number += 1
-        return spool
-
-    @classmethod
-    def abandoned(cls, folder: Path, max_bytes: int) -> Iterator[Self]:
-        """The spools that a process left behind which is not coming back."""
-        for file in sorted(folder.glob("spool-*.db")):
-            spool = cls._open(file, max_bytes)
+        while True:
+            file = folder / f"spool-{number}.db"
+            try:
+                spool = cls.take(file, max_bytes)
+            except OperationalError:
+                raise  # no room, no permission: the next one would have neither
+            except DatabaseError:
+                log.exception("this spool is damaged; the next one is used", extra={"file": file})
+                spool = None
             if spool is not None:
-                yield spool
-                spool.close()
+                return spool
+            number += 1
 
     @classmethod
-    def _open(cls, file: Path, max_bytes: int) -> Self | None:
+    def take(cls, file: Path, max_bytes: int) -> Self | None:
         """None where another process, or this one already, has it."""
         lock = file.with_suffix(".lock").open("w")
         try:
@@ -100,6 +105,7 @@ class Spool:
             raise
 
     def __len__(self) -> int:
+        """How many wait that are not in the database yet."""
         return self._count
 
     def put(self, callbacks: Sequence[tuple[int, str]]) -> None:
@@ -110,20 +116,42 @@ class Spool:
                 connection.execute(insert(_spooled), rows)
             self._count += len(rows)
 
-    def oldest(self, limit: int) -> list[Spooled]:
-        """At most `limit` of what waits, oldest first."""
-        statement = select(_spooled).order_by(_spooled.c.id).limit(limit)
-        with self._one_at_a_time, self._begin() as connection:
+    def after(self, last_id: int, limit: int) -> list[Spooled]:
+        """At most `limit` of what waits, in the order of arrival, from behind `last_id`."""
+        statement = (
+            select(_spooled).where(_spooled.c.id > last_id).order_by(_spooled.c.id).limit(limit)
+        )
+        with self._one_at_a_time, self._database.read.connect() as connection:
             return [Spooled(*row) for row in connection.execute(statement)]
 
-    def remove(self, drained: Sequence[Spooled]) -> None:
-        """Forget what is in the database by now: neighbours, as `oldest` gave them."""
+    def remove(self, ids: Sequence[int]) -> None:
+        """Forget what is in the database by now, or note that there was no room to do so.
+
+        To delete is to write: on a disk that the spool itself has filled it fails.
+        """
         with self._one_at_a_time:
-            with self._begin() as connection:
-                connection.execute(
-                    delete(_spooled).where(_spooled.c.id.between(drained[0].id, drained[-1].id))
-                )
-            self._count -= len(drained)
+            self._count -= len(ids)
+            try:
+                with self._begin() as connection:
+                    connection.execute(delete(_spooled).where(_spooled.c.id.in_(ids)))
+            except OperationalError:
+                self._must_be_replaced = True
+
+    def forget_up_to(self, last_id: int, *, leaving: int) -> None:
+        """Where rows could not be deleted, and all are in the database: begin with a new file."""
+        with self._one_at_a_time:
+            if not self._must_be_replaced or leaving:
+                return
+            with self._database.read.connect() as connection:
+                newest = connection.scalar(select(func.max(_spooled.c.id))) or 0
+            if newest > last_id:
+                return
+            self._database.close()
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self.file}{suffix}").unlink(missing_ok=True)
+            self._database = self._open()
+            self._must_be_replaced = False
+            self._count = 0
 
     def close(self) -> None:
         self._database.close()
@@ -131,3 +159,16 @@ class Spool:
 
     def _begin(self) -> AbstractContextManager[Connection]:
         return self._database.write.begin()
+
+    def _open(self) -> Database:
+        database = open_database(URL.create("sqlite", database=str(self.file)))
+        pages = self._max_bytes // PAGE_BYTES
+
+        @event.listens_for(database.write, "connect")
+        def bound(connection: Any, _record: object) -> None:
+            # SQLite keeps the bound itself. What is drained leaves its pages for what comes next.
+            connection.execute(f"PRAGMA max_page_count={pages}")
+
+        with database.write.begin() as connection:
+            _metadata.create_all(connection)
+        return database

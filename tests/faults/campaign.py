@@ -30,7 +30,11 @@ RANDOM: Final = "at a random moment"
 WHILE_STARTING: Final = "while starting"
 WITH_POSTGRES: Final = "just after PostgreSQL crashed"
 SPOOL_POINTS: Final = tuple(point for point in POINTS if "spool" in point or "drain" in point)
-COMMIT_POINTS: Final = ("before the commit", "after the commit, before the answer")
+COMMIT_POINTS: Final = (
+    "before the commit",
+    "in the transaction",
+    "after the commit, before the answer",
+)
 PLANS: Final = {
     "sqlite": (RANDOM, RANDOM, WHILE_STARTING, *COMMIT_POINTS),
     "postgresql": (RANDOM, RANDOM, WHILE_STARTING, WITH_POSTGRES, *COMMIT_POINTS, *SPOOL_POINTS),
@@ -93,7 +97,8 @@ class Campaign:
             assert self.server
             self.server.stop("immediate")
         if way in POINTS:
-            times = str(self._random.randrange(1, 12))
+            # A drain takes but a few batches, each larger than the one before.
+            times = str(self._random.randrange(1, 4 if "drain" in way else 12))
             process = self._start(sys.executable, "-m", "tests.faults.doomed", way, times)
         else:
             process = self._start(PROGRAM)

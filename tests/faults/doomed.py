@@ -19,6 +19,7 @@ from app.store.spool import Spool
 # Where, and whether it dies before the call or after it.
 POINTS: dict[str, tuple[Any, str, bool]] = {
     "before the commit": (write, "record", True),
+    "in the transaction": (write, "record", False),
     "after the commit, before the answer": (Committer, "commit", False),
     "before it is in the spool": (Spool, "put", True),
     "in the spool, before the answer": (Spool, "put", False),

@@ -14,7 +14,14 @@ import pytest
 from sqlalchemy import URL
 
 from tests.faults.ledger import Ledger, Load
-from tests.faults.test_outages import AUTHORIZED, call_back, port_of
+from tests.faults.test_outages import (
+    AUTHORIZED,
+    call_back,
+    port_of,
+    settings_for,
+    spool_is_empty,
+)
+from tests.postgres import StoppableServer
 from tests.process import Serving, run, serving, until
 from tests.service import READ_KEY, TOKEN
 
@@ -62,6 +69,26 @@ def test_a_full_disk_refuses_and_recovers_without_a_restart(seed: int, small_dis
         assert "the database takes no reports" in messages_of(program)
         assert "the database takes reports again" in messages_of(program)
     ledger.check(URL.create("sqlite", database=str(small_disk / "dlr.db")))
+
+
+def test_a_disk_that_the_spool_has_filled_loses_nothing_and_is_freed(
+    seed: int, small_disk: Path, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    settings = settings_for(server_database, DLR_DATA_DIR=str(small_disk))
+    with serving(**settings) as program:
+        load = Load(ledger, [port_of(program)])
+        load.start()
+        until(lambda: ledger.answers[200] > 100)
+        server.stop("immediate")
+        until(lambda: ledger.answers[503] > 100, 60)
+        server.start()
+        until(lambda: spool_is_empty(program), 30)
+        load.stop()
+        until(lambda: spool_is_empty(program), 30)
+
+        assert sum(file.stat().st_size for file in small_disk.glob("spool-*")) < 1024**2
+    ledger.check(server_database)
 
 
 def test_a_locked_file_refuses_and_recovers_without_a_restart(tmp_path: Path) -> None:

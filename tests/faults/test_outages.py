@@ -225,6 +225,8 @@ def test_a_full_spool_refuses_and_keeps_what_it_has(
         until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
         messages = [line["message"] for line in program.log_lines()]
 
+        until(lambda: is_ready(program))
+
     assert checks["spool"] == "takes no more"
     assert messages.count("the spool takes no more") == 1
     ledger.check(server_database)
@@ -244,6 +246,84 @@ def test_a_spool_that_its_process_left_behind_is_drained_by_another(
 
     with serving(**settings) as only:
         until(lambda: is_found(only, "of-the-first") and is_found(only, "of-the-second"))
+
+
+def test_what_is_in_a_spool_is_drained_though_the_spool_is_turned_off(
+    server: StoppableServer, server_database: URL
+) -> None:
+    settings = settings_for(server_database)
+    server.stop("immediate")
+    with serving(**settings) as before:
+        assert call_back(before, "kept") == 200
+        before.kill()
+    server.start()
+
+    with serving(**settings, DLR_SPOOL="off") as after:
+        until(lambda: is_found(after, "kept"))
+
+
+def test_a_spool_drains_into_a_database_that_is_slow_or_refuses_a_row(
+    server: StoppableServer, server_database: URL
+) -> None:
+    with serving(**settings_for(server_database)) as program:
+        server.stop("immediate")
+        for number in range(300):
+            assert call_back(program, f"m-{number}") == 200
+        query = a_report(messageid="poison", errcode="poison")
+        assert program.http.get(f"/callback/paasoo/{TOKEN}?{query}").status_code == 200
+        server.start()
+        make_slow(server_database)
+
+        until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+
+        assert all(is_found(program, f"m-{number}") for number in (0, 150, 299))
+        assert not is_found(program, "poison")
+        assert program.http.get("/metrics", headers=AUTHORIZED).text.count(
+            'dlr_quarantined_total{code="invalid_parameter"} 1.0'
+        )
+
+
+SLEEP_BEFORE_EACH_ROW = """
+CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$
+"""
+
+
+def make_slow(url: URL) -> None:
+    """Twenty milliseconds a row: what passes one by one is too much for a large batch."""
+    database = open_database(url, hurried=False)
+    with database.write.begin() as connection:
+        for statement in (
+            SLEEP_BEFORE_EACH_ROW,
+            "CREATE TRIGGER slow BEFORE INSERT ON reports FOR EACH ROW EXECUTE FUNCTION slow()",
+            "ALTER TABLE reports ADD CONSTRAINT poison CHECK (errcode <> 'poison')",
+        ):
+            connection.execute(text(statement))
+    database.close()
+
+
+def test_a_server_that_was_read_only_for_a_while_ends_the_outage(
+    seed: int, server: StoppableServer, server_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    name = server_database.database
+    admin_url = server.url.render_as_string(hide_password=False)
+    with (
+        serving(**settings_for(server_database)) as program,
+        psycopg.connect(admin_url, autocommit=True) as admin,
+    ):
+        with under_load(ledger, program):
+            admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+            admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+            until(lambda: not spool_is_empty(program))
+            assert not is_ready(program)
+            admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        until(lambda: spool_is_empty(program) and is_ready(program), FOUND_WITHIN_S)
+
+    assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+    ledger.check(server_database)
 
 
 def test_two_replicas_given_the_same_in_opposite_orders_agree(
