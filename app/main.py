@@ -30,7 +30,8 @@ from app.errors import (
     problem,
 )
 from app.ingest.batch import Committer
-from app.ingest.outage import Intake, Recovery
+from app.ingest.intake import Intake
+from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health
 from app.quarantine import endpoint as quarantine_endpoint

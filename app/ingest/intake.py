@@ -1,0 +1,96 @@
+"""Where a batch goes: into the database, or, while that takes none, into the spool."""
+
+import logging
+import time
+from collections.abc import Sequence
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.ingest.batch import Committer, DatabaseFaultError, Entry, Outcome, description
+from app.reports import DeliveryReport
+from app.store.quarantine import Refusal
+from app.store.spool import Spool
+from app.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Intake:
+    """What the writer does with a batch: into the database, into the spool, or refuse it.
+
+    A server database that failed once is left to `Recovery`, so that no caller waits for it. The
+    embedded one has no network to wait for: each batch tries it again.
+    """
+
+    def __init__(
+        self, committer: Committer, metrics: Metrics, *, spool: Spool | None, is_embedded: bool
+    ) -> None:
+        self.committer = committer
+        self.spool = spool
+        self.spool_is_failing = False
+        self.is_away = False
+        self._is_embedded = is_embedded
+        self._metrics = metrics
+        self._failing_since: float | None = None
+        self._said_spool_is_failing = False
+
+    def __call__(self, batch: Sequence[Entry]) -> list[Outcome]:
+        # Reports don't ride with refusals: a quarantine that fails is not to turn them away.
+        outcomes = dict.fromkeys(range(len(batch)), Outcome.UNAVAILABLE)
+        for kind, take in ((DeliveryReport, self._take_reports), (Refusal, self._take_refusals)):
+            places = [place for place, entry in enumerate(batch) if isinstance(entry, kind)]
+            if places:
+                entries = [batch[place] for place in places]
+                outcomes.update(zip(places, take(entries), strict=True))
+        return list(outcomes.values())
+
+    def _take_reports(self, batch: Sequence[Entry]) -> list[Outcome]:
+        if not self.is_away:
+            try:
+                outcomes = self.committer.commit(batch)
+            except DatabaseFaultError as error:
+                self.note_fault(str(error))
+            else:
+                self.note_success()
+                return outcomes
+        return self._shelter(batch)
+
+    def _take_refusals(self, batch: Sequence[Entry]) -> list[Outcome]:
+        """Their fault is no outage: reports find out for themselves whether there is one."""
+        if not self.is_away:
+            try:
+                return self.committer.commit(batch)
+            except DatabaseFaultError as error:
+                log.error("the quarantine takes nothing", extra={"error": str(error)})  # noqa: TRY400
+        return self._shelter(batch)
+
+    def note_fault(self, why: str) -> None:
+        self.is_away = not self._is_embedded
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+            instead = "refused" if self.spool is None else "kept in the spool"
+            log.error("the database takes no reports", extra={"error": why, "they_are": instead})
+
+    def note_success(self) -> None:
+        self.is_away = False
+        if self._failing_since is not None:
+            seconds = round(time.monotonic() - self._failing_since, 1)
+            self._failing_since = None
+            self._said_spool_is_failing = self.spool_is_failing = False
+            log.warning("the database takes reports again", extra={"after_seconds": seconds})
+
+    def _shelter(self, batch: Sequence[Entry]) -> list[Outcome]:
+        if self.spool is None:
+            return [Outcome.UNAVAILABLE] * len(batch)
+        try:
+            self.spool.put([(entry.received_at, entry.query) for entry in batch])
+        except SQLAlchemyError as error:
+            if not self._said_spool_is_failing:  # once an outage: a smaller batch may still fit
+                self._said_spool_is_failing = True
+                found = description(error, len(batch))
+                log.error("the spool takes no more", extra=found)  # noqa: TRY400 - quotes rows
+            self.spool_is_failing = True
+            return [Outcome.UNAVAILABLE] * len(batch)
+        self.spool_is_failing = False
+        self._metrics.spooled.inc(len(batch))
+        return [Outcome.STORED] * len(batch)
