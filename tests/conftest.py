@@ -40,7 +40,7 @@ def postgres_server() -> Iterator[URL]:
 def postgres_template(postgres_server: URL) -> Iterator[str]:
     """A migrated database to copy: faster than to migrate one for each test."""
     with new_database(postgres_server) as url:
-        database = open_database(url.set(drivername="postgresql+psycopg"))
+        database = open_database(url)
         schema.upgrade(database.write)
         database.close()
         assert url.database
@@ -59,7 +59,7 @@ def migrated_database(kind: str, folder: Path, request: pytest.FixtureRequest) -
     server = request.getfixturevalue("postgres_server")
     template = request.getfixturevalue("postgres_template")
     with new_database(server, f"TEMPLATE {template}") as url:
-        yield url.set(drivername="postgresql+psycopg")
+        yield url
 
 
 @pytest.fixture(params=DATABASES)

@@ -11,8 +11,6 @@ from sqlalchemy import URL, create_engine, inspect, text
 
 from app.cli import program
 from app.settings import PREFIX, Settings
-from tests.conftest import DATABASES
-from tests.postgres import new_database
 from tests.process import Ended, run, serving
 from tests.service import a_report
 
@@ -80,16 +78,6 @@ def assert_stopped_by(name: str, ended: Ended) -> None:
     assert SECRET not in ended.stdout + ended.stderr
 
 
-@pytest.fixture(params=DATABASES)
-def new_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """A database that no migration has seen, once for each kind."""
-    if request.param == "sqlite":
-        yield URL.create("sqlite", database=str(tmp_path / "new.db"))
-        return
-    with new_database(request.getfixturevalue("postgres_server")) as url:
-        yield url
-
-
 @pytest.mark.parametrize("command", list(commands()), ids=lambda words: " ".join(words) or "alone")
 def test_every_command_has_help(command: tuple[str, ...]) -> None:
     ended = run(*command, "--help")
@@ -151,8 +139,8 @@ def test_no_key_is_made_for_a_wrong_name_or_role(arguments: list[str], named: st
     assert "Traceback" not in ended.stderr
 
 
-def test_migrate_makes_the_schema_and_then_leaves_it_alone(new_database_url: URL) -> None:
-    url = new_database_url.render_as_string(hide_password=False)
+def test_migrate_makes_the_schema_and_then_leaves_it_alone(empty_database_url: URL) -> None:
+    url = empty_database_url.render_as_string(hide_password=False)
 
     first = run("migrate", DLR_DATABASE_URL=url)
     second = run("migrate", DLR_DATABASE_URL=url)
@@ -165,8 +153,8 @@ def test_migrate_makes_the_schema_and_then_leaves_it_alone(new_database_url: URL
         assert service.http.get("/readyz").status_code == 200
 
 
-def test_migrations_at_once_take_turns(new_database_url: URL) -> None:
-    url = new_database_url.render_as_string(hide_password=False)
+def test_migrations_at_once_take_turns(empty_database_url: URL) -> None:
+    url = empty_database_url.render_as_string(hide_password=False)
 
     with ThreadPoolExecutor() as threads:
         all_at_once = list(threads.map(lambda _: run("migrate", DLR_DATABASE_URL=url), range(4)))
@@ -174,9 +162,9 @@ def test_migrations_at_once_take_turns(new_database_url: URL) -> None:
     assert [ended.code for ended in all_at_once] == [0] * 4, all_at_once
 
 
-def test_a_migration_that_fails_leaves_nothing_behind(new_database_url: URL) -> None:
-    url = new_database_url.render_as_string(hide_password=False)
-    engine = create_engine(new_database_url)
+def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: URL) -> None:
+    url = empty_database_url.render_as_string(hide_password=False)
+    engine = create_engine(empty_database_url)
     # The last table that the first migration makes: what it made before is to be undone.
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE quarantine (in_the_way INTEGER)"))
