@@ -5,27 +5,25 @@ U+FFFD, and the second of two values would win unseen.
 """
 
 import re
+from functools import lru_cache
 from typing import Final
-from urllib.parse import quote_from_bytes, unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote, unquote_to_bytes
 
 from app.callback.paasoo_codes import meaning_of
-from app.reports import DeliveryReport, fingerprint_of
+from app.reports import RANK, DeliveryReport, fingerprint_of
 from app.store.quarantine import Refusal
 
 # The guide's parameters. Any other is allowed, and kept in the raw query alone.
 PARAMETERS: Final = frozenset(
-    (b"type", b"messageid", b"to", b"status", b"statuscode", b"errcode", b"network")
+    ("type", "messageid", "to", "status", "statuscode", "errcode", "network")
 )
 
+MAX_MESSAGE_ID_LENGTH: Final = 128
 MAX_TEXT_LENGTH: Final = 255  # statuscode and errcode, in characters
 MAX_NETWORK_LENGTH: Final = 64
 MAX_STATUS_DIGITS: Final = 5
 
-_MESSAGE_ID: Final = re.compile(r"[!-~]{1,128}")
-_MSISDN_DIGITS: Final = re.compile(r"[0-9]{3,20}")
-_DIGITS: Final = re.compile(r"[0-9]+")
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_PRINTABLE: Final = re.compile(rb"[!-~]*")
 
 
 class InvalidReportError(Exception):
@@ -49,36 +47,48 @@ def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryR
         raise InvalidReportError("unsupported_type", "type: only `dlr` is taken here")
     message_id = _required(values, "messageid")
     to = _required(values, "to")
-    status_text = _required(values, "status")
-    if not _MESSAGE_ID.fullmatch(message_id):
+    status = _required(values, "status")
+    if len(message_id) > MAX_MESSAGE_ID_LENGTH or not is_printable_ascii(message_id):
         raise _invalid("messageid", "1 to 128 printable ASCII characters without space")
     recipient = normal_msisdn(to)
     if recipient is None:
         raise _invalid("to", "3 to 20 digits, after a `+` or `00` if there is one")
-    if (
-        not _DIGITS.fullmatch(status_text)
-        or len(significant := status_text.lstrip("0")) > MAX_STATUS_DIGITS
-    ):
+    fingerprint, claim = _understood(
+        status, values.get("statuscode"), values.get("errcode"), values.get("network")
+    )
+    return DeliveryReport(
+        message_id, recipient, fingerprint, printable(query), source, received_at, *claim
+    )
+
+
+# `DeliveryReport` from its rank on.
+Claim = tuple[int, str, str | None, int, str | None, str | None, str | None]
+
+
+@lru_cache(maxsize=4096)
+def _understood(
+    status_text: str, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
+) -> tuple[int, Claim]:
+    """Fingerprint and claim, whatever message it is about: so few differ that most are known."""
+    significant = status_text.lstrip("0")
+    if not _is_digits(status_text) or len(significant) > MAX_STATUS_DIGITS:
         raise _invalid("status", "an integer from 0 to 99999")
     status = int(significant or "0")
-    statuscode = _optional(values, "statuscode", MAX_TEXT_LENGTH)
-    errcode = _optional(values, "errcode", MAX_TEXT_LENGTH)
-    mcc_mnc = _optional(values, "network", MAX_NETWORK_LENGTH)
+    _limit("statuscode", statuscode, MAX_TEXT_LENGTH)
+    _limit("errcode", errcode, MAX_TEXT_LENGTH)
+    _limit("network", mcc_mnc, MAX_NETWORK_LENGTH)
     state, reason = meaning_of(status, statuscode, errcode)
-    return DeliveryReport(
-        message_id=message_id,
-        recipient=recipient,
-        state=state,
-        reason=reason,
-        status=status,
-        statuscode=statuscode,
-        errcode=errcode,
-        mcc_mnc=mcc_mnc,
-        received_at=received_at,
-        query=printable(query),
-        fingerprint=fingerprint_of(status, statuscode, errcode, mcc_mnc),
-        source=source,
+    # Plain strings: a driver takes ten times as long over a member of an enumeration.
+    claim = (
+        RANK[state],
+        state.value,
+        reason and reason.value,
+        status,
+        statuscode,
+        errcode,
+        mcc_mnc,
     )
+    return fingerprint_of(status, statuscode, errcode, mcc_mnc), claim
 
 
 def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:
@@ -98,7 +108,16 @@ def normal_msisdn(to: str) -> str | None:
         to = to[1:]
     elif to.startswith("00"):
         to = to[2:]
-    return to if _MSISDN_DIGITS.fullmatch(to) else None
+    return to if 3 <= len(to) <= 20 and _is_digits(to) else None
+
+
+def is_printable_ascii(text: str) -> bool:
+    """Without space. As fast as it gets: a regular expression takes three times as long."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _is_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def printable(query: bytes) -> str:
@@ -106,8 +125,9 @@ def printable(query: bytes) -> str:
 
     Parsing gives the same for both, and no byte is left that a database or a log refuses.
     """
-    if _PRINTABLE.fullmatch(query):
-        return query.decode("ascii")
+    text = query.decode("latin-1")
+    if is_printable_ascii(text):
+        return text
     # `quote_from_bytes` leaves what is named safe, and letters, digits and `_.-~`.
     return quote_from_bytes(query, safe="!\"#$%&'()*+,/:;<=>?@[\\]^`{|}")
 
@@ -115,14 +135,16 @@ def printable(query: bytes) -> str:
 def _decode(query: bytes) -> dict[str, str]:
     """Our parameters that have a value. An empty one counts as absent, as the guide's do."""
     values: dict[str, str] = {}
-    for pair in query.split(b"&"):
-        raw_name, _, raw_value = pair.partition(b"=")
-        if b"%" in raw_name:
-            raw_name = unquote_to_bytes(raw_name)
-        if raw_name not in PARAMETERS or not raw_value:
+    # Most need no decoding: then it isn't looked for in every value.
+    is_plain = query.isascii() and not (b"%" in query or b"+" in query or b"\0" in query)
+    for pair in query.decode("latin-1").split("&"):
+        name, _, value = pair.partition("=")
+        if "%" in name:
+            name = unquote(name, "latin-1")
+        if name not in PARAMETERS or not value:
             continue
-        name = raw_name.decode("ascii")
-        value = _decode_value(name, raw_value)
+        if not is_plain:
+            value = _decode_value(name, value.encode("latin-1"))
         # The same value twice says nothing twice; two values are a choice that isn't ours.
         if values.setdefault(name, value) != value:
             raise InvalidReportError("duplicate_parameter", f"{name}: given with several values")
@@ -130,16 +152,13 @@ def _decode(query: bytes) -> dict[str, str]:
 
 
 def _decode_value(name: str, raw: bytes) -> str:
-    if b"+" in raw:
-        raw = raw.replace(b"+", b" ")
-    if b"%" in raw:
-        if _BAD_ESCAPE.search(raw):
-            raise InvalidReportError(
-                "invalid_encoding", f"{name}: a `%` that two hexadecimal digits don't follow"
-            )
-        raw = unquote_to_bytes(raw)
+    raw = raw.replace(b"+", b" ")
+    if _BAD_ESCAPE.search(raw):
+        raise InvalidReportError(
+            "invalid_encoding", f"{name}: a `%` that two hexadecimal digits don't follow"
+        )
     try:
-        value = raw.decode("utf-8")
+        value = unquote_to_bytes(raw).decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidReportError("invalid_encoding", f"{name}: not UTF-8") from None
     if "\0" in value:
@@ -154,11 +173,9 @@ def _required(values: dict[str, str], name: str) -> str:
     return value
 
 
-def _optional(values: dict[str, str], name: str, max_length: int) -> str | None:
-    value = values.get(name)
+def _limit(name: str, value: str | None, max_length: int) -> None:
     if value is not None and len(value) > max_length:
         raise _invalid(name, f"at most {max_length} characters")
-    return value
 
 
 def _invalid(name: str, expected: str) -> InvalidReportError:

@@ -3,9 +3,9 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy.exc import (
     DataError,
@@ -24,6 +24,7 @@ from app.telemetry import Metrics, masked
 log = logging.getLogger(__name__)
 
 Entry = DeliveryReport | Refusal
+EntryT = TypeVar("EntryT", bound=Entry)
 
 # PostgreSQL's codes for "you two got in each other's way, try again".
 RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
@@ -43,6 +44,21 @@ class DatabaseFaultError(Exception):
     """The database didn't take a batch, and no row of it is to blame."""
 
 
+def commit_by_kind(
+    batch: Sequence[Entry],
+    commit_reports: Callable[[Sequence[DeliveryReport]], list[Outcome]],
+    commit_refusals: Callable[[Sequence[Refusal]], list[Outcome]],
+) -> list[Outcome]:
+    """Reports don't ride with refusals: a quarantine that fails is not to turn them away."""
+    reports = [entry for entry in batch if isinstance(entry, DeliveryReport)]
+    if len(reports) == len(batch):
+        return commit_reports(reports)
+    refusals = [entry for entry in batch if isinstance(entry, Refusal)]
+    of_reports = iter(commit_reports(reports) if reports else ())
+    of_refusals = iter(commit_refusals(refusals))
+    return [next(of_refusals if isinstance(entry, Refusal) else of_reports) for entry in batch]
+
+
 class Committer:
     """Commits batches, on whichever thread it is called."""
 
@@ -51,21 +67,30 @@ class Committer:
         self._metrics = metrics
         self._quarantine_max_rows = quarantine_max_rows
 
-    def commit(self, batch: Sequence[Entry]) -> list[Outcome]:
-        """Commit a batch and tell what became of each entry.
+    def commit_reports(self, batch: Sequence[DeliveryReport]) -> list[Outcome]:
+        """Commit a batch and tell what became of each report.
 
         Raises `DatabaseFaultError` when nothing of it may be taken for stored. Committing the same
         again is harmless: the history only counts it once more.
         """
         started = time.perf_counter()
-        outcomes = self._commit(batch)
+        outcomes = self._commit(batch, self._record, self._put_aside)
         self._metrics.commit_seconds.observe(time.perf_counter() - started)
         self._metrics.batch_reports.observe(len(batch))
         return outcomes
 
-    def _commit(self, batch: Sequence[Entry]) -> list[Outcome]:
+    def commit_refusals(self, batch: Sequence[Refusal]) -> list[Outcome]:
+        """Put refusals into the quarantine; as `commit_reports`."""
+        return self._commit(batch, self._keep, _give_up)
+
+    def _commit(
+        self,
+        batch: Sequence[EntryT],
+        write_down: Callable[[Sequence[EntryT]], None],
+        put_aside: Callable[[EntryT, str], Outcome],
+    ) -> list[Outcome]:
         try:
-            self._write_down_patiently(batch)
+            _patiently(write_down, batch)
         except Exception as error:
             found = description(error, len(batch))
             if not is_fault_of_data(error):
@@ -73,57 +98,62 @@ class Committer:
                 raise DatabaseFaultError(str(found["error"])) from error
             self._metrics.failed_batches.labels("data").inc()
             if len(batch) == 1:
-                return [self._put_aside(batch[0], str(found["error"]))]
+                return [put_aside(batch[0], str(found["error"]))]
             # One bad row never holds up the others: halve until it stands alone.
             middle = len(batch) // 2
-            return self._commit(batch[:middle]) + self._commit(batch[middle:])
+            return [
+                *self._commit(batch[:middle], write_down, put_aside),
+                *self._commit(batch[middle:], write_down, put_aside),
+            ]
         return [Outcome.STORED] * len(batch)
 
-    def _write_down_patiently(self, batch: Sequence[Entry]) -> None:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                return self._write_down(batch)
-            except DBAPIError as error:
-                # A connection that was cut, while nobody used it say, deserves a second one; but
-                # if that is cut too, the database is away.
-                is_cut = attempt == 1 and was_cut(error)
-                in_the_way = getattr(error.orig, "sqlstate", None) in RETRYABLE_SQLSTATES
-                if attempt == MAX_ATTEMPTS or not (is_cut or in_the_way):
-                    raise
-                log.warning("trying a batch again", extra=description(error, len(batch)))
-                time.sleep(RETRY_PAUSE_S * attempt)
-        return None
+    # Counted after the commit: the numbers never promise more than the disk.
 
-    def _write_down(self, batch: Sequence[Entry]) -> None:
-        reports = [entry for entry in batch if isinstance(entry, DeliveryReport)]
-        refusals = [entry for entry in batch if isinstance(entry, Refusal)]
-        dropped = 0
+    def _record(self, reports: Sequence[DeliveryReport]) -> None:
         with self._database.write.begin() as connection:
-            if reports:
-                write.record(connection, reports)
-            if refusals:
-                dropped = quarantine.keep(connection, refusals, self._quarantine_max_rows)
-        # Counted after the commit: the numbers never promise more than the disk.
+            write.record(connection, reports)
         for state, times in Counter(report.state for report in reports).items():
             self._metrics.reports.labels(state).inc(times)
+        self._metrics.unrecognised_statuses.inc(
+            sum(report.reason == Reason.UNRECOGNISED_STATUS for report in reports)
+        )
+
+    def _keep(self, refusals: Sequence[Refusal]) -> None:
+        with self._database.write.begin() as connection:
+            dropped = quarantine.keep(connection, refusals, self._quarantine_max_rows)
         for code, times in Counter(refusal.code for refusal in refusals).items():
             self._metrics.quarantined.labels(code).inc(times)
-        self._metrics.unrecognised_statuses.inc(
-            sum(report.reason is Reason.UNRECOGNISED_STATUS for report in reports)
-        )
         self._metrics.quarantine_dropped.inc(dropped)
 
-    def _put_aside(self, entry: Entry, why: str) -> Outcome:
+    def _put_aside(self, report: DeliveryReport, why: str) -> Outcome:
         """Into the quarantine with a report that the database alone refuses."""
-        if isinstance(entry, Refusal):
-            log.error("the quarantine refused a row", extra={"error": why})
-            return Outcome.UNAVAILABLE
-        whose = {"messageid": entry.message_id, "to": masked(entry.recipient)}
+        whose = {"messageid": report.message_id, "to": masked(report.recipient)}
         log.error("the database refused a report", extra={"error": why, **whose})
         detail = f"the database refused it ({why})"
-        refusal = Refusal(entry.query, "invalid_parameter", detail, entry.received_at)
-        (outcome,) = self._commit([refusal])
+        refusal = Refusal(report.query, "invalid_parameter", detail, report.received_at)
+        (outcome,) = self.commit_refusals([refusal])
         return Outcome.REFUSED if outcome is Outcome.STORED else outcome
+
+
+def _give_up(_refusal: Refusal, why: str) -> Outcome:
+    log.error("the quarantine refused a row", extra={"error": why})
+    return Outcome.UNAVAILABLE
+
+
+def _patiently(write_down: Callable[[Sequence[EntryT]], None], batch: Sequence[EntryT]) -> None:
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        try:
+            return write_down(batch)
+        except DBAPIError as error:
+            # A connection that was cut, while nobody used it say, deserves a second one; but if
+            # that is cut too, the database is away.
+            is_cut = attempt == 1 and was_cut(error)
+            in_the_way = getattr(error.orig, "sqlstate", None) in RETRYABLE_SQLSTATES
+            if attempt == MAX_ATTEMPTS or not (is_cut or in_the_way):
+                raise
+            log.warning("trying a batch again", extra=description(error, len(batch)))
+            time.sleep(RETRY_PAUSE_S * attempt)
+    return None
 
 
 def is_fault_of_data(error: Exception) -> bool:

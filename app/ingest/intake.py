@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.ingest.batch import Committer, DatabaseFaultError, Entry, Outcome, description
+from app.ingest.batch import (
+    Committer,
+    DatabaseFaultError,
+    Entry,
+    Outcome,
+    commit_by_kind,
+    description,
+)
 from app.reports import DeliveryReport
 from app.store.quarantine import Refusal
 from app.store.spool import Spool
@@ -35,19 +42,12 @@ class Intake:
         self._said_spool_is_failing = False
 
     def __call__(self, batch: Sequence[Entry]) -> list[Outcome]:
-        # Reports don't ride with refusals: a quarantine that fails is not to turn them away.
-        outcomes = dict.fromkeys(range(len(batch)), Outcome.UNAVAILABLE)
-        for kind, take in ((DeliveryReport, self._take_reports), (Refusal, self._take_refusals)):
-            places = [place for place, entry in enumerate(batch) if isinstance(entry, kind)]
-            if places:
-                entries = [batch[place] for place in places]
-                outcomes.update(zip(places, take(entries), strict=True))
-        return list(outcomes.values())
+        return commit_by_kind(batch, self._take_reports, self._take_refusals)
 
-    def _take_reports(self, batch: Sequence[Entry]) -> list[Outcome]:
+    def _take_reports(self, batch: Sequence[DeliveryReport]) -> list[Outcome]:
         if not self.is_away:
             try:
-                outcomes = self.committer.commit(batch)
+                outcomes = self.committer.commit_reports(batch)
             except DatabaseFaultError as error:
                 self.note_fault(str(error))
             else:
@@ -55,11 +55,11 @@ class Intake:
                 return outcomes
         return self._shelter(batch)
 
-    def _take_refusals(self, batch: Sequence[Entry]) -> list[Outcome]:
+    def _take_refusals(self, batch: Sequence[Refusal]) -> list[Outcome]:
         """Their fault is no outage: reports find out for themselves whether there is one."""
         if not self.is_away:
             try:
-                return self.committer.commit(batch)
+                return self.committer.commit_refusals(batch)
             except DatabaseFaultError as error:
                 log.error("the quarantine takes nothing", extra={"error": str(error)})  # noqa: TRY400
         return self._shelter(batch)

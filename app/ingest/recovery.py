@@ -13,12 +13,10 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.ingest.batch import DatabaseFaultError, Entry, Outcome, description
+from app.ingest.batch import DatabaseFaultError, Entry, Outcome, commit_by_kind, description
 from app.ingest.intake import Intake
-from app.reports import DeliveryReport
 from app.store import schema
 from app.store.engine import Database
-from app.store.quarantine import Refusal
 from app.store.spool import Spool, Spooled
 
 log = logging.getLogger(__name__)
@@ -176,17 +174,9 @@ class Drain:
     def _record(self, rows: Sequence[Spooled]) -> list[int] | None:
         """The ids that are in the database now; None where it could not take so many at once."""
         entries = [self._understand(row.query.encode(), row.received_at) for row in rows]
-        stored = []
+        committer = self._intake.committer
         try:
-            for kind in (DeliveryReport, Refusal):
-                places = [place for place, entry in enumerate(entries) if isinstance(entry, kind)]
-                if places:
-                    outcomes = self._intake.committer.commit([entries[place] for place in places])
-                    stored += [
-                        rows[place].id
-                        for place, outcome in zip(places, outcomes, strict=True)
-                        if outcome is not Outcome.UNAVAILABLE
-                    ]
+            outcomes = commit_by_kind(entries, committer.commit_reports, committer.commit_refusals)
         except DatabaseFaultError:
             # Slow, cold, or one row locked by somebody: fewer may pass where many did not.
             if self._limit > 1:
@@ -196,6 +186,11 @@ class Drain:
             if self._passed_over > MAX_PASSED_OVER:
                 raise
             return []
+        stored = [
+            row.id
+            for row, outcome in zip(rows, outcomes, strict=True)
+            if outcome is not Outcome.UNAVAILABLE
+        ]
         self._passed_over += len(rows) - len(stored)
         self._limit = min(2 * self._limit, MAX_DRAIN_BATCH)
         self._intake.note_success()

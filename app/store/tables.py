@@ -15,6 +15,8 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
+    text,
 )
 
 metadata = MetaData(
@@ -29,6 +31,17 @@ metadata = MetaData(
 
 # Ids are ASCII and compared to the letter: no locale has a say in their order.
 Ascii = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+def _partial(name: str, *columns: str, where: TextClause) -> Index:
+    return Index(name, *columns, postgresql_where=where, sqlite_where=where)
+
+
+def _found_by(column: str, where: TextClause) -> Index:
+    """Of the rows with a value in this column, the latest first."""
+    order = ("last_received_at", "message_id", "recipient")
+    return _partial(f"ix_deliveries_{column}", column, *order, where=where)
+
 
 # The history: every distinct report that ever came, never changed but for how often it came.
 reports = Table(
@@ -54,10 +67,9 @@ reports = Table(
     Column("mcc_mnc", Text, comment="PaaSoo's network"),
     Column("source", String(16), nullable=False, comment="how it came to us"),
     Column("query", Text, nullable=False, comment="raw, non-printable bytes percent-encoded"),
-    sqlite_with_rowid=False,
 )
 
-# The current status of each delivery: the fold of its reports.
+# The current status of each delivery: the fold of its reports, and what we know by ourselves.
 deliveries = Table(
     "deliveries",
     metadata,
@@ -75,11 +87,62 @@ deliveries = Table(
     Column("mcc_mnc", Text),
     Column("conflicting", Boolean, nullable=False, comment="two final reports disagree"),
     Column("first_received_at", BigInteger, comment="us since 1970 UTC"),
-    Column("last_received_at", BigInteger, comment="us since 1970 UTC"),
+    # Never NULL, so that pages can begin behind any row; 0 comes last, as it should.
+    Column(
+        "last_received_at",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="us since 1970 UTC; 0 while no report came",
+    ),
     Column("submitted_at", BigInteger, comment="when it was sent; us since 1970 UTC"),
     Column("reference", Text, comment="the sender's own name for it"),
-    sqlite_with_rowid=False,
+    Column("expired_at", BigInteger, comment="when it was given up; us since 1970 UTC"),
+    Column(
+        "changed_in",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="position in the change feed",
+    ),
+    # One for each question of the status API, in the order of its answers.
+    Index("ix_deliveries_latest", "last_received_at", "message_id", "recipient"),
+    Index("ix_deliveries_changed", "changed_in", "message_id", "recipient"),
+    Index("ix_deliveries_recipient", "recipient", "last_received_at", "message_id"),
+    *(
+        _found_by(column, where)
+        for column, where in {
+            # Most are delivered: those are found by time.
+            "state": text("state <> 'delivered'"),
+            "reason": text("reason IS NOT NULL"),
+            "mcc_mnc": text("mcc_mnc IS NOT NULL"),
+            "errcode": text("errcode IS NOT NULL"),
+            "reference": text("reference IS NOT NULL"),
+        }.items()
+    ),
+    # What a sweep may have to mark as expired, and what statistics count by the time of sending.
+    _partial("ix_deliveries_open_sent", "submitted_at", where=text("rank < 3")),
+    _partial("ix_deliveries_open_seen", "first_received_at", where=text("rank < 3")),
+    _partial("ix_deliveries_unreported", "submitted_at", where=text("last_received_at = 0")),
 )
+
+# How many deliveries there are, by hour: kept by triggers on `deliveries`, whoever writes there.
+# The sum of the rows of a group is what counts: on PostgreSQL each commit adds its own, as one
+# row a group would be a lock that all replicas wait for; `store.stats.compact` adds them up.
+delivery_counts = Table(
+    "delivery_counts",
+    metadata,
+    Column("hour", BigInteger, nullable=False, comment="since 1970 UTC"),
+    Column("mcc_mnc", Text, nullable=False, comment="empty where it is not known"),
+    Column("state", String(16), nullable=False),
+    Column("reason", String(32), nullable=False, comment="empty where there is none"),
+    Column("deliveries", BigInteger, nullable=False, comment="may be negative"),
+    Index("ix_delivery_counts_hour", "hour", "mcc_mnc", "state", "reason"),
+)
+
+# One row. On SQLite `base` is the latest position in the change feed; on PostgreSQL a position is
+# `base` and the number of the transaction (`docs/decisions/0006-change-feed.md`).
+feed = Table("feed", metadata, Column("base", BigInteger, nullable=False))
 
 # What the door refused: kept until an operator looked at it, or newer ones pushed it out.
 quarantine = Table(

@@ -1,42 +1,24 @@
 """Recording reports: a batch goes into the history and the statuses, in one commit.
 
-The fold stands in the statement itself, so it holds whatever else writes at the same time.
+The fold stands in the statement itself, so it holds whatever else writes at the same time. It is
+a maximum for every field, which is why the order of arrival never matters.
 """
 
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from app.reports import (
-    LOWEST_REPORTED_FINAL_RANK,
-    DeliveryReport,
-    DeliveryStatus,
-    ReportTally,
-    fold,
-    tally,
-)
+from app.reports import LOWEST_REPORTED_FINAL_RANK, DeliveryReport
 
-# Column and PostgreSQL type, in the order of `_history_row` and `_status_row`.
-HISTORY_COLUMNS = {
+# Column and PostgreSQL type, in the order of `DeliveryReport`.
+REPORT_COLUMNS = {
     "message_id": "text",
     "recipient": "text",
     "fingerprint": "bigint",
-    "received_at": "bigint",
-    "last_received_at": "bigint",
-    "times_received": "integer",
-    "state": "text",
-    "reason": "text",
-    "status": "integer",
-    "statuscode": "text",
-    "errcode": "text",
-    "mcc_mnc": "text",
-    "source": "text",
     "query": "text",
-}
-DECIDING_COLUMNS = {
+    "source": "text",
+    "received_at": "bigint",
     "rank": "smallint",
-    "decided_at": "bigint",
-    "fingerprint": "bigint",
     "state": "text",
     "reason": "text",
     "status": "integer",
@@ -44,56 +26,12 @@ DECIDING_COLUMNS = {
     "errcode": "text",
     "mcc_mnc": "text",
 }
-STATUS_COLUMNS = {
-    "message_id": "text",
-    "recipient": "text",
-    **DECIDING_COLUMNS,
-    "conflicting": "boolean",
-    "first_received_at": "bigint",
-    "last_received_at": "bigint",
-}
 
-Row = tuple[object, ...]
-
-
-def _history_row(known: ReportTally) -> Row:
-    report = known.report
-    return (
-        report.message_id,
-        report.recipient,
-        report.fingerprint,
-        report.received_at,
-        known.last_received_at,
-        known.times_received,
-        report.state,
-        report.reason,
-        report.status,
-        report.statuscode,
-        report.errcode,
-        report.mcc_mnc,
-        report.source,
-        report.query,
-    )
-
-
-def _status_row(status: DeliveryStatus) -> Row:
-    deciding = status.deciding
-    return (
-        deciding.message_id,
-        deciding.recipient,
-        deciding.rank,
-        deciding.received_at,
-        deciding.fingerprint,
-        deciding.state,
-        deciding.reason,
-        deciding.status,
-        deciding.statuscode,
-        deciding.errcode,
-        deciding.mcc_mnc,
-        status.conflicting,
-        status.first_received_at,
-        status.last_received_at,
-    )
+_CLAIM = "state, reason, status, statuscode, errcode, mcc_mnc"
+_HISTORY = f"""INSERT INTO reports (message_id, recipient, fingerprint, query, source, {_CLAIM},
+    received_at, last_received_at, times_received)"""
+_STATUS = f"""INSERT INTO deliveries (message_id, recipient, fingerprint, rank, {_CLAIM},
+    decided_at, first_received_at, last_received_at, conflicting, changed_in)"""
 
 
 def _earlier(table: str, column: str) -> str:
@@ -103,7 +41,7 @@ def _earlier(table: str, column: str) -> str:
 
 def _later(table: str, column: str) -> str:
     old, new = f"{table}.{column}", f"excluded.{column}"
-    return f"{column} = CASE WHEN {old} IS NULL OR {new} > {old} THEN {new} ELSE {old} END"
+    return f"{column} = CASE WHEN {new} > {old} THEN {new} ELSE {old} END"
 
 
 # Both databases understand these to the letter. A report that came again only counts.
@@ -114,61 +52,75 @@ ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
     {_later("reports", "last_received_at")}
 """
 
-# The same rule as `reports.precedence`: the greatest decides, whichever came first.
+# The greatest decides: by rank, then the one received last, then the greater fingerprint.
 _NEW_DECIDES = """
 (excluded.rank, excluded.decided_at, excluded.fingerprint)
     > (deliveries.rank, deliveries.decided_at, deliveries.fingerprint)"""
 
-# The same rule as `reports.contradict`.
+# Both final reports of the provider's, and they disagree. Comparing with the deciding one is
+# enough: it is final as soon as any is, and a disagreement between two others was noticed when
+# the second of them came.
 _CONTRADICTS = f"""
 (excluded.rank >= {LOWEST_REPORTED_FINAL_RANK} AND deliveries.rank >= {LOWEST_REPORTED_FINAL_RANK}
     AND excluded.state <> deliveries.state)"""
 
+# What a reader of the change feed hears of: not of a repeat, nor of what decides nothing.
+_CHANGES = f"""
+({_NEW_DECIDES} AND (excluded.state <> deliveries.state
+    OR excluded.fingerprint <> deliveries.fingerprint
+    OR coalesce(excluded.reason, '') <> coalesce(deliveries.reason, ''))
+    OR {_CONTRADICTS} AND NOT deliveries.conflicting)"""
+
 _DECIDED = ",\n    ".join(
     f"{column} = CASE WHEN {_NEW_DECIDES} THEN excluded.{column} ELSE deliveries.{column} END"
-    for column in DECIDING_COLUMNS
+    for column in ("fingerprint", "rank", "decided_at", *_CLAIM.split(", "))
 )
 _ON_KNOWN_DELIVERY = f"""
 ON CONFLICT (message_id, recipient) DO UPDATE SET
     {_DECIDED},
-    conflicting = deliveries.conflicting OR excluded.conflicting OR {_CONTRADICTS},
+    conflicting = deliveries.conflicting OR {_CONTRADICTS},
+    changed_in = CASE WHEN {_CHANGES} THEN excluded.changed_in ELSE deliveries.changed_in END,
     {_earlier("deliveries", "first_received_at")},
     {_later("deliveries", "last_received_at")}
 """
 
-
-def _names(columns: dict[str, str]) -> str:
-    return ", ".join(columns)
-
-
-def _arrays(columns: dict[str, str]) -> str:
-    return ", ".join(f"%s::{kind}[]" for kind in columns.values())
-
-
-def _marks(columns: dict[str, str]) -> str:
-    return ", ".join("?" for _ in columns)
-
-
 # One statement, so one round trip and one commit for a batch of any size.
+_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in (*REPORT_COLUMNS.values(), "bigint", "integer"))
 _POSTGRESQL = f"""
-WITH history AS (
-    INSERT INTO reports ({_names(HISTORY_COLUMNS)})
-    SELECT * FROM unnest({_arrays(HISTORY_COLUMNS)})
+WITH batch ({", ".join(REPORT_COLUMNS)}, last_received_at, times_received) AS MATERIALIZED (
+    SELECT * FROM unnest({_ARRAYS})
+),
+history AS (
+    {_HISTORY}
+    SELECT message_id, recipient, fingerprint, query, source, {_CLAIM},
+        received_at, last_received_at, times_received
+    FROM batch
     {_ON_KNOWN_REPORT}
 )
-INSERT INTO deliveries ({_names(STATUS_COLUMNS)})
-SELECT * FROM unnest({_arrays(STATUS_COLUMNS)})
+{_STATUS}
+SELECT message_id, recipient, fingerprint, rank, {_CLAIM},
+    last_received_at, received_at, last_received_at, false,
+    (SELECT base FROM feed) + pg_current_xact_id()::text::bigint
+FROM batch
 {_ON_KNOWN_DELIVERY}
 """
 
-_SQLITE_HISTORY = f"""
-INSERT INTO reports ({_names(HISTORY_COLUMNS)}) VALUES ({_marks(HISTORY_COLUMNS)})
+# A row at a time, so a batch may be about one delivery several times. `?1` is the first column of
+# `DeliveryReport`; SQLite wants the last one used in each statement.
+_MARK = {column: f"?{position}" for position, column in enumerate(REPORT_COLUMNS, start=1)}
+_MARKED_CLAIM = ", ".join(_MARK[column] for column in _CLAIM.split(", "))
+_MARKED_KEY = f"{_MARK['message_id']}, {_MARK['recipient']}, {_MARK['fingerprint']}"
+_AT = _MARK["received_at"]
+_SQLITE_HISTORY = f"""{_HISTORY}
+VALUES ({_MARKED_KEY}, {_MARK["query"]}, {_MARK["source"]}, {_MARKED_CLAIM}, {_AT}, {_AT}, 1)
 {_ON_KNOWN_REPORT}
 """
-_SQLITE_STATUS = f"""
-INSERT INTO deliveries ({_names(STATUS_COLUMNS)}) VALUES ({_marks(STATUS_COLUMNS)})
+_SQLITE_STATUS = f"""{_STATUS}
+VALUES ({_MARKED_KEY}, {_MARK["rank"]}, {_MARKED_CLAIM}, {_AT}, {_AT}, {_AT}, false,
+    (SELECT base FROM feed))
 {_ON_KNOWN_DELIVERY}
 """
+_SQLITE_NEXT_POSITION = "UPDATE feed SET base = base + 1"
 
 
 def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
@@ -177,13 +129,41 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     `batch` has at least one report, in any order, repeats included. Doing it twice changes
     nothing but `times_received`. The caller commits, unless the connection does by itself.
     """
-    # Folded by key first: PostgreSQL refuses a statement that upserts one row twice.
-    history = [_history_row(known) for known in tally(batch)]
-    statuses = [_status_row(status) for status in fold(batch)]
     # Straight to the driver: per-row work in between costs more than the disk does.
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_SQLITE_HISTORY, history)
-        connection.exec_driver_sql(_SQLITE_STATUS, statuses)
-    else:
-        columns = [*zip(*history, strict=True), *zip(*statuses, strict=True)]
-        connection.exec_driver_sql(_POSTGRESQL, tuple(list(values) for values in columns))
+        connection.exec_driver_sql(_SQLITE_NEXT_POSITION)
+        connection.exec_driver_sql(_SQLITE_HISTORY, list(batch))
+        connection.exec_driver_sql(_SQLITE_STATUS, list(batch))
+        return
+    for rows in _rounds(batch):
+        columns = tuple(list(column) for column in zip(*rows, strict=True))
+        connection.exec_driver_sql(_POSTGRESQL, columns)
+
+
+def _rounds(batch: Sequence[DeliveryReport]) -> list[list[tuple[object, ...]]]:
+    """The batch as rows, with `last_received_at` and `times_received`, for one statement each.
+
+    PostgreSQL refuses to touch one row twice in a statement: so identical reports become one row,
+    and different ones of the same delivery, which are rare, go into different rounds. Sorted,
+    because replicas that take row locks in one order never deadlock.
+    """
+    tallies: dict[tuple[str, str, int], tuple[DeliveryReport, int, int]] = {}
+    for report in batch:
+        known = tallies.get(report[:3])
+        if known is None:
+            tallies[report[:3]] = (report, report.received_at, 1)
+        else:
+            first, last_received_at, times = known
+            earlier = report if report.received_at < first.received_at else first
+            later = max(last_received_at, report.received_at)
+            tallies[report[:3]] = (earlier, later, times + 1)
+    rounds: list[list[tuple[object, ...]]] = []
+    delivery, reports_before = ("", ""), 0
+    for key in sorted(tallies):
+        reports_before = reports_before + 1 if key[:2] == delivery else 0
+        delivery = key[:2]
+        if reports_before == len(rounds):
+            rounds.append([])
+        report, last_received_at, times = tallies[key]
+        rounds[reports_before].append((*report, last_received_at, times))
+    return rounds
