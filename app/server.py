@@ -32,6 +32,8 @@ END_S: Final = 9.8
 # Longer than the idle time-outs of the usual proxies, so that they hang up first, not we.
 KEEP_ALIVE_S: Final = 75
 
+# The usual request line, which may go to the parser as it is.
+_USUAL_LINE: Final = re.compile(rb"[A-Z]+ [!\"$-~]+ HTTP/1\.1\r\n")
 # What must be escaped in a request target, and may not have been. A `#` would end the query.
 _UNESCAPED: Final = re.compile(rb"[^!-~]|#")
 
@@ -59,7 +61,10 @@ class TolerantProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._line is not None:
-            data = self._take_line(data)
+            if not self._line and _USUAL_LINE.match(data, 0, MAX_LINE_BYTES):
+                self._line = None
+            else:
+                data = self._take_line(data)
         elif self._in_head:
             self._headers_bytes += len(data)
         if self._headers_bytes > MAX_HEADERS_BYTES:

@@ -6,14 +6,12 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prometheus_client import Counter
-
 from app import errors, guards
 from app.callback.parse import understand
-from app.ingest.batch import Entry, Outcome
+from app.ingest.batch import Outcome
 from app.ingest.writer import QueueFullError, Writer
-from app.reports import DeliveryReport
 from app.settings import Settings
+from app.store.quarantine import Refusal
 from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -76,37 +74,33 @@ class Door:
         self._allowed_networks = settings.callback_allowed_networks
         self._trusted_proxies = settings.trusted_proxies
         self._writer = writer
-        self._metrics = metrics
-        self._token_counters = [
-            metrics.callback_tokens.labels(str(position))
-            for position in range(1, len(self._tokens) + 1)
-        ]
-        self._counters: dict[str | int, Counter] = {}
+        self._answered = metrics.callbacks.times
+        self._presented = metrics.callback_tokens.times
 
     async def __call__(self, scope: MutableMapping[str, Any]) -> Answer:
-        answer, label = await self._receive(scope)
-        counter = self._counters.get(label)
-        if counter is None:
-            counter = self._counters[label] = self._metrics.callbacks.labels(label)
-        counter.inc()
-        return answer
-
-    async def _receive(self, scope: MutableMapping[str, Any]) -> tuple[Answer, str | int]:
-        """The answer, and the label it is counted under."""
         refusal = self._turn_away(scope)
         if refusal is not None:
-            return refusal, refusal.status
-        query: bytes = scope["query_string"]
-        entry = understand(query, time.time_ns() // 1000)
-        if isinstance(entry, DeliveryReport):
-            answer = await self._admit(entry, OK)
-            return answer, answer.status
-        log.warning(
-            "callback refused",
-            extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
-        )
-        answer = await self._admit(entry, _problem(400, entry.code, entry.detail))
-        return answer, entry.code if answer.status == 400 else answer.status
+            self._answered[refusal.status] += 1
+            return refusal
+        entry = understand(scope["query_string"], time.time_ns() // 1000)
+        if isinstance(entry, Refusal):
+            log.warning(
+                "callback refused",
+                extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
+            )
+        try:
+            outcome = await self._writer.admit(entry)
+        except QueueFullError:
+            outcome = Outcome.UNAVAILABLE
+        if outcome is Outcome.UNAVAILABLE:
+            answer = UNAVAILABLE
+        elif isinstance(entry, Refusal):
+            self._answered[entry.code] += 1
+            return _problem(400, entry.code, entry.detail)
+        else:
+            answer = OK if outcome is Outcome.STORED else REFUSED_BY_DATABASE
+        self._answered[answer.status] += 1
+        return answer
 
     def _turn_away(self, scope: MutableMapping[str, Any]) -> Answer | None:
         """The answer to what is not even looked at, and of which nothing is stored."""
@@ -124,15 +118,6 @@ class Door:
             log.warning("callback turned away", extra={"status": answer.status, **self._who(scope)})
         return answer
 
-    async def _admit(self, entry: Entry, answer_once_stored: Answer) -> Answer:
-        try:
-            outcome = await self._writer.admit(entry)
-        except QueueFullError:
-            return UNAVAILABLE
-        if outcome is Outcome.STORED:
-            return answer_once_stored
-        return REFUSED_BY_DATABASE if outcome is Outcome.REFUSED else UNAVAILABLE
-
     def _is_known_path(self, path: str) -> bool:
         if not self._tokens:
             return path == PATH
@@ -142,7 +127,7 @@ class Door:
         position = guards.known_token(self._tokens, presented)
         if position is None:
             return False
-        self._token_counters[position].inc()
+        self._presented[position + 1] += 1
         return True
 
     def _is_from_allowed_network(self, scope: MutableMapping[str, Any]) -> bool:

@@ -16,6 +16,8 @@ WRITE_TIMEOUT_S = 1.5
 # The server ends a statement that is late; this much later we stop waiting for it to do so.
 GRACE_S = 0.5
 SQLITE_LOCK_TIMEOUT_S = 1
+SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
+SQLITE_CACHE_KIB = 32 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,9 @@ def _open_sqlite(url: URL) -> Database:
         connection.execute("PRAGMA journal_mode=WAL")
         # FULL, for WAL's default NORMAL may lose the last commits when the power goes.
         connection.execute("PRAGMA synchronous=FULL")
+        # A page that several commits write is then copied into the database but once.
+        connection.execute(f"PRAGMA wal_autocheckpoint={SQLITE_CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA cache_size=-{SQLITE_CACHE_KIB}")
 
     @event.listens_for(write, "begin")
     def begin_writing(connection: Any) -> None:

@@ -127,17 +127,24 @@ deliveries = Table(
 )
 
 # How many deliveries there are, by hour: kept by triggers on `deliveries`, whoever writes there.
-# The sum of the rows of a group is what counts: on PostgreSQL each commit adds its own, as one
-# row a group would be a lock that all replicas wait for; `store.stats.compact` adds them up.
+# What counts is the sum of a group's parts. On PostgreSQL each transaction adds a part of its own,
+# as one row a group would be a lock that all replicas wait for; `store.stats.compact` adds them up.
 delivery_counts = Table(
     "delivery_counts",
     metadata,
-    Column("hour", BigInteger, nullable=False, comment="since 1970 UTC"),
-    Column("mcc_mnc", Text, nullable=False, comment="empty where it is not known"),
-    Column("state", String(16), nullable=False),
-    Column("reason", String(32), nullable=False, comment="empty where there is none"),
-    Column("deliveries", BigInteger, nullable=False, comment="may be negative"),
-    Index("ix_delivery_counts_hour", "hour", "mcc_mnc", "state", "reason"),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False, comment="since 1970 UTC"),
+    Column("mcc_mnc", Text, primary_key=True, comment="empty where it is not known"),
+    Column("state", String(16), primary_key=True),
+    Column("reason", String(32), primary_key=True, comment="empty where there is none"),
+    Column(
+        "part",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="0, or the transaction that added it",
+    ),
+    Column("deliveries", BigInteger, nullable=False, comment="may be negative in a part"),
+    sqlite_with_rowid=False,
 )
 
 # One row. On SQLite `base` is the latest position in the change feed; on PostgreSQL a position is

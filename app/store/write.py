@@ -4,6 +4,7 @@ The fold stands in the statement itself, so it holds whatever else writes at the
 a maximum for every field, which is why the order of arrival never matters.
 """
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
@@ -86,6 +87,7 @@ ON CONFLICT (message_id, recipient) DO UPDATE SET
 
 # One statement, so one round trip and one commit for a batch of any size.
 _ARRAYS = ", ".join(f"%s::{kind}[]" for kind in (*REPORT_COLUMNS.values(), "bigint", "integer"))
+_SPECIAL = re.compile(r'["\\]')
 _POSTGRESQL = f"""
 WITH batch ({", ".join(REPORT_COLUMNS)}, last_received_at, times_received) AS MATERIALIZED (
     SELECT * FROM unnest({_ARRAYS})
@@ -136,8 +138,22 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
         connection.exec_driver_sql(_SQLITE_STATUS, list(batch))
         return
     for rows in _rounds(batch):
-        columns = tuple(list(column) for column in zip(*rows, strict=True))
-        connection.exec_driver_sql(_POSTGRESQL, columns)
+        columns = zip(*rows, strict=True)
+        connection.exec_driver_sql(_POSTGRESQL, tuple(_array(column) for column in columns))
+
+
+def _array(values: tuple[object, ...]) -> str:
+    """An array as PostgreSQL reads one (manual, 8.15.6): the driver takes ten times as long."""
+    elements = ["NULL" if value is None else f'"{value}"' for value in values]
+    literal = f"{{{','.join(elements)}}}"
+    if "\\" in literal or literal.count('"') != 2 * (len(values) - values.count(None)):
+        # A value has one of the two characters that mean something between quotes.
+        elements = [
+            "NULL" if value is None else '"' + _SPECIAL.sub(r"\\\g<0>", str(value)) + '"'
+            for value in values
+        ]
+        literal = f"{{{','.join(elements)}}}"
+    return literal
 
 
 def _rounds(batch: Sequence[DeliveryReport]) -> list[list[tuple[object, ...]]]:

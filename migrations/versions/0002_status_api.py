@@ -80,22 +80,29 @@ def upgrade() -> None:
     op.execute("INSERT INTO feed (base) VALUES (0)")
     op.create_table(
         "delivery_counts",
-        sa.Column("hour", sa.BigInteger(), nullable=False, comment="since 1970 UTC"),
-        sa.Column("mcc_mnc", sa.Text(), nullable=False, comment="empty where it is not known"),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("hour", sa.BigInteger(), autoincrement=False, comment="since 1970 UTC"),
+        sa.Column("mcc_mnc", sa.Text(), comment="empty where it is not known"),
+        sa.Column("state", sa.String(length=16)),
+        sa.Column("reason", sa.String(length=32), comment="empty where there is none"),
         sa.Column(
-            "reason", sa.String(length=32), nullable=False, comment="empty where there is none"
+            "part",
+            sa.BigInteger(),
+            autoincrement=False,
+            comment="0, or the transaction that added it",
         ),
-        sa.Column("deliveries", sa.BigInteger(), nullable=False, comment="may be negative"),
-    )
-    op.create_index(
-        "ix_delivery_counts_hour", "delivery_counts", ["hour", "mcc_mnc", "state", "reason"]
+        sa.Column(
+            "deliveries", sa.BigInteger(), nullable=False, comment="may be negative in a part"
+        ),
+        sa.PrimaryKeyConstraint(
+            "hour", "mcc_mnc", "state", "reason", "part", name=op.f("pk_delivery_counts")
+        ),
+        sqlite_with_rowid=False,
     )
     for statement in SQLITE_TRIGGERS if is_sqlite else POSTGRESQL_TRIGGERS:
         op.execute(sa.text(statement.replace(":", "\\:")))
     op.execute(f"""
-        INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, deliveries)
-        SELECT {group_of("deliveries")}, count(*) FROM deliveries GROUP BY 1, 2, 3, 4
+        INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries)
+        SELECT {group_of("deliveries")}, 0, count(*) FROM deliveries GROUP BY 1, 2, 3, 4
     """)
 
 
@@ -140,22 +147,30 @@ def group_of(row: str) -> str:
         coalesce({row}.mcc_mnc, ''), {row}.state, coalesce({row}.reason, '')"""
 
 
-# PostgreSQL: once a statement. Each adds rows of its own, so that no two wait for one another.
-_SUM = "INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, deliveries) SELECT"
+ADD = "INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries)"
+TO_KNOWN = """ON CONFLICT (hour, mcc_mnc, state, reason, part)
+    DO UPDATE SET deliveries = delivery_counts.deliveries + excluded.deliveries"""
+
+# PostgreSQL: once a statement, and never waiting for another transaction.
 POSTGRESQL_TRIGGERS = (
     f"""
     CREATE FUNCTION count_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE
+        own_part bigint := pg_current_xact_id()::text::bigint;
     BEGIN
         IF TG_OP = 'INSERT' THEN
-            {_SUM} {group_of("added")}, count(*) FROM added GROUP BY 1, 2, 3, 4;
+            {ADD} SELECT {group_of("added")}, own_part, count(*) FROM added GROUP BY 1, 2, 3, 4
+            {TO_KNOWN};
         ELSIF TG_OP = 'DELETE' THEN
-            {_SUM} {group_of("removed")}, -count(*) FROM removed GROUP BY 1, 2, 3, 4;
+            {ADD} SELECT {group_of("removed")}, own_part, -count(*) FROM removed GROUP BY 1, 2, 3, 4
+            {TO_KNOWN};
         ELSE
-            {_SUM} hour, mcc_mnc, state, reason, sum(n) FROM (
+            {ADD} SELECT hour, mcc_mnc, state, reason, own_part, sum(n) FROM (
                 SELECT {group_of("added")}, 1 FROM added
                 UNION ALL SELECT {group_of("removed")}, -1 FROM removed
             ) AS change (hour, mcc_mnc, state, reason, n)
-            GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0;
+            GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
+            {TO_KNOWN};
         END IF;
         RETURN NULL;
     END $$
@@ -179,12 +194,8 @@ POSTGRESQL_TRIGGERS = (
 
 
 def _sqlite_add(row: str, n: int) -> str:
-    """Add to the one row of a group, or make it: here nobody else writes."""
-    group = "(hour, mcc_mnc, state, reason)"
-    return f"""
-        UPDATE delivery_counts SET deliveries = deliveries + {n} WHERE {group} = ({group_of(row)});
-        INSERT INTO delivery_counts SELECT {group_of(row)}, {n} WHERE changes() = 0;
-    """
+    """Add to the one part of a group: here nobody else writes."""
+    return f"{ADD} VALUES ({group_of(row)}, 0, {n}) {TO_KNOWN};"
 
 
 SQLITE_TRIGGERS = (
