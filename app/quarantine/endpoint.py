@@ -1,15 +1,13 @@
 """The list of what was refused, and why."""
 
-import base64
-import re
 from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import Row
 
-from app.errors import InvalidRequestError
 from app.guards import administrator
+from app.query import cursors
 from app.query.requests import ReadConnection, problems, refuse_unknown_parameters
 from app.query.schemas import Time
 from app.store import quarantine
@@ -52,23 +50,9 @@ def list_refused(
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> QuarantinePage:
     """What was refused, latest first."""
-    rows = quarantine.page(connection, limit + 1, None if cursor is None else _decode(cursor))
+    after = None if cursor is None else cursors.decode(cursor, int, str)
+    rows = quarantine.page(connection, limit + 1, after)
     items = [RefusedCallback.of(row) for row in rows[:limit]]
-    return QuarantinePage(
-        items=items, next_cursor=_encode(items[-1]) if len(rows) > limit else None
-    )
-
-
-def _encode(item: RefusedCallback) -> str:
-    return base64.urlsafe_b64encode(f"{item.received_at}:{item.id}".encode()).decode()
-
-
-def _decode(cursor: str) -> tuple[int, str]:
-    try:
-        decoded = base64.b64decode(cursor, b"-_", validate=True).decode("ascii")
-    except ValueError:
-        decoded = ""
-    found = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]+)", decoded)
-    if found is None:
-        raise InvalidRequestError([{"field": "cursor", "message": "not a cursor of this list"}])
-    return int(found[1]), found[2]
+    more = len(rows) > limit
+    next_cursor = cursors.encode((items[-1].received_at, items[-1].id)) if more else None
+    return QuarantinePage(items=items, next_cursor=next_cursor)

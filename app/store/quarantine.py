@@ -90,7 +90,7 @@ def _collapse(refusals: Sequence[Refusal]) -> list[dict[str, object]]:
 
 
 def page(
-    connection: Connection, limit: int, after: tuple[int, str] | None
+    connection: Connection, limit: int, after: tuple[int | str, ...] | None
 ) -> Sequence[Row[tuple[object, ...]]]:
     """At most `limit` rows, latest first, below the row whose (received_at, id) is `after`."""
     statement = (
