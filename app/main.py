@@ -35,7 +35,8 @@ from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health
 from app.quarantine import endpoint as quarantine_endpoint
-from app.query import messages
+from app.query import deliveries, messages
+from app.query.lookups import Lookups
 from app.settings import Settings
 from app.store.engine import open_database
 from app.store.spool import Spool
@@ -87,9 +88,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.database = database
     app.state.writer = writer
     app.state.intake = intake
+    app.state.lookups = Lookups(database)
     app.state.draining = threading.Event()
     app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
     app.include_router(messages.router)
+    app.include_router(deliveries.router)
     app.include_router(quarantine_endpoint.router)
     app.include_router(health.router)
     docs.add_docs(app)

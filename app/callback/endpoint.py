@@ -8,6 +8,7 @@ from fastapi.responses import PlainTextResponse
 from app import errors
 from app.callback import parse
 from app.callback.door import PATH, Door
+from app.reports import MSISDN_PATTERN
 
 
 def _parameter(name: str, required: bool, description: str, **schema: Any) -> dict[str, Any]:
@@ -34,7 +35,7 @@ PARAMETERS: Final = [
         "to",
         True,
         "The recipient's number, country code first; a leading `+` or `00` is dropped.",
-        pattern=r"^([+ ]|00)[0-9]{3,20}$|^(?!00)[0-9]{3,20}$",
+        pattern=MSISDN_PATTERN,
         example="6588888888",
     ),
     _parameter(

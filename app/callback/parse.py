@@ -10,7 +10,14 @@ from typing import Final
 from urllib.parse import quote_from_bytes, unquote, unquote_to_bytes
 
 from app.callback.paasoo_codes import meaning_of
-from app.reports import RANK, DeliveryReport, fingerprint_of
+from app.reports import (
+    RANK,
+    DeliveryReport,
+    fingerprint_of,
+    is_digits,
+    is_printable_ascii,
+    normal_msisdn,
+)
 from app.store.quarantine import Refusal
 
 # The guide's parameters. Any other is allowed, and kept in the raw query alone.
@@ -71,7 +78,7 @@ def _understood(
 ) -> tuple[int, Claim]:
     """Fingerprint and claim, whatever message it is about: so few differ that most are known."""
     significant = status_text.lstrip("0")
-    if not _is_digits(status_text) or len(significant) > MAX_STATUS_DIGITS:
+    if not is_digits(status_text) or len(significant) > MAX_STATUS_DIGITS:
         raise _invalid("status", "an integer from 0 to 99999")
     status = int(significant or "0")
     _limit("statuscode", statuscode, MAX_TEXT_LENGTH)
@@ -97,27 +104,6 @@ def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:
         return parse(query, received_at)
     except InvalidReportError as error:
         return Refusal(printable(query), error.code, error.detail, received_at)
-
-
-def normal_msisdn(to: str) -> str | None:
-    """Digits only, country code first; None where it can't be a phone number.
-
-    One leading `+` is dropped, which arrives as a space when it wasn't escaped, or one `00`.
-    """
-    if to.startswith(("+", " ")):
-        to = to[1:]
-    elif to.startswith("00"):
-        to = to[2:]
-    return to if 3 <= len(to) <= 20 and _is_digits(to) else None
-
-
-def is_printable_ascii(text: str) -> bool:
-    """Without space. As fast as it gets: a regular expression takes three times as long."""
-    return text.isascii() and text.isprintable() and " " not in text
-
-
-def _is_digits(text: str) -> bool:
-    return text.isascii() and text.isdigit()
 
 
 def printable(query: bytes) -> str:

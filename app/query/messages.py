@@ -1,34 +1,71 @@
-"""One message: what became of it, and every report that said so."""
+"""Messages: what became of each, and every report that said so."""
 
-from fastapi import APIRouter, Depends
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import MessageNotFoundError
 from app.guards import reader
-from app.query.requests import MessageId, ReadConnection, problems, refuse_unknown_parameters
-from app.query.schemas import Message, Report, Reports
+from app.query.requests import (
+    MessageId,
+    PlainMessageId,
+    ReadConnection,
+    answer,
+    problems,
+    refuse_unknown_parameters,
+    refuse_while_away,
+)
+from app.query.schemas import Message, MessagesFound, Report, Reports
 from app.store import read
 
 router = APIRouter(
     prefix="/v1/messages",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 404, 414, 422, 503),
+    responses=problems(401, 403, 414, 422, 503),
 )
 
 
-@router.get("/{messageid}")
-def show_message(messageid: MessageId, connection: ReadConnection) -> Message:
+@router.get("/{messageid}", response_model=Message, responses=problems(404))
+async def show_message(messageid: MessageId, request: Request) -> Response:
     """One message with the status of each recipient."""
-    deliveries = read.deliveries_of(connection, messageid)
+    refuse_while_away(request)
+    deliveries = await request.app.state.lookups.deliveries_of(messageid)
     if not deliveries:
         raise MessageNotFoundError(messageid)
-    return Message.of(deliveries)
+    return answer(Message.of(deliveries))
 
 
-@router.get("/{messageid}/reports")
+@router.get("/{messageid}/reports", responses=problems(404))
 def list_reports(messageid: MessageId, connection: ReadConnection) -> Reports:
     """Every distinct report received about a message, oldest first."""
     reports = read.reports_of(connection, messageid)
     if not reports and not read.deliveries_of(connection, messageid):
         raise MessageNotFoundError(messageid)
     return Reports(reports=[Report.of(report) for report in reports])
+
+
+class MessagesWanted(BaseModel):
+    """Which messages to look up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    messageids: list[PlainMessageId] = Field(
+        min_length=1, max_length=1000, description="PaaSoo's ids of the send calls."
+    )
+
+
+@router.post("/lookup", response_model=MessagesFound)
+def look_up_messages(
+    wanted: Annotated[MessagesWanted, Body()], connection: ReadConnection
+) -> Response:
+    """Up to 1,000 messages at once, in the order asked; an id that is given twice counts once."""
+    message_ids = list(dict.fromkeys(wanted.messageids))
+    found = read.deliveries_of_each(connection, message_ids)
+    return answer(
+        MessagesFound(
+            messages=[Message.of(found[known]) for known in message_ids if known in found],
+            not_found=[unknown for unknown in message_ids if unknown not in found],
+        )
+    )

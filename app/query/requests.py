@@ -1,11 +1,13 @@
 """What every request to the status API has in common: a connection, its ids, its strictness."""
 
+import re
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
-from fastapi import Depends, Path, Request
-from pydantic import AfterValidator, BeforeValidator, Field
+from fastapi import Depends, Path, Request, Response
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
 from sqlalchemy import Connection
 
 from app.errors import (
@@ -18,14 +20,26 @@ from app.errors import (
     UnauthorizedError,
     documented,
 )
+from app.query.schemas import EPOCH
+from app.reports import is_printable_ascii
+
+
+def refuse_while_away(request: Request) -> None:
+    """The database is away, which is known: so nobody need wait to find out."""
+    if request.app.state.intake.is_away:
+        raise DatabaseUnavailableError
 
 
 def open_connection(request: Request) -> Iterator[Connection]:
     """A connection that reads, for as long as the endpoint runs."""
-    if request.app.state.intake.is_away:
-        raise DatabaseUnavailableError  # known, so nobody need wait to find out
+    refuse_while_away(request)
     with request.app.state.database.read.connect() as connection:
         yield connection
+
+
+def answer(model: BaseModel) -> Response:
+    """A model as it is: FastAPI would check and copy what is known to be right."""
+    return Response(model.model_dump_json(), media_type="application/json")
 
 
 ReadConnection = Annotated[Connection, Depends(open_connection, scope="function")]
@@ -48,10 +62,44 @@ def refuse_unknown_parameters(request: Request) -> None:
 
 
 def _printable_ascii(text: str) -> str:
-    if not all("!" <= character <= "~" for character in text):
+    if not is_printable_ascii(text):
         raise ValueError("must be printable ASCII characters without space")
     return text
 
+
+def _microseconds(text: object) -> int:
+    """A time of RFC 3339, with its offset, as microseconds since 1970 UTC."""
+    # A `+` that was not percent-encoded arrives as a space.
+    found = _RFC3339.fullmatch(str(text).replace(" ", "+"))
+    if found is None:
+        raise ValueError("must be a time of RFC 3339 with its offset: 2026-11-22T08:00:00Z")
+    try:
+        moment = datetime.fromisoformat(found[0].upper())
+        return (moment - EPOCH) // timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time that exists") from None
+
+
+_RFC3339: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+Moment = Annotated[
+    int,
+    BeforeValidator(_microseconds),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+PlainMessageId = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=128,
+        json_schema_extra={"pattern": "^[!-~]+$"},
+        examples=["052804b7368321"],
+    ),
+    AfterValidator(_printable_ascii),
+]
 
 # Routing sees paths as they were sent, so that an id may have a `/`; ids are decoded here.
 MessageId = Annotated[

@@ -9,12 +9,12 @@ from sqlalchemy import Row
 
 from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rfc3339(microseconds: int) -> str:
     """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
-    moment = _EPOCH + timedelta(microseconds=microseconds)
+    moment = EPOCH + timedelta(microseconds=microseconds)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
@@ -64,7 +64,7 @@ class Delivery(BaseModel):
             errcode=row.errcode,
             network=row.mcc_mnc,
             first_received_at=row.first_received_at,
-            last_received_at=row.last_received_at,
+            last_received_at=row.last_received_at or None,  # 0 while none came
             submitted_at=row.submitted_at,
             reference=row.reference,
         )
@@ -92,6 +92,20 @@ class Message(BaseModel):
             final=all(delivery.final for delivery in deliveries),
             deliveries=deliveries,
         )
+
+
+class MessagesFound(BaseModel):
+    """What is known of the messages that were asked for."""
+
+    messages: list[Message] = Field(description="Those that are known, in the order asked.")
+    not_found: list[str] = Field(description="The ids that are not known, in the order asked.")
+
+
+class DeliveriesPage(BaseModel):
+    """A page of deliveries."""
+
+    items: list[Delivery] = Field(description="Latest `last_received_at` first.")
+    next_cursor: str | None = Field(description="For the next page; null on the last.")
 
 
 class Report(BaseModel):

@@ -1,41 +1,127 @@
-"""Looking up: what is known of a message, and every report of it."""
+"""Looking up: what is known of messages, and every report of one."""
 
+import json
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, text, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Text
 
+from app.reports import State
 from app.store.tables import deliveries, reports
 
-_DELIVERIES_OF_MESSAGE = select(
-    *deliveries.c[
-        "message_id",
-        "recipient",
-        "state",
-        "reason",
-        "conflicting",
-        "status",
-        "statuscode",
-        "errcode",
-        "mcc_mnc",
-        "first_received_at",
-        "last_received_at",
-        "submitted_at",
-        "reference",
-    ]
-).order_by(deliveries.c.recipient)
+# What the API shows of a delivery.
+SHOWN = deliveries.c[
+    "message_id",
+    "recipient",
+    "state",
+    "reason",
+    "conflicting",
+    "status",
+    "statuscode",
+    "errcode",
+    "mcc_mnc",
+    "first_received_at",
+    "last_received_at",
+    "submitted_at",
+    "reference",
+]
 
-_REPORTS_OF_MESSAGE = select(reports).order_by(
-    reports.c.received_at, reports.c.recipient, reports.c.fingerprint
+_OF_MESSAGES = select(*SHOWN).order_by(deliveries.c.message_id, deliveries.c.recipient)
+# One parameter for any number of ids: the statement stays the same, and prepared.
+_ANY_OF = {
+    "sqlite": deliveries.c.message_id.in_(
+        select(text("value")).select_from(func.json_each(bindparam("ids")))
+    ),
+    "postgresql": deliveries.c.message_id == func.any(bindparam("ids", type_=ARRAY(Text))),
+}
+_OF_MESSAGES_ON = {dialect: _OF_MESSAGES.where(any_of) for dialect, any_of in _ANY_OF.items()}
+
+_REPORTS_OF_MESSAGE = (
+    select(reports)
+    .where(reports.c.message_id == bindparam("message_id"))
+    .order_by(reports.c.received_at, reports.c.recipient, reports.c.fingerprint)
 )
 
+Deliveries = Sequence[Row[Any]]
 
-def deliveries_of(connection: Connection, message_id: str) -> Sequence[Row[tuple[object, ...]]]:
+
+def deliveries_of(connection: Connection, message_id: str) -> Deliveries:
     """The deliveries of a message, ordered by recipient; none where it is not known."""
-    return connection.execute(
-        _DELIVERIES_OF_MESSAGE.where(deliveries.c.message_id == message_id)
-    ).all()
+    return deliveries_of_each(connection, [message_id]).get(message_id, [])
 
 
-def reports_of(connection: Connection, message_id: str) -> Sequence[Row[tuple[object, ...]]]:
+def deliveries_of_each(
+    connection: Connection, message_ids: Sequence[str]
+) -> dict[str, list[Row[Any]]]:
+    """The deliveries of each message that is known, ordered by recipient."""
+    dialect = connection.dialect.name
+    ids = json.dumps(message_ids) if dialect == "sqlite" else list(message_ids)
+    found = defaultdict(list)
+    for row in connection.execute(_OF_MESSAGES_ON[dialect], {"ids": ids}):
+        found[row[0]].append(row)
+    return found
+
+
+def reports_of(connection: Connection, message_id: str) -> Sequence[Row[Any]]:
     """Every distinct report about a message, oldest first."""
-    return connection.execute(_REPORTS_OF_MESSAGE.where(reports.c.message_id == message_id)).all()
+    return connection.execute(_REPORTS_OF_MESSAGE, {"message_id": message_id}).all()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which deliveries to list. Times in microseconds since 1970 UTC, of the last report."""
+
+    recipient: str | None = None
+    state: State | None = None
+    reason: str | None = None
+    mcc_mnc: str | None = None
+    errcode: str | None = None
+    reference: str | None = None
+    since: int | None = None  # inclusive
+    until: int | None = None  # exclusive
+
+
+Position = tuple[int | str, ...]  # (last_received_at, message_id, recipient)
+_POSITION = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
+
+
+def page(
+    connection: Connection, filters: Filters, limit: int, after: Position | None
+) -> Deliveries:
+    """At most `limit` deliveries, latest report first, behind the position of a row."""
+    statement = (
+        select(*SHOWN)
+        .where(*_conditions(filters))
+        .order_by(
+            deliveries.c.last_received_at.desc(),
+            deliveries.c.message_id.desc(),
+            deliveries.c.recipient.desc(),
+        )
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(tuple_(*after) > _POSITION)
+    return connection.execute(statement).all()
+
+
+def _conditions(filters: Filters) -> list[ColumnElement[bool]]:
+    column = deliveries.c
+    conditions = [
+        column[name] == value
+        for name in ("recipient", "state", "reason", "mcc_mnc", "errcode", "reference")
+        if (value := getattr(filters, name)) is not None
+    ]
+    if filters.state not in {None, State.DELIVERED}:
+        # Says again what the index is made for, so that a database sees that it may use it.
+        conditions.append(text("state <> 'delivered'"))
+    if filters.since is not None:
+        conditions.append(column.last_received_at >= filters.since)
+    if filters.until is not None:
+        conditions.append(column.last_received_at < filters.until)
+        # What was never reported has no time that could be before another.
+        conditions.append(column.last_received_at > 0)
+    return conditions

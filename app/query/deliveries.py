@@ -1,0 +1,94 @@
+"""Deliveries by recipient, state, network or time: the list that support and billing ask for."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import AfterValidator, Field
+
+from app.guards import reader
+from app.query import cursors
+from app.query.requests import (
+    Moment,
+    ReadConnection,
+    answer,
+    problems,
+    refuse_unknown_parameters,
+)
+from app.query.schemas import DeliveriesPage, Delivery
+from app.reports import MSISDN_PATTERN, Reason, State, normal_msisdn
+from app.store import read
+
+router = APIRouter(
+    prefix="/v1/deliveries",
+    tags=["status"],
+    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
+    responses=problems(401, 403, 414, 422, 503),
+)
+
+
+def _msisdn(to: str) -> str:
+    recipient = normal_msisdn(to)
+    if recipient is None:
+        raise ValueError("must be 3 to 20 digits, after a `+` or `00` if there is one")
+    return recipient
+
+
+Recipient = Annotated[
+    str, Field(json_schema_extra={"pattern": MSISDN_PATTERN}), AfterValidator(_msisdn)
+]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not have a NUL character")
+    return text
+
+
+Wanted = Annotated[
+    str,
+    Field(min_length=1, json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+    AfterValidator(_without_nul),
+]
+
+
+@router.get("", response_model=DeliveriesPage)
+def list_deliveries(  # noqa: PLR0913 - one parameter a filter
+    *,
+    connection: ReadConnection,
+    to: Annotated[
+        Recipient | None,
+        Query(
+            description="Recipient, country code first; a leading `+` or `00` is dropped.",
+            examples=["+6588888888"],
+        ),
+    ] = None,
+    state: Annotated[State | None, Query(description="State.")] = None,
+    reason: Annotated[Reason | None, Query(description="Reason.")] = None,
+    network: Annotated[
+        Wanted | None, Query(description="PaaSoo's `network`.", max_length=64, examples=["52099"])
+    ] = None,
+    errcode: Annotated[
+        Wanted | None, Query(description="PaaSoo's `errcode`.", max_length=255, examples=["1"])
+    ] = None,
+    reference: Annotated[
+        Wanted | None, Query(description="The sender's own name for it.", max_length=255)
+    ] = None,
+    since: Annotated[Moment | None, Query(description="`last_received_at` from here on.")] = None,
+    until: Annotated[Moment | None, Query(description="`last_received_at` before this.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
+    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+) -> Response:
+    """Deliveries, the latest reported first; what was never reported comes last."""
+    filters = read.Filters(to, state, reason, network, errcode, reference, since, until)
+    after = None if cursor is None else cursors.decode(cursor, int, str, str)
+    rows = read.page(connection, filters, limit + 1, after)
+    more = len(rows) > limit
+    rows = rows[:limit]
+    last = rows[-1] if more else None
+    return answer(
+        DeliveriesPage(
+            items=[Delivery.of(row) for row in rows],
+            next_cursor=last
+            and cursors.encode((last.last_received_at, last.message_id, last.recipient)),
+        )
+    )

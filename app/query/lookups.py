@@ -1,0 +1,59 @@
+"""Lookups by id that come at the same time share a query, as callbacks share a commit."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from app.store import read
+from app.store.engine import Database
+
+MAX_IDS: Final = 500  # a query
+
+
+class Lookups:
+    """What is asked for while a query runs is asked in the next, all at once.
+
+    All of this runs on the event loop but `_find`, on the one thread that asks the database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[tuple[str, asyncio.Future[Sequence[Row[Any]]]]] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, "lookups")
+
+    def deliveries_of(self, message_id: str) -> "asyncio.Future[Sequence[Row[Any]]]":
+        """The deliveries of a message, ordered by recipient; none where it is not known.
+
+        Raises SQLAlchemy's errors.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Sequence[Row[Any]]] = loop.create_future()
+        self._waiting.append((message_id, future))
+        if self._asking is None:
+            self._asking = loop.create_task(self._ask())
+        return future
+
+    async def _ask(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            asked, self._waiting = self._waiting[:MAX_IDS], self._waiting[MAX_IDS:]
+            ids = [message_id for message_id, _ in asked]
+            try:
+                found = await loop.run_in_executor(self._thread, self._find, ids)
+            except Exception as error:  # noqa: BLE001 - it is theirs who asked
+                for _, future in asked:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for message_id, future in asked:
+                if not future.done():  # its caller may have left
+                    future.set_result(found.get(message_id, ()))
+        self._asking = None
+
+    def _find(self, message_ids: Sequence[str]) -> Mapping[str, Sequence[Row[Any]]]:
+        with self._database.read.connect() as connection:
+            return read.deliveries_of_each(connection, message_ids)
