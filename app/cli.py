@@ -29,6 +29,7 @@ from app.settings import (
     parse_api_key,
     unknown_variables,
 )
+from app.simulator.command import OneLineErrors, simulate
 from app.store import schema
 from app.store.engine import Database, open_database
 from app.telemetry import set_up_logging
@@ -48,6 +49,7 @@ keys = typer.Typer(help="Keys of the status API.", no_args_is_help=True)
 tokens = typer.Typer(help="Secret tokens of the callback address.", no_args_is_help=True)
 program.add_typer(keys, name="key")
 program.add_typer(tokens, name="token")
+program.command(cls=OneLineErrors)(simulate)
 
 
 def main() -> None:

@@ -1,0 +1,16 @@
+"""A PaaSoo to develop and test against: a send API, and reports of every kind.
+
+It imports nothing of the service, nor the service anything of it: what it knows of PaaSoo, and
+what it expects the service to make of it, is written here a second time, from the documents.
+
+    command.py     `paasoo-dlr simulate`: the options
+    simulation.py  the run, from the first message to the last report
+    behaviours.py  what PaaSoo may do about a delivery: the table of shares
+    traffic.py     from a seed and the shares to messages and their reports
+    send_api.py    `GET /json`, as the guide has it
+    reporter.py    the reports, sent to the callback address at a rate
+    ledger.py      what was sent and how it was answered, a line each
+    oracle.py      what the service must show, from the ledger alone
+    check.py       the ledger against the service's API
+    progress.py    the live line
+"""

@@ -1,0 +1,130 @@
+"""What PaaSoo may do about one delivery: a table of behaviours with their default shares.
+
+Sources: "guide" is PaaSoo's integration guide, "older guide" its public site of 2017. Nobody
+says how often anything happens: the shares are made up so that a short run has some of each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+# A report as a template: parameters of the callback, and `label`, which is put into `statuscode`
+# or `errcode`, because the guide doesn't say which of them carries it.
+Template = Mapping[str, str]
+
+
+class Timing(StrEnum):
+    """When the first report of a delivery comes."""
+
+    PROMPT = "prompt"
+    LATE = "late"
+    EARLY = "early"  # before the send call is answered
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """One row: its share among all, and the reports that it makes, in this order.
+
+    No row has two reports that differ and have the same rank: which of them decides would depend
+    on the moment each was received, and that is known to the service alone.
+    """
+
+    weight: float
+    reports: tuple[Template, ...] = ()
+    timing: Timing = Timing.PROMPT
+    at_once: bool = False  # the reports come together, and may overtake each other
+    repeated: bool = False  # each report comes several times
+    malformed: bool = False  # what comes is no valid report: a row of `MALFORMED`
+    prefixes: tuple[str, ...] = ("",)  # how `to` begins, one of them
+    extra: str = ""  # what follows the guide's parameters
+
+
+DELIVERED: Final = {"status": "0", "statuscode": "delivered", "errcode": "1"}  # the guide's sample
+ACCEPTED: Final = {"status": "0", "statuscode": "accepted"}
+ABSENT: Final = {"status": "404", "label": "Absent Subscriber Temporary"}
+
+
+def _reported(weight: float, **parameters: str) -> Behaviour:
+    return Behaviour(weight, (parameters,))
+
+
+BEHAVIOURS: Final[dict[str, Behaviour]] = {
+    # Guide, table of statuses.
+    "delivered": Behaviour(48, (DELIVERED,)),
+    "unauthorized": _reported(1, status="401"),
+    "forbidden-keyword": _reported(1, status="402"),
+    "missing-keyword": _reported(1, status="403"),
+    "system-error": _reported(1, status="501"),
+    # Guide, table of the labels of status 404.
+    "unknown": _reported(1, status="404", label="Unknown"),
+    "absent-temporary": Behaviour(2, (ABSENT,)),
+    "absent-permanent": _reported(1, status="404", label="Absent Subscriber Permanent"),
+    "barred-by-user": _reported(1, status="404", label="Call barred by user"),
+    "spam-filtered": _reported(1, status="404", label="Anti-Spam Rejection"),
+    "network-error": _reported(1, status="404", label="Network Error"),
+    "illegal-number": _reported(1, status="404", label="Illegal Number"),
+    "unroutable": _reported(1, status="404", label="Unroutable"),
+    "general-error": _reported(1, status="404", label="General Error"),
+    # The older guide: status 0 or 400, and numbers for the reasons.
+    "old-delivered": _reported(2, status="0", statuscode="delivered"),
+    "old-accepted": Behaviour(2, (ACCEPTED,)),
+    "old-rejected": _reported(1, status="400", statuscode="rejected", errcode="5"),
+    "old-unknown": _reported(1, status="400", statuscode="unknown", errcode="1"),
+    "old-failed-unknown": _reported(0.5, status="400", statuscode="failed", errcode="1"),
+    "old-failed-off": _reported(0.5, status="400", statuscode="failed", errcode="2"),
+    "old-failed-dead": _reported(0.5, status="400", statuscode="failed", errcode="3"),
+    "old-failed-refused": _reported(0.5, status="400", statuscode="failed", errcode="4"),
+    "old-failed-rejected": _reported(0.5, status="400", statuscode="failed", errcode="5"),
+    "old-failed-other": _reported(0.5, status="400", statuscode="failed", errcode="99"),
+    # What no guide names, and what makes no sense.
+    "bare-success": _reported(1, status="0"),
+    "new-word": _reported(1, status="0", statuscode="Entregado, ¡sí!"),
+    "bare-failure": _reported(1, status="404"),
+    "new-label": _reported(1, status="404", label="用户关机"),
+    "new-status": _reported(1, status="777", statuscode="failed"),
+    "success-that-failed": _reported(1, status="0", statuscode="failed"),
+    "failure-that-delivered": _reported(1, status="404", statuscode="delivered"),
+    "plus-number": Behaviour(1, (DELIVERED,), prefixes=("+", "%2B", "00")),
+    "extra-parameter": Behaviour(1, (DELIVERED,), extra="&price=0.0125&text=%ff"),
+    # Several reports of one delivery.
+    "repeated": Behaviour(4, (DELIVERED,), repeated=True),
+    "accepted-first": Behaviour(6, (ACCEPTED, DELIVERED)),
+    "accepted-last": Behaviour(2, (DELIVERED, ACCEPTED)),
+    "failed-first": Behaviour(1, (ABSENT, DELIVERED)),
+    "failed-last": Behaviour(1, (DELIVERED, ABSENT)),
+    "at-once": Behaviour(2, (ABSENT, ACCEPTED, DELIVERED), at_once=True),
+    # Not when one would think, not as one would think, or not at all.
+    "late": Behaviour(3, (DELIVERED,), Timing.LATE),
+    "early": Behaviour(3, (DELIVERED,), Timing.EARLY),
+    "malformed": Behaviour(2, (DELIVERED,), malformed=True),
+    "never": Behaviour(3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Malformation:
+    """A way to spoil a report: the code that its refusal must have, changes, and a raw ending."""
+
+    code: str
+    changes: Mapping[str, str | None]  # None leaves the parameter out
+    ending: str = ""
+
+
+MALFORMED: Final = (
+    Malformation("missing_parameter", {"type": None}),
+    Malformation("missing_parameter", {"messageid": None}),
+    Malformation("missing_parameter", {"to": None}),
+    Malformation("missing_parameter", {"status": ""}),
+    Malformation("unsupported_type", {"type": "mo"}),
+    Malformation("invalid_parameter", {"messageid": "two words"}),
+    Malformation("invalid_parameter", {"to": "nobody"}),
+    Malformation("invalid_parameter", {"status": "delivered"}),
+    Malformation("invalid_parameter", {"status": "100000"}),
+    Malformation("invalid_parameter", {"statuscode": "x" * 256}),
+    Malformation("invalid_parameter", {"network": "9" * 65}),
+    Malformation("duplicate_parameter", {}, "&status=404"),
+    Malformation("invalid_encoding", {"statuscode": None}, "&statuscode=%ff"),
+    Malformation("invalid_encoding", {"errcode": None}, "&errcode=%00"),
+    Malformation("invalid_encoding", {"network": None}, "&network=%5"),
+)

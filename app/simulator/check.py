@@ -1,0 +1,273 @@
+"""The ledger against the service's API: is each delivery what its reports say."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx2
+
+from app.simulator import oracle
+from app.simulator.ledger import LedgerError, events
+from app.simulator.options import Check, OptionError
+
+# As many as the API takes in one lookup, and gives on one page.
+MOST_AT_ONCE: Final = 1000
+TIMEOUT_S: Final = 60
+ASK_AGAIN_AFTER_S: Final = 0.25
+
+# What was called with one of these, or not answered at all, may be stored or not: the answer may
+# be a proxy's, and ours is lost.
+UNCLEAR_ANSWERS: Final = frozenset({None, 502, 503, 504})
+
+MAX_SHOWN: Final = 20
+
+
+class ApiUnavailableError(Exception):
+    """The API can't be asked now, and may be later."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One recipient of a message, as the ledger has it."""
+
+    behaviour: str
+    via: str
+    reports: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Sent:
+    """What a ledger says: the deliveries of each message, and how many reports there were."""
+
+    messages: dict[str, dict[str, Delivery]] = field(default_factory=dict)
+    reports: int = 0
+    unclear: int = 0
+
+    @property
+    def deliveries(self) -> int:
+        return sum(map(len, self.messages.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found out. It agrees if there is no difference."""
+
+    sent: Sent
+    differences: list[str]
+    quarantine_was_compared: bool
+
+
+def check(asked: Check, path: Path) -> Verdict:
+    """Compare; differences are looked for again until there is none or the time is up.
+
+    Raises `OptionError` where the API can't be asked, and `LedgerError`.
+    """
+    sent = read_sent(path)
+    deadline = time.monotonic() + asked.settle_s
+    with httpx2.Client(
+        headers={"Authorization": f"Bearer {asked.key}"}, timeout=TIMEOUT_S, trust_env=False
+    ) as http:
+        api = Api(http, asked.api)
+        while True:
+            try:
+                verdict = compare(api, sent)
+                if not verdict.differences or time.monotonic() >= deadline:
+                    return verdict
+            except ApiUnavailableError as error:
+                if time.monotonic() >= deadline:
+                    raise OptionError(f"--api: {error}") from None
+            time.sleep(ASK_AGAIN_AFTER_S)
+
+
+def read_sent(path: Path) -> Sent:
+    """What a ledger says of each delivery. Raises `LedgerError`."""
+    sent = Sent()
+    try:
+        for event in events(path):
+            if event["event"] == "sent":
+                delivery = Delivery(event["behaviour"], event["via"])
+                sent.messages.setdefault(event["messageid"], {})[event["to"]] = delivery
+            elif event["event"] == "report":
+                sent.messages[event["messageid"]][event["to"]].reports.append(event)
+                sent.reports += 1
+                sent.unclear += event["answer"] in UNCLEAR_ANSWERS
+    except KeyError as missing:
+        raise LedgerError(f"lacks {missing}, so it can't be compared") from None
+    return sent
+
+
+def compare(api: "Api", sent: Sent) -> Verdict:
+    """Every delivery of the ledger with what the API shows now."""
+    differences = list(_wrong_answers(sent))
+    found = api.messages(list(sent.messages))
+    for message_id, deliveries in sent.messages.items():
+        shown = found.get(message_id)
+        differences += [
+            f"{message_id} {difference}" for difference in _differences(deliveries, shown)
+        ]
+    refused = api.quarantine() if any(_refused(sent)) else {}
+    if refused is not None:
+        differences += _missing_in_quarantine(sent, refused)
+    return Verdict(sent, differences, quarantine_was_compared=refused is not None)
+
+
+def _wrong_answers(sent: Sent) -> Iterator[str]:
+    answered = False
+    for message_id, to, report in _reports(sent):
+        answer, malformed = report["answer"], report["malformed"]
+        answered = answered or answer not in UNCLEAR_ANSWERS
+        if answer in UNCLEAR_ANSWERS:
+            continue
+        where = f"{message_id} to {masked(to)}:"
+        if answer != (400 if malformed else 200):
+            kind = f"a malformed report ({malformed})" if malformed else "a good report"
+            yield f"{where} {kind} was answered {answer}"
+        elif malformed and _code(report["body"]) != malformed:
+            yield f"{where} the refusal's code is {_code(report['body'])}, must be {malformed}"
+    if sent.reports and not answered:
+        yield "no report was answered at all, so there is nothing to compare"
+
+
+def _reports(sent: Sent) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for message_id, deliveries in sent.messages.items():
+        for to, delivery in deliveries.items():
+            for report in delivery.reports:
+                yield message_id, to, report
+
+
+def _code(body: str) -> object:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        return None
+    return problem.get("code") if isinstance(problem, dict) else None
+
+
+def _differences(deliveries: dict[str, Delivery], shown: Any) -> Iterator[str]:
+    """How one message differs. `shown` is None where the API doesn't know it."""
+    shown_deliveries = {} if shown is None else {row["to"]: row for row in shown["deliveries"]}
+    for to, delivery in deliveries.items():
+        difference = _difference(delivery, shown_deliveries.get(to))
+        if difference:
+            yield f"to {masked(to)} ({delivery.behaviour}): {difference}"
+    for to in shown_deliveries.keys() - deliveries.keys():
+        yield f"to {masked(to)}: is shown, and was never sent"
+    if shown is not None:
+        states = {row["state"] for row in shown_deliveries.values()}
+        state = states.pop() if len(states) == 1 else "mixed"
+        final = all(row["final"] for row in shown_deliveries.values())
+        if (shown["state"], shown["final"]) != (state, final):
+            yield f"is {shown['state']}, final {shown['final']}, unlike its deliveries"
+
+
+def _difference(delivery: Delivery, shown: Any) -> str | None:
+    good = [report for report in delivery.reports if not report["malformed"]]
+    stored = [report["query"] for report in good if report["answer"] == 200]
+    perhaps = [report["query"] for report in good if report["answer"] != 200]
+    acceptable = oracle.acceptable_statuses(
+        map(oracle.claim_of, stored), map(oracle.claim_of, perhaps)
+    )
+    if None in acceptable and delivery.via == "api":
+        # Known since it was sent, if it was the service that sent it.
+        acceptable.append(oracle.PENDING)
+    compared = None if shown is None else {name: shown.get(name) for name in oracle.PENDING}
+    if compared in acceptable:
+        return None
+    expected = acceptable[0]
+    if compared is None or expected is None:
+        return f"is {_state(compared)}, must be {_state(expected)}"
+    return "; ".join(
+        f"{name} is {compared[name]!r}, must be {expected[name]!r}"
+        for name in expected
+        if compared[name] != expected[name]
+    )
+
+
+def _state(status: dict[str, Any] | None) -> str:
+    return "not known" if status is None else str(status["state"])
+
+
+def _refused(sent: Sent) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for message_id, to, report in _reports(sent):
+        if report["malformed"] and report["answer"] == 400:
+            yield message_id, to, report
+
+
+def _missing_in_quarantine(sent: Sent, refused: dict[str, str]) -> Iterator[str]:
+    for message_id, to, report in _refused(sent):
+        code = refused.get(report["query"])
+        if code != report["malformed"]:
+            what = "is not there" if code is None else f"is there as {code}"
+            must = f"must be as {report['malformed']}"
+            yield f"{message_id} to {masked(to)}: in the quarantine its report {what}, {must}"
+
+
+def masked(number: str) -> str:
+    """A phone number without its middle: `6588****88`."""
+    return f"{number[:4]}****{number[-2:]}" if len(number) > 6 else "****"
+
+
+class Api:
+    """The service's API, as much of it as a check asks for."""
+
+    def __init__(self, http: httpx2.Client, address: str) -> None:
+        self._http = http
+        self._address = address.rstrip("/")
+
+    def messages(self, message_ids: Sequence[str]) -> dict[str, Any]:
+        """The messages that are known, by their ids."""
+        found = {}
+        for start in range(0, len(message_ids), MOST_AT_ONCE):
+            asked = message_ids[start : start + MOST_AT_ONCE]
+            response = self._ask("POST", "/v1/messages/lookup", json={"messageids": asked})
+            if response.status_code in {404, 405}:  # a version that has no such endpoint
+                return self._messages_one_by_one(message_ids)
+            if response.status_code != 200:
+                raise OptionError(f"--api: a lookup is answered {response.status_code}")
+            for message in response.json()["messages"]:
+                found[message["messageid"]] = message
+        return found
+
+    def _messages_one_by_one(self, message_ids: Sequence[str]) -> dict[str, Any]:
+        found = {}
+        for message_id in message_ids:
+            response = self._ask("GET", f"/v1/messages/{quote(message_id, safe='')}")
+            if response.status_code == 200:
+                found[message_id] = response.json()
+            elif response.status_code != 404:
+                raise OptionError(f"--api: a message is answered {response.status_code}")
+        return found
+
+    def quarantine(self) -> dict[str, str] | None:
+        """The codes of refused queries. None with too low a key."""
+        codes: dict[str, str] = {}
+        cursor = ""
+        while True:
+            path = f"/v1/quarantine?limit={MOST_AT_ONCE}{cursor}"
+            response = self._ask("GET", path)
+            if response.status_code == 403:
+                return None
+            if response.status_code != 200:
+                raise OptionError(f"--api: the quarantine is answered {response.status_code}")
+            page = response.json()
+            codes.update((item["query"], item["code"]) for item in page["items"])
+            if not page["next_cursor"]:
+                return codes
+            cursor = f"&cursor={quote(page['next_cursor'], safe='')}"
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
+        try:
+            response = self._http.request(method, f"{self._address}{path}", **options)
+        except httpx2.HTTPError as error:
+            raise ApiUnavailableError(f"can't be asked: {error or type(error).__name__}") from None
+        if response.status_code == 401:
+            raise OptionError("--key: the API answers 401, it doesn't know this key")
+        if response.status_code >= 500:
+            raise ApiUnavailableError(
+                f"{path.partition('?')[0]} is answered {response.status_code}"
+            )
+        return response

@@ -1,0 +1,73 @@
+"""What takes messages, invented ones and those of the send API, and sets off their reports."""
+
+import asyncio
+
+from app.simulator import traffic
+from app.simulator.ledger import Ledger
+from app.simulator.options import Run
+from app.simulator.reporter import Reporter, Tally
+from app.simulator.traffic import Delivery, Message
+
+
+class Exchange:
+    """Every message of a run goes through here, and into the ledger before anything is reported."""
+
+    def __init__(
+        self, run: Run, ledger: Ledger, tally: Tally, reporter: Reporter, tasks: asyncio.TaskGroup
+    ) -> None:
+        self._run = run
+        self._ledger = ledger
+        self._tally = tally
+        self._reporter = reporter
+        self._tasks = tasks
+        self._sends = 0
+
+    def invent(self, number: int) -> Message:
+        """Take a message as if somebody had sent it; nobody waits for an answer."""
+        run = self._run
+        message = traffic.invent(run.seed, number, run.shares, run.delays)
+        self._write_down(message, via="invented")
+        for delivery in message.deliveries:
+            self._start(message, delivery)
+        return message
+
+    def accept(self, recipients: list[str], text: str, lost_answers: float) -> tuple[Message, bool]:
+        """Take a send; also, whether its answer gets lost. Nothing is reported yet."""
+        run = self._run
+        self._sends += 1
+        message = traffic.accept(run.seed, self._sends, recipients, run.shares, run.delays)
+        is_lost = traffic.is_answer_lost(run.seed, self._sends, lost_answers)
+        self._write_down(message, via="api", text=text, answer="lost" if is_lost else "given")
+        return message, is_lost
+
+    def refuse(self, status: int, why: str) -> None:
+        self._tally.refused_sends += 1
+        self._ledger.write("refused", status=status, why=why)
+
+    async def report_before_the_answer(self, message: Message) -> None:
+        """Report on the deliveries that are ahead of the send's answer."""
+        async with asyncio.TaskGroup() as early:
+            for delivery in message.deliveries:
+                if delivery.is_early:
+                    early.create_task(self._reporter.report(message.message_id, delivery))
+
+    async def report_after_the_answer(self, message: Message) -> None:
+        """Set off the reports on all the others."""
+        for delivery in message.deliveries:
+            if not delivery.is_early:
+                self._start(message, delivery)
+
+    def _start(self, message: Message, delivery: Delivery) -> None:
+        self._tasks.create_task(self._reporter.report(message.message_id, delivery))
+
+    def _write_down(self, message: Message, **fields: str) -> None:
+        self._tally.messages += 1
+        for delivery in message.deliveries:
+            self._tally.deliveries += 1
+            self._ledger.write(
+                "sent",
+                messageid=message.message_id,
+                to=delivery.recipient,
+                behaviour=delivery.behaviour,
+                **fields,
+            )

@@ -1,0 +1,119 @@
+"""What a run is asked to do, and how it is written on the command line."""
+
+import math
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from app.simulator.behaviours import BEHAVIOURS
+from app.simulator.traffic import Delays
+
+EVERY: Final = "all"
+EXAMPLE: Final = "http://127.0.0.1:8000/"
+
+
+class OptionError(Exception):
+    """An option can't be used; the text begins with its name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The one account of the send API."""
+
+    key: str
+    secret: str
+    balance: int | None  # recipients that can still be sent to; None: any number
+
+
+@dataclass(frozen=True, slots=True)
+class SendApi:
+    """How sends are taken: where, from whom, and how badly they are answered."""
+
+    listener: socket.socket
+    account: Account
+    lost_answers: float  # share
+    answer_delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is sent and reported, and for how long."""
+
+    callback: str
+    send_api: SendApi | None
+    messages: int | None  # to invent; None: any number
+    seconds: float | None
+    rate: float
+    seed: int
+    shares: dict[str, float]
+    delays: Delays
+    connections: int
+    timeout_s: float
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Which API the ledger is compared with."""
+
+    api: str
+    key: str
+    settle_s: float
+
+
+def parse_shares(given: Sequence[str]) -> dict[str, float]:
+    """The default shares with what was given, `NAME=WEIGHT` each, one after the other."""
+    shares = {name: behaviour.weight for name, behaviour in BEHAVIOURS.items()}
+    for item in given:
+        name, _, text = item.partition("=")
+        if name != EVERY and name not in shares:
+            known = ", ".join([EVERY, *shares])
+            raise OptionError(f"--share: there is no behaviour {name!r}; there are {known}")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = -1
+        if not 0 <= weight < math.inf:
+            raise OptionError(f"--share: {name} needs a weight, 0 or more, as in {name}=2.5")
+        shares.update(dict.fromkeys(shares if name == EVERY else [name], weight))
+    if not any(shares.values()):
+        raise OptionError("--share: nothing is left that could happen")
+    return shares
+
+
+def parse_url(option: str, text: str | None) -> str:
+    """An http or https address without a fragment. It may hold a secret, so it isn't repeated."""
+    if not text:
+        raise OptionError(f"{option}: is missing; it must be an address as {EXAMPLE}")
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or "#" in text or not text.isascii() or any(c.isspace() for c in text):
+        raise OptionError(f"{option}: must be an address as {EXAMPLE}")
+    return text
+
+
+def open_listener(address: str) -> socket.socket:
+    """A listening socket for `HOST:PORT`; a port of 0 takes a free one."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise OptionError("--listen: must be HOST:PORT, as in 127.0.0.1:8055")
+    host = host.strip("[]")
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, int(port)), family=family, backlog=512)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise OptionError(f"--listen: can't listen on {address}: {why}") from None
+
+
+def ledger_path(path: Path, *, overwrite: bool) -> Path:
+    """A file that may be written anew."""
+    if path.exists() and not overwrite:
+        raise OptionError(f"--ledger: {path} is there already; --force overwrites it")
+    return path

@@ -1,0 +1,58 @@
+"""The live line: what was sent, how it is answered, and how much is to come."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from app.simulator.reporter import Tally
+
+PLAIN_LINE_EVERY_S: Final = 5.0
+
+
+def line(tally: Tally) -> str:
+    parts = [f"{tally.messages:,} messages to {tally.deliveries:,} recipients"]
+    if tally.refused_sends:
+        parts.append(f"{tally.refused_sends:,} sends refused")
+    parts += [
+        f"{tally.answers.total():,} reports ({answers(tally)})",
+        f"{tally.rate():,.0f}/s",
+        f"{tally.outstanding:,} outstanding",
+    ]
+    return " | ".join(parts)
+
+
+def answers(tally: Tally) -> str:
+    """How the reports were answered: `1,200 x 200, 31 x 400`."""
+    counted = sorted(tally.answers.items())
+    return ", ".join(f"{count:,} x {answer}" for answer, count in counted) or "none yet"
+
+
+@asynccontextmanager
+async def shown(tally: Tally) -> AsyncIterator[None]:
+    """Keep the line on a terminal; elsewhere, print one every few seconds. Both on stderr."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(
+            get_renderable=lambda: Text(line(tally)),
+            console=console,
+            transient=True,
+        ):
+            yield
+        return
+    printing = asyncio.create_task(_print_lines(tally))
+    try:
+        yield
+    finally:
+        printing.cancel()
+
+
+async def _print_lines(tally: Tally) -> None:
+    while True:
+        await asyncio.sleep(PLAIN_LINE_EVERY_S)
+        print(line(tally), file=sys.stderr, flush=True)  # noqa: T201 - this is the output

@@ -1,0 +1,193 @@
+"""The reports, sent to the callback address: at a rate, over a bounded number of connections."""
+
+import asyncio
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx2
+
+from app.simulator.ledger import Ledger
+from app.simulator.traffic import Delivery, PlannedReport
+
+# How far behind its rate a run may fall and still catch up: the clock's grain, not an outage.
+CATCH_UP_S: Final = 0.1
+# An answer without `Retry-After`, and a connection without an answer, are tried again after this.
+RETRY_AFTER_S: Final = 1.0
+MAX_RETRY_AFTER_S: Final = 30.0
+# Of an answer's body, in characters, that the ledger keeps.
+MAX_BODY: Final = 500
+
+NO_ANSWER: Final = "no answer"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has happened so far, for those who watch."""
+
+    messages: int = 0
+    deliveries: int = 0
+    refused_sends: int = 0
+    outstanding: int = 0  # reports that are to come, or under way
+    waiting: int = 0  # those of them that are due, and wait for a connection
+    answers: Counter[str] = field(default_factory=Counter)  # by HTTP status, or `NO_ANSWER`
+    given_up: int = 0  # reports that a run which was stopped hasn't sent
+    _lately: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
+
+    def rate(self) -> float:
+        """Answers a second, since one of the last times this was asked."""
+        self._lately.append((time.monotonic(), self.answers.total()))
+        (began, before), (now, after) = self._lately[0], self._lately[-1]
+        return (after - before) / (now - began) if now > began else 0.0
+
+
+class Stopping:
+    """Whether the run was told to stop, and a sleep that ends when it is."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        self._event.set()
+
+    async def sleep(self, seconds: float | None) -> None:
+        """None is for ever, or until the run is told to stop."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
+
+
+class Pace:
+    """Turns at a rate. Time that was lost by more than a moment is not made up for."""
+
+    def __init__(self, rate: float, stopping: Stopping) -> None:
+        self._interval_s = 1 / rate
+        self._stopping = stopping
+        self._next = time.monotonic()
+
+    async def turn(self, cost: int = 1) -> None:
+        """Wait for a turn; one that costs more makes the next wait longer."""
+        mine = max(self._next, time.monotonic() - CATCH_UP_S)
+        self._next = mine + cost * self._interval_s
+        wait_s = mine - time.monotonic()
+        if wait_s > 0:
+            await self._stopping.sleep(wait_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call to the callback address was answered. `status` is None where it wasn't."""
+
+    status: int | None
+    body: str
+    retry_after_s: float = RETRY_AFTER_S
+
+    @property
+    def asks_for_more(self) -> bool:
+        return self.status is None or self.status == 503
+
+
+class Reporter:
+    """Reports on deliveries, and writes down each answer."""
+
+    def __init__(  # noqa: PLR0913 - what it works with, each by its name
+        self,
+        *,
+        callback: str,
+        rate: float,
+        connections: int,
+        timeout_s: float,
+        retries: int,
+        ledger: Ledger,
+        tally: Tally,
+        stopping: Stopping,
+    ) -> None:
+        parts = urlsplit(callback)
+        self._url = parts._replace(query="").geturl()
+        separator = f"?{parts.query}&" if parts.query else "?"
+        self._target = f"{parts.path or '/'}{separator}"
+        self._client = httpx2.AsyncClient(
+            limits=httpx2.Limits(
+                max_connections=connections, max_keepalive_connections=connections
+            ),
+            timeout=timeout_s,
+            trust_env=False,
+        )
+        self._connections = asyncio.Semaphore(connections)
+        self._pace = Pace(rate, stopping)
+        self._retries = retries
+        self._ledger = ledger
+        self._tally = tally
+        self._stopping = stopping
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def report(self, message_id: str, delivery: Delivery) -> None:
+        """All reports of a delivery, each when it is due: one after the other, or at once."""
+        self._tally.outstanding += len(delivery.reports)
+        one = partial(self._report, message_id, delivery.recipient)
+        if delivery.is_at_once:
+            await asyncio.gather(*map(one, delivery.reports))
+        else:
+            for report in delivery.reports:
+                await one(report)
+
+    async def _report(self, message_id: str, recipient: str, report: PlannedReport) -> None:
+        await self._stopping.sleep(report.after_s)
+        is_sent = await self._send(message_id, recipient, report)
+        self._tally.given_up += not is_sent
+        self._tally.outstanding -= 1
+
+    async def _send(self, message_id: str, recipient: str, report: PlannedReport) -> bool:
+        """Send a report, again if need be. False where the run was stopped before."""
+        for attempt in range(1, self._retries + 2):
+            self._tally.waiting += 1
+            async with self._connections:
+                self._tally.waiting -= 1
+                await self._pace.turn()
+                if self._stopping:
+                    return attempt > 1
+                began = time.monotonic()
+                answer = await self._call(report.query)
+                took_s = time.monotonic() - began
+            self._tally.answers[str(answer.status or NO_ANSWER)] += 1
+            self._ledger.write(
+                "report",
+                messageid=message_id,
+                to=recipient,
+                query=report.query,
+                malformed=report.malformed,
+                attempt=attempt,
+                answer=answer.status,
+                body=answer.body,
+                took_s=round(took_s, 6),
+            )
+            if not answer.asks_for_more:
+                break
+            if attempt <= self._retries:
+                await self._stopping.sleep(answer.retry_after_s)
+        return True
+
+    async def _call(self, query: str) -> Answer:
+        # As the target, not as part of the URL, which the client would put into a proper form.
+        target = f"{self._target}{query}".encode("ascii")
+        try:
+            response = await self._client.get(self._url, extensions={"target": target})
+        except httpx2.HTTPError as error:
+            return Answer(None, type(error).__name__)
+        try:
+            retry_after_s = float(response.headers.get("retry-after", RETRY_AFTER_S))
+        except ValueError:
+            retry_after_s = RETRY_AFTER_S
+        return Answer(
+            response.status_code, response.text[:MAX_BODY], min(retry_after_s, MAX_RETRY_AFTER_S)
+        )
