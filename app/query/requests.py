@@ -45,11 +45,13 @@ def answer(model: BaseModel) -> Response:
 ReadConnection = Annotated[Connection, Depends(open_connection, scope="function")]
 
 
-def refuse_unknown_parameters(request: Request) -> None:
+async def refuse_unknown_parameters(request: Request) -> None:
     """A parameter that is misspelt must not be silently without effect."""
     if len(request.scope["query_string"]) > MAX_QUERY_BYTES:
         # The server keeps no more than the beginning, which is not to be taken for all of it.
         raise QueryTooLongError
+    if not request.scope["query_string"]:
+        return
     known = {field.alias for field in request.scope["route"].dependant.query_params}
     given = [name for name, _ in request.query_params.multi_items()]
     problems = [
