@@ -1,0 +1,211 @@
+"""GET /v1/deliveries: filters, and pages that neither skip nor repeat."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from sqlalchemy import event, text
+
+from app.store.engine import open_database
+from tests.service import Service, a_report
+
+
+def list_of(service: Service, **filters: object) -> Any:
+    answer = service.get(f"/v1/deliveries?{urlencode(filters)}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def ids(page: Any) -> list[str]:
+    return [delivery["messageid"] for delivery in page["items"]]
+
+
+def all_pages(service: Service, **filters: object) -> Iterator[Any]:
+    cursor: dict[str, object] = {}
+    while True:
+        page = list_of(service, **filters, **cursor)
+        yield page
+        if page["next_cursor"] is None:
+            return
+        cursor = {"cursor": page["next_cursor"]}
+
+
+REPORTS: tuple[dict[str, Any], ...] = (
+    {"messageid": "m-0", "to": "6588888881"},
+    {"messageid": "m-1", "to": "6588888882", "network": "52501"},
+    {"messageid": "m-2", "to": "6588888881", "status": 404, "statuscode": "Unroutable"},
+    {"messageid": "m-3", "to": "6588888883", "status": 402, "statuscode": "failed", "errcode": "7"},
+    {"messageid": "m-4", "to": "6588888884", "statuscode": "accepted", "network": None},
+)
+
+
+@pytest.fixture
+def reported(service: Service) -> Service:
+    for report in REPORTS:
+        assert service.call_back(a_report(**report)).status_code == 200
+    return service
+
+
+def test_deliveries_are_listed_latest_first(reported: Service) -> None:
+    page = list_of(reported)
+
+    assert ids(page) == ["m-4", "m-3", "m-2", "m-1", "m-0"]
+    assert page["next_cursor"] is None
+    assert page["items"][4] == reported.delivery("m-0")
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({"to": "6588888881"}, ["m-2", "m-0"]),
+        ({"to": "+6588888881"}, ["m-2", "m-0"]),
+        ({"to": "006588888881"}, ["m-2", "m-0"]),
+        ({"state": "delivered"}, ["m-1", "m-0"]),
+        ({"state": "rejected"}, ["m-3"]),
+        ({"state": "expired"}, []),
+        ({"reason": "unroutable"}, ["m-2"]),
+        ({"network": "52501"}, ["m-1"]),
+        ({"errcode": "7"}, ["m-3"]),
+        ({"errcode": "7", "state": "rejected", "network": "52099"}, ["m-3"]),
+        ({"to": "6588888881", "state": "undelivered"}, ["m-2"]),
+        ({"reference": "nobody's"}, []),
+        ({"network": "'; DROP TABLE deliveries; --"}, []),
+    ],
+)
+def test_each_filter_finds_its_own(
+    reported: Service, filters: dict[str, str], expected: list[str]
+) -> None:
+    assert ids(list_of(reported, **filters)) == expected
+
+
+def test_since_and_until_are_times_of_the_last_report(reported: Service) -> None:
+    times = {item["messageid"]: item["last_received_at"] for item in list_of(reported)["items"]}
+
+    assert ids(list_of(reported, since=times["m-3"])) == ["m-4", "m-3"]
+    assert ids(list_of(reported, until=times["m-2"])) == ["m-1", "m-0"]
+    assert ids(list_of(reported, since=times["m-1"], until=times["m-3"])) == ["m-2", "m-1"]
+    in_bangkok = datetime.fromisoformat(times["m-3"]) + timedelta(hours=7)
+    assert ids(list_of(reported, since=f"{in_bangkok:%Y-%m-%dT%H:%M:%S.%f}+07:00")) == [
+        "m-4",
+        "m-3",
+    ]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_pages_neither_skip_nor_repeat_what_does_not_change(service: Service, limit: int) -> None:
+    for number in range(7):
+        service.call_back(a_report(messageid="m", to=f"658888888{number}"))
+    # Equal times, as a batch of callbacks may well have.
+    database = open_database(service.database_url)
+    with database.write.begin() as connection:
+        connection.execute(text("UPDATE deliveries SET last_received_at = 7"))
+    database.close()
+    seen = []
+
+    for page in all_pages(service, limit=limit):
+        assert len(page["items"]) <= limit
+        seen += [delivery["to"] for delivery in page["items"]]
+        # What is new comes first, so it never shifts what follows.
+        service.call_back(a_report(messageid=f"new-{len(seen)}"))
+
+    assert seen == [f"658888888{number}" for number in reversed(range(7))]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=x", "limit"),
+        ("state=lost", "state"),
+        ("reason=because", "reason"),
+        ("to=12", "to"),
+        ("to=abc", "to"),
+        ("to=", "to"),
+        ("network=", "network"),
+        ("errcode=%00", "errcode"),
+        ("network=" + "x" * 65, "network"),
+        ("since=yesterday", "since"),
+        ("since=1790000000", "since"),
+        ("since=2026-11-22", "since"),
+        ("until=2026-11-22T08:00:00", "until"),
+        ("until=2026-13-22T08:00:00Z", "until"),
+        ("cursor=x", "cursor"),
+        ("cursor=WzEsMiwzXQ%3D%3D", "cursor"),
+        ("nonsense=1", "nonsense"),
+        ("limit=1&limit=2", "limit"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_by_name(
+    shared_service: Service, query: str, field: str
+) -> None:
+    answer = shared_service.get(f"/v1/deliveries?{query}")
+
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "invalid_request"
+    assert [error["field"] for error in answer.json()["errors"]] == [field]
+
+
+def test_a_plus_that_was_not_escaped_is_understood(reported: Service) -> None:
+    assert reported.get("/v1/deliveries?to=+6588888884").json()["items"][0]["messageid"] == "m-4"
+    since = "2000-01-01T00:00:00+00:00"
+    assert len(reported.get(f"/v1/deliveries?since={since}").json()["items"]) == 5
+
+
+def test_the_list_needs_a_key(shared_service: Service) -> None:
+    assert shared_service.get("/v1/deliveries", key=None).status_code == 401
+
+
+def plans_of(service: Service, statements: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Each statement with the plan that the database has for it where there are many rows."""
+    database = open_database(service.database_url)
+    with database.read.connect() as connection:
+        how = "EXPLAIN QUERY PLAN "
+        if connection.dialect.name == "postgresql":
+            # The tests' tables are small, and a scan of them is cheap.
+            connection.exec_driver_sql("SET enable_seqscan = off")
+            connection.exec_driver_sql("SET enable_sort = off")
+            how = "EXPLAIN "
+        for statement, parameters in statements:
+            rows = connection.exec_driver_sql(how + statement, parameters)
+            yield statement, "\n".join(str(row[-1]) for row in rows)
+    database.close()
+
+
+def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(reported.app.state.database.read, "before_cursor_execute")
+    def note(_c: object, _d: object, statement: str, parameters: Any, *_: object) -> None:
+        if "FROM deliveries" in statement or "FROM reports" in statement:
+            statements.append((statement, parameters))
+
+    a_time = "2026-11-22T08:00:00Z"
+    for path in (
+        "messages/m-1",
+        "messages/m-1/reports",
+        "deliveries",
+        f"deliveries?since={a_time}",
+        f"deliveries?until={a_time}",
+        f"deliveries?cursor={list_of(reported, limit=1)['next_cursor']}",
+        "deliveries?to=6588888881",
+        f"deliveries?to=6588888881&state=delivered&since={a_time}",
+        "deliveries?state=delivered",
+        "deliveries?state=expired",
+        "deliveries?reason=unroutable",
+        "deliveries?network=52099",
+        "deliveries?errcode=1",
+        "deliveries?reference=order+17",
+    ):
+        assert reported.get(f"/v1/{path}").status_code == 200, path
+
+    assert len(statements) == 15  # the page for the cursor is one of them
+    for statement, plan in plans_of(reported, statements):
+        assert "INDEX" in plan.upper(), statement + plan
+        assert "Seq Scan" not in plan, statement + plan
+        assert not [line for line in plan.splitlines() if line == "SCAN deliveries"], plan
+        if "LIMIT" in statement:
+            assert "Sort" not in plan, statement + plan
+            assert "TEMP B-TREE" not in plan, statement + plan
