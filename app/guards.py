@@ -49,6 +49,11 @@ async def reader(request: Request, credentials: _Credentials) -> None:
     _check(request, credentials, Role.READ)
 
 
+async def sender(request: Request, credentials: _Credentials) -> None:
+    """Let in keys of role send or admin."""
+    _check(request, credentials, Role.SEND)
+
+
 async def administrator(request: Request, credentials: _Credentials) -> None:
     """Let in keys of role admin."""
     _check(request, credentials, Role.ADMIN)

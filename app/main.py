@@ -38,6 +38,7 @@ from app.quarantine import endpoint as quarantine_endpoint
 from app.query import deliveries, messages
 from app.query.lookups import ROUTE as LOOKUP_ROUTE
 from app.query.lookups import Lookups, look_up, usual_lookup
+from app.sending import endpoint as sending_endpoint
 from app.settings import Settings
 from app.store.engine import open_database
 from app.store.spool import Spool
@@ -94,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
     app.include_router(messages.router)
     app.include_router(deliveries.router)
+    app.include_router(sending_endpoint.router)
     app.include_router(quarantine_endpoint.router)
     app.include_router(health.router)
     docs.add_docs(app)
@@ -187,6 +189,11 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(404)
     async def on_unknown_path(_request: Request, _error: HTTPException) -> Response:
         return problem_response(NotFoundError().document())
+
+    @app.exception_handler(400)
+    async def on_unreadable_body(_request: Request, _error: HTTPException) -> Response:
+        found = [{"field": "body", "message": "must be JSON in UTF-8"}]
+        return problem_response(InvalidRequestError(found).document())
 
     @app.exception_handler(405)
     async def on_wrong_method(_request: Request, error: HTTPException) -> Response:

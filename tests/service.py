@@ -18,6 +18,7 @@ from app.settings import Settings, load_settings
 
 TOKEN = "a-token-of-the-tests"
 READ_KEY = "a-key-that-reads"
+SEND_KEY = "a-key-that-sends"
 ADMIN_KEY = "a-key-that-administers"
 
 SAMPLE = {
@@ -58,6 +59,14 @@ class Service:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         return self.http.get(path, headers=headers, **options)
 
+    def register(
+        self, message_id: str, key: str | None = SEND_KEY, **body: object
+    ) -> httpx2.Response:
+        """Register a message as sent elsewhere."""
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        path = f"/v1/messages/{quote(message_id, safe='')}"
+        return self.http.put(path, headers=headers, json=body)
+
     def message(self, message_id: str) -> Any:
         response = self.get(f"/v1/messages/{quote(message_id, safe='')}")
         assert response.status_code == 200, response.text
@@ -90,7 +99,7 @@ def make_settings(database_url: URL, **changes: Any) -> Settings:
     values = {
         "database_url": database_url.render_as_string(hide_password=False),
         "callback_tokens": TOKEN,
-        "api_keys": f"reader:read:{READ_KEY},boss:admin:{ADMIN_KEY}",
+        "api_keys": f"reader:read:{READ_KEY},shop:send:{SEND_KEY},boss:admin:{ADMIN_KEY}",
         **changes,
     }
     return load_settings(**values)

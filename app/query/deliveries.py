@@ -3,19 +3,20 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AfterValidator, Field
 
 from app.guards import reader
 from app.query import cursors
 from app.query.requests import (
     Moment,
+    Msisdn,
+    PlainText,
     ReadConnection,
     answer,
     problems,
     refuse_unknown_parameters,
 )
 from app.query.schemas import DeliveriesPage, Delivery
-from app.reports import MSISDN_PATTERN, Reason, State, normal_msisdn
+from app.reports import Reason, State
 from app.store import read
 
 router = APIRouter(
@@ -26,37 +27,12 @@ router = APIRouter(
 )
 
 
-def _msisdn(to: str) -> str:
-    recipient = normal_msisdn(to)
-    if recipient is None:
-        raise ValueError("must be 3 to 20 digits, after a `+` or `00` if there is one")
-    return recipient
-
-
-Recipient = Annotated[
-    str, Field(json_schema_extra={"pattern": MSISDN_PATTERN}), AfterValidator(_msisdn)
-]
-
-
-def _without_nul(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not have a NUL character")
-    return text
-
-
-Wanted = Annotated[
-    str,
-    Field(min_length=1, json_schema_extra={"pattern": "^[^\\u0000]*$"}),
-    AfterValidator(_without_nul),
-]
-
-
 @router.get("", response_model=DeliveriesPage)
 def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     *,
     connection: ReadConnection,
     to: Annotated[
-        Recipient | None,
+        Msisdn | None,
         Query(
             description="Recipient, country code first; a leading `+` or `00` is dropped.",
             examples=["+6588888888"],
@@ -65,13 +41,14 @@ def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     state: Annotated[State | None, Query(description="State.")] = None,
     reason: Annotated[Reason | None, Query(description="Reason.")] = None,
     network: Annotated[
-        Wanted | None, Query(description="PaaSoo's `network`.", max_length=64, examples=["52099"])
+        PlainText | None,
+        Query(description="PaaSoo's `network`.", max_length=64, examples=["52099"]),
     ] = None,
     errcode: Annotated[
-        Wanted | None, Query(description="PaaSoo's `errcode`.", max_length=255, examples=["1"])
+        PlainText | None, Query(description="PaaSoo's `errcode`.", max_length=255, examples=["1"])
     ] = None,
     reference: Annotated[
-        Wanted | None, Query(description="The sender's own name for it.", max_length=255)
+        PlainText | None, Query(description="The sender's own name for it.", max_length=255)
     ] = None,
     since: Annotated[Moment | None, Query(description="`last_received_at` from here on.")] = None,
     until: Annotated[Moment | None, Query(description="`last_received_at` before this.")] = None,

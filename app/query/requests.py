@@ -21,7 +21,7 @@ from app.errors import (
     documented,
 )
 from app.query.schemas import EPOCH
-from app.reports import is_printable_ascii
+from app.reports import MSISDN_PATTERN, is_printable_ascii, normal_msisdn
 
 
 def refuse_while_away(request: Request) -> None:
@@ -91,6 +91,30 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 
+
+def _msisdn(to: str) -> str:
+    recipient = normal_msisdn(to)
+    if recipient is None:
+        raise ValueError("must be 3 to 20 digits, after a `+` or `00` if there is one")
+    return recipient
+
+
+Msisdn = Annotated[
+    str, Field(json_schema_extra={"pattern": MSISDN_PATTERN}), AfterValidator(_msisdn)
+]
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not have a NUL character")
+    return text
+
+
+PlainText = Annotated[
+    str,
+    Field(min_length=1, json_schema_extra={"pattern": "^[^\\u0000]*$"}),
+    AfterValidator(_without_nul),
+]
 
 PlainMessageId = Annotated[
     str,

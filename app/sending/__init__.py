@@ -1,0 +1,1 @@
+"""What was sent: registered by whoever sent it, or sent by us through PaaSoo."""

@@ -1,0 +1,112 @@
+"""What was sent: its recipients are pending until a report comes, and expired when none does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, TextClause, func, literal_column, text
+from sqlalchemy.dialects import postgresql, sqlite
+
+from app.reports import RANK, State
+from app.store.tables import deliveries
+
+# Where a change stands in the feed; see `docs/decisions/0006-change-feed.md`.
+_POSITION = {
+    "sqlite": "(SELECT base FROM feed)",
+    "postgresql": "(SELECT base FROM feed) + pg_current_xact_id()::text::bigint",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One send call. Times in microseconds since 1970 UTC."""
+
+    message_id: str
+    recipients: Sequence[str]  # at least one, none twice
+    reference: str | None
+    submitted_at: int | None  # None keeps what is known, else it is now
+
+
+def register(connection: Connection, submission: Submission, now: int) -> None:
+    """Note what was sent. Whatever reports have said stays, and the same again changes nothing.
+
+    The caller commits, unless the connection does by itself.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    if is_sqlite:
+        connection.exec_driver_sql("UPDATE feed SET base = base + 1")
+    submitted_at = now if submission.submitted_at is None else submission.submitted_at
+    rows: list[dict[str, Any]] = [
+        {
+            "message_id": submission.message_id,
+            "recipient": recipient,
+            "rank": RANK[State.PENDING],
+            "decided_at": 0,
+            "fingerprint": 0,
+            "state": State.PENDING.value,
+            "conflicting": False,
+            "submitted_at": submitted_at,
+            "reference": submission.reference,
+            "changed_in": literal_column(_POSITION[connection.dialect.name]),
+        }
+        # Sorted, as the writer's rows are, so that two never wait for each other.
+        for recipient in sorted(submission.recipients)
+    ]
+    insert = (sqlite if is_sqlite else postgresql).insert(deliveries).values(rows)
+    known, new = deliveries.c, insert.excluded
+    first_known = func.coalesce(known.submitted_at, new.submitted_at)
+    submitted = first_known if submission.submitted_at is None else new.submitted_at
+    reference = func.coalesce(new.reference, known.reference)
+    connection.execute(
+        insert.on_conflict_do_update(
+            index_elements=["message_id", "recipient"],
+            set_={
+                "submitted_at": submitted,
+                "reference": reference,
+                "changed_in": new.changed_in,
+            },
+            where=known.submitted_at.is_distinct_from(submitted)
+            | known.reference.is_distinct_from(reference),
+        )
+    )
+
+
+# A sent message with no final report: since it was sent, or since its first report where nobody
+# told us of the sending. Each has its index.
+_OVERDUE = (
+    "submitted_at < :cutoff",
+    "submitted_at IS NULL AND first_received_at < :cutoff",
+)
+
+
+def expire(connection: Connection, cutoff: int, now: int, limit: int) -> int:
+    """Mark what has been open since before `cutoff` as expired, about `limit`; how many it was.
+
+    Several replicas at once don't do it twice: a row that another has changed no longer qualifies.
+    The caller commits, unless the connection does by itself.
+    """
+    dialect = connection.dialect.name
+    if dialect == "sqlite":
+        connection.exec_driver_sql("UPDATE feed SET base = base + 1")
+    parameters = {"cutoff": cutoff, "now": now, "limit": limit}
+    return sum(
+        connection.execute(_expiry(dialect, overdue), parameters).rowcount for overdue in _OVERDUE
+    )
+
+
+def _expiry(dialect: str, overdue: str) -> TextClause:
+    """The deciding "report" is our own mark, so nothing of the provider's is shown."""
+    is_open = f"rank < {RANK[State.EXPIRED]}"
+    # Who holds a row is about to change it: it is looked at again the next time.
+    for_update = "FOR UPDATE SKIP LOCKED" if dialect == "postgresql" else ""
+    return text(f"""
+        UPDATE deliveries SET
+            rank = {RANK[State.EXPIRED]}, state = '{State.EXPIRED}',
+            decided_at = :now, expired_at = :now, fingerprint = 0,
+            reason = NULL, status = NULL, statuscode = NULL, errcode = NULL, mcc_mnc = NULL,
+            changed_in = {_POSITION[dialect]}
+        WHERE {is_open} AND (message_id, recipient) IN (
+            SELECT message_id, recipient FROM deliveries
+            WHERE {is_open} AND {overdue} LIMIT :limit {for_update}
+        )
+    """)
