@@ -7,12 +7,18 @@ import re
 import signal
 import threading
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
+from app.callback.door import PATH as CALLBACK_PATH
+from app.callback.door import Answer, Door
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -89,6 +95,42 @@ class TolerantProtocol(HttpToolsProtocol):
             return b""
         whole, self._line = bytes(self._line), None
         return _escaped(whole) + b"\n" + rest
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """A callback needs no task of its own: it is answered when its commit is through.
+
+        Unless its client doesn't read: then uvicorn's way, which waits for that.
+        """
+        if not cycle.scope["path"].startswith(CALLBACK_PATH) or self.flow.write_paused:
+            super()._start_asgi_task(cycle, app)
+            return
+        door: Door = app.door
+        received = door.receive(cast("dict[str, Any]", cycle.scope))
+        if isinstance(received, Answer):
+            self._answer(cycle, received)
+            return
+        entry, outcome = received
+        outcome.add_done_callback(
+            lambda done: self._answer(cycle, door.conclude(entry, done.result()))
+        )
+
+    def _answer(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        if cycle.disconnected:
+            return
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        content = [STATUS_LINE[answer.status]]
+        for name, value in (*cycle.default_headers, *answer.start["headers"]):
+            content += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            content.append(b"connection: close\r\n")
+        content.append(b"\r\n")
+        if cycle.scope["method"] != "HEAD":
+            content.append(answer.body["body"])
+        self.transport.write(b"".join(content))
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -1,14 +1,15 @@
 """The door: PaaSoo's callback comes in, is understood, admitted, and answered once it's on disk."""
 
+import asyncio
 import logging
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from app import errors, guards
 from app.callback.parse import understand
-from app.ingest.batch import Outcome
+from app.ingest.batch import Entry, Outcome
 from app.ingest.writer import QueueFullError, Writer
 from app.settings import Settings
 from app.store.quarantine import Refusal
@@ -27,6 +28,13 @@ class Answer:
     status: int
     start: dict[str, Any]
     body: dict[str, Any]
+
+
+class Admitted(NamedTuple):
+    """What waits for its commit, and the future that tells how that went."""
+
+    entry: Entry
+    outcome: "asyncio.Future[Outcome]"
 
 
 def _answer(status: int, content_type: str, body: bytes, **headers: str) -> Answer:
@@ -78,6 +86,13 @@ class Door:
         self._presented = metrics.callback_tokens.times
 
     async def __call__(self, scope: MutableMapping[str, Any]) -> Answer:
+        received = self.receive(scope)
+        if isinstance(received, Answer):
+            return received
+        return self.conclude(received.entry, await received.outcome)
+
+    def receive(self, scope: MutableMapping[str, Any]) -> "Answer | Admitted":
+        """The answer, where it needs no commit; else what was admitted, for `conclude`."""
         refusal = self._turn_away(scope)
         if refusal is not None:
             self._answered[refusal.status] += 1
@@ -89,9 +104,12 @@ class Door:
                 extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
             )
         try:
-            outcome = await self._writer.admit(entry)
+            return Admitted(entry, self._writer.admit(entry))
         except QueueFullError:
-            outcome = Outcome.UNAVAILABLE
+            return self.conclude(entry, Outcome.UNAVAILABLE)
+
+    def conclude(self, entry: Entry, outcome: Outcome) -> Answer:
+        """The answer, now that it is known whether the entry is on disk."""
         if outcome is Outcome.UNAVAILABLE:
             answer = UNAVAILABLE
         elif isinstance(entry, Refusal):
