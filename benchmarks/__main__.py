@@ -152,7 +152,10 @@ def run_rounds(bench: Bench, rounds: int) -> Rounds:
             for row in rows:
                 what = f"round {number} of {rounds}: {row.name}, {row.connections} connections"
                 progress.update(task, description=what)
-                figures[row.key].append(row.measure())
+                try:
+                    figures[row.key].append(row.measure())
+                except LostReportsError as error:
+                    sys.exit(f"LOST: {row.name}, {row.connections} connections: {error}")
                 progress.advance(task)
     return figures
 
@@ -276,10 +279,7 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=1_000_000, help="to look up among")
     options = parser.parse_args()
     with set_up() as stage, filled_databases(stage, options.messages) as filled:
-        try:
-            rounds = run_rounds(Bench(stage, options, filled), options.rounds)
-        except LostReportsError as error:
-            sys.exit(f"LOST: {error}")
+        rounds = run_rounds(Bench(stage, options, filled), options.rounds)
         facts = [
             *stage.describe(),
             f"{options.rounds} rounds, {options.seconds} s of load a row, new ids",

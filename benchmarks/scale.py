@@ -95,6 +95,7 @@ def page_times_ms(running: Running, far: int) -> tuple[float, float]:
         cursor = None
         for _ in range(far - 1):
             cursor = page(cursor).json()["next_cursor"]
+            assert cursor, f"there are no {far} pages"
         return _median_ms(lambda: page(None)), _median_ms(lambda: page(cursor))
 
 
