@@ -34,7 +34,7 @@ check: $(SYNCED) ## what CI runs: format, lint, types, import rules, Dockerfile,
 faults: $(SYNCED) ## 1,000 kills and a million reports, on both databases; about 40 minutes (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
 
-bench: $(SYNCED) ## compare with the baselines, about 10 minutes; needs wrk (ARGS='--rounds 5')
+bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARGS='--rounds 5')
 	.venv/bin/python -m benchmarks $(ARGS)
 
 bench-scale: $(SYNCED) ## 10 million deliveries, about 45 minutes; needs wrk and 24 GiB of disk (ARGS='--deliveries 1000000')

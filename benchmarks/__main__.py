@@ -22,6 +22,7 @@ from benchmarks.stage import Stage, set_up
 BARE: Final = "bare uvicorn"
 DOES_NOTHING: Final = "FastAPI endpoint that only answers"
 PGBENCH: Final = "pgbench, the same upsert"
+PGBENCH_STRIPPED: Final = "pgbench, the same upsert, keys alone"
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 AT_ONCE: Final = (64, 16, 256, 1)
 MAIN: Final = 64  # the number of connections that most targets are about
@@ -74,7 +75,8 @@ class Bench:
             yield self._row(f"{ours(kind)}: 1,000 ids a lookup", 1, self._lookups, kind, "batches")
 
     def _rows_at_main_load(self) -> Iterator[Row]:
-        yield self._row(PGBENCH, MAIN, self._pgbench)
+        yield self._row(PGBENCH, MAIN, self._pgbench, "as they are")
+        yield self._row(PGBENCH_STRIPPED, MAIN, self._pgbench, "stripped")
         for kind in DATABASES:
             yield self._row(naive(kind), MAIN, self._naive, kind)
             name = f"{ours(kind)}, ids without order"
@@ -115,9 +117,11 @@ class Bench:
             missing = measure.missing_of(runs, database, measure.OUR_IDS, connections)
         return replace(figures, missing=missing, commit_ms=commit_ms)
 
-    def _pgbench(self, _connections: int) -> Figures:
+    def _pgbench(self, tables: str, _connections: int) -> Figures:
         with contenders.new_database_of("postgresql", self._stage) as database:
             filling.make_tables(database)
+            if tables == "stripped":
+                filling.strip_tables(database)
             run = 2 * next(self._run_numbers)
             return measure.pgbench(database, run, self._seconds, self._stage.server_cores)
 
@@ -212,9 +216,10 @@ def targets(rounds: Rounds) -> Iterator[Target]:
             ratio(rounds, our, (DOES_NOTHING, MAIN)),
         )
         if kind == "postgresql":
-            yield Target.at_least(
-                f"{database}: reports/s, to pgbench", 1, ratio(rounds, our, (PGBENCH, MAIN))
-            )
+            for name in (PGBENCH, PGBENCH_STRIPPED):
+                yield Target.at_least(
+                    f"{database}: reports/s, to {name}", 1, ratio(rounds, our, (name, MAIN))
+                )
         yield Target.at_least(
             f"{database}: reports/s, to the naive receiver",
             15,
