@@ -10,10 +10,10 @@ SYNCED := .venv/.synced
 SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check faults format clean
+.PHONY: help setup run test check faults bench bench-scale bench-replicas format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
 
 setup: $(SYNCED) ## build .venv from the lock file
 
@@ -33,6 +33,15 @@ check: $(SYNCED) ## what CI runs: format, lint, types, import rules, Dockerfile,
 
 faults: $(SYNCED) ## 1,000 kills and a million reports, on both databases; about 40 minutes (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
+
+bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARGS='--rounds 5')
+	.venv/bin/python -m benchmarks $(ARGS)
+
+bench-scale: $(SYNCED) ## 10 million deliveries, about 45 minutes; needs wrk and 24 GiB of disk (ARGS='--deliveries 1000000')
+	.venv/bin/python -m benchmarks.scale $(ARGS)
+
+bench-replicas: $(SYNCED) ## two replicas against one, then 10 minutes of opposite orders; needs wrk (ARGS='--minutes 1')
+	.venv/bin/python -m benchmarks.replicas $(ARGS)
 
 format: $(SYNCED) ## format the code and apply the safe fixes
 	.venv/bin/ruff check --fix .

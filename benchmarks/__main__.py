@@ -1,0 +1,297 @@
+"""`make bench`: every contender in turn, round after round, and the medians as a table."""
+
+import argparse
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
+from statistics import median
+from typing import Final
+
+from rich.progress import Progress
+from sqlalchemy import URL
+
+from benchmarks import contenders, filling, load, measure
+from benchmarks.measure import Figures, LostReportsError
+from benchmarks.page import Table, Target, publish, targets_table
+from benchmarks.stage import Stage, set_up
+
+BARE: Final = "bare uvicorn"
+DOES_NOTHING: Final = "FastAPI endpoint that only answers"
+PGBENCH: Final = "pgbench, the same upsert"
+PGBENCH_STRIPPED: Final = "pgbench, the same upsert, keys alone"
+DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+AT_ONCE: Final = (64, 16, 256, 1)
+MAIN: Final = 64  # the number of connections that most targets are about
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table, and how it is measured once."""
+
+    name: str
+    connections: int
+    measure: Callable[[], Figures]
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.name, self.connections)
+
+
+Rounds = dict[tuple[str, int], list[Figures]]
+
+
+def ours(kind: str) -> str:
+    return f"this service, {DATABASES[kind]}"
+
+
+def naive(kind: str) -> str:
+    return f"FastAPI + SQLAlchemy, a commit each, {DATABASES[kind]}"
+
+
+class Bench:
+    """The rows of one round, each a closure over what it needs."""
+
+    def __init__(self, stage: Stage, options: argparse.Namespace, filled: dict[str, URL]) -> None:
+        self._stage = stage
+        self._seconds = options.seconds
+        self._messages = options.messages
+        self._filled = filled
+        self._run_numbers = count(1)
+
+    def rows(self) -> Iterator[Row]:
+        """In the order of a round: what is compared stands close together in time."""
+        for connections in AT_ONCE:
+            yield self._row(BARE, connections, self._baseline, "bare")
+            yield self._row(DOES_NOTHING, connections, self._baseline, "only_answers")
+            for kind in DATABASES:
+                yield self._row(ours(kind), connections, self._ours, kind, "growing")
+            if connections == MAIN:
+                yield from self._rows_at_main_load()
+        for kind in DATABASES:
+            yield self._row(f"{ours(kind)}: 1,000 ids a lookup", 1, self._lookups, kind, "batches")
+
+    def _rows_at_main_load(self) -> Iterator[Row]:
+        yield self._row(PGBENCH, MAIN, self._pgbench, "as they are")
+        yield self._row(PGBENCH_STRIPPED, MAIN, self._pgbench, "stripped")
+        for kind in DATABASES:
+            yield self._row(naive(kind), MAIN, self._naive, kind)
+            name = f"{ours(kind)}, ids without order"
+            yield self._row(name, MAIN, self._ours, kind, "scattered")
+            yield self._row(f"{ours(kind)}: lookup by id", MAIN, self._lookups, kind, "lookups")
+
+    def _row(
+        self, name: str, connections: int, how: Callable[..., Figures], *arguments: str
+    ) -> Row:
+        return Row(name, connections, lambda: how(*arguments, connections))
+
+    def _two_loads(self, order: str = "growing") -> tuple[load.Load, load.Load]:
+        """To warm up, and to measure."""
+        run = next(self._run_numbers)
+        return load.new_reports(2 * run, order), load.new_reports(2 * run + 1, order)
+
+    def _baseline(self, name: str, connections: int) -> Figures:
+        with contenders.baseline(name, self._stage.server_cores) as running:
+            figures, _ = measure.under_load(running, *self._two_loads(), connections, self._seconds)
+        return figures
+
+    def _naive(self, kind: str, connections: int) -> Figures:
+        with contenders.new_database_of(kind, self._stage) as database:
+            with contenders.baseline("naive", self._stage.server_cores, database) as running:
+                figures, runs = measure.under_load(
+                    running, *self._two_loads(), connections, self._seconds
+                )
+            missing = measure.missing_of(runs, database, measure.NAIVE_IDS, connections)
+        return replace(figures, missing=missing)
+
+    def _ours(self, kind: str, order: str, connections: int) -> Figures:
+        with contenders.new_database_of(kind, self._stage) as database:
+            with contenders.ours(database, self._stage.server_cores) as running:
+                figures, runs = measure.under_load(
+                    running, *self._two_loads(order), connections, self._seconds
+                )
+                commit_ms = measure.mean_commit_ms(running)
+            missing = measure.missing_of(runs, database, measure.OUR_IDS, connections)
+        return replace(figures, missing=missing, commit_ms=commit_ms)
+
+    def _pgbench(self, tables: str, _connections: int) -> Figures:
+        with contenders.new_database_of("postgresql", self._stage) as database:
+            filling.make_tables(database)
+            if tables == "stripped":
+                filling.strip_tables(database)
+            run = 2 * next(self._run_numbers)
+            return measure.pgbench(database, run, self._seconds, self._stage.server_cores)
+
+    def _lookups(self, kind: str, what: str, connections: int) -> Figures:
+        step = filling.id_step(self._messages)
+        how = load.lookups if what == "lookups" else load.batch_lookups
+        asked = how(self._messages, step)
+        with contenders.ours(self._filled[kind], self._stage.server_cores) as running:
+            figures, _ = measure.under_load(running, asked, asked, connections, self._seconds)
+        return figures
+
+
+@contextmanager
+def filled_databases(stage: Stage, messages: int) -> Iterator[dict[str, URL]]:
+    """One of each kind, for the lookups."""
+    with ExitStack() as opened, Progress() as progress:
+        filled = {}
+        for kind, shown in DATABASES.items():
+            filled[kind] = opened.enter_context(contenders.new_database_of(kind, stage))
+            task = progress.add_task(f"{shown}: {messages:,} messages to look up", total=messages)
+            filling.fill(filled[kind], messages, partial(progress.advance, task))
+        progress.stop()
+        yield filled
+
+
+def run_rounds(bench: Bench, rounds: int) -> Rounds:
+    figures: Rounds = defaultdict(list)
+    with Progress() as progress:
+        rows = list(bench.rows())
+        task = progress.add_task("", total=rounds * len(rows))
+        for number in range(1, rounds + 1):
+            for row in rows:
+                what = f"round {number} of {rounds}: {row.name}, {row.connections} connections"
+                progress.update(task, description=what)
+                try:
+                    figures[row.key].append(row.measure())
+                except LostReportsError as error:
+                    sys.exit(f"LOST: {row.name}, {row.connections} connections: {error}")
+                progress.advance(task)
+    return figures
+
+
+def middle(figures: list[Figures], name: str) -> float | None:
+    values = [getattr(each, name) for each in figures]
+    return None if None in values else median(values)
+
+
+def ratio(rounds: Rounds, one: tuple[str, int], other: tuple[str, int], of: str = "per_s") -> float:
+    """Of one to the other within each round, then the median: what drifts, drifts for both."""
+    pairs = zip(rounds[one], rounds[other], strict=True)
+    return float(median(getattr(a, of) / max(getattr(b, of), 1e-9) for a, b in pairs))
+
+
+def figures_table(rounds: Rounds) -> Table:
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    rows = []
+    for name, connections in sorted(rounds, key=lambda key: (key[1] != 1, key[1])):
+        key = (name, connections)
+        figures = rounds[key]
+        is_comparable = "1,000 ids" not in name
+        rows.append(
+            (
+                name,
+                f"{connections}",
+                shown(middle(figures, "per_s"), ",.0f"),
+                shown(middle(figures, "p50_ms"), ".2f"),
+                shown(middle(figures, "p99_ms"), ".2f"),
+                shown(middle(figures, "cpu_us"), ",.0f"),
+                shown(middle(figures, "peak_mib"), ",.0f"),
+                *(
+                    f"{ratio(rounds, key, (baseline, connections)):.2f} ×" if is_comparable else "–"
+                    for baseline in (DOES_NOTHING, BARE)
+                ),
+            )
+        )
+    columns = (
+        *("what", "connections", "requests/s", "p50 ms", "p99 ms", "CPU µs a request"),
+        *("peak MiB", "to FastAPI that only answers", "to bare uvicorn"),
+    )
+    count = len(next(iter(rounds.values())))
+    return Table(f"Medians of {count} interleaved rounds", columns, rows)
+
+
+def targets(rounds: Rounds) -> Iterator[Target]:
+    for kind, database in DATABASES.items():
+        our = (ours(kind), MAIN)
+        yield Target.at_least(
+            f"{database}: reports/s, to the FastAPI endpoint (goal 2 ×)",
+            1.5,
+            ratio(rounds, our, (DOES_NOTHING, MAIN)),
+        )
+        if kind == "postgresql":
+            for name in (PGBENCH, PGBENCH_STRIPPED):
+                yield Target.at_least(
+                    f"{database}: reports/s, to {name}", 1, ratio(rounds, our, (name, MAIN))
+                )
+        yield Target.at_least(
+            f"{database}: reports/s, to the naive receiver",
+            15,
+            ratio(rounds, our, (naive(kind), MAIN)),
+        )
+        for baseline in (DOES_NOTHING, BARE):
+            worst = max(
+                ratio(rounds, (ours(kind), at_once), (baseline, at_once), "p99_ms")
+                for at_once in AT_ONCE
+                if at_once > 1
+            )
+            yield Target.at_most(
+                f"{database}: p99 to that of {baseline}, worst of 16, 64 and 256 connections",
+                5,
+                worst,
+            )
+        yield from _latency_of_one(rounds, kind)
+        yield Target.at_least(
+            f"{database}: lookups/s, to the FastAPI endpoint",
+            0.6,
+            ratio(rounds, (f"{ours(kind)}: lookup by id", MAIN), (DOES_NOTHING, MAIN)),
+        )
+    batches = rounds[f"{ours('postgresql')}: 1,000 ids a lookup", 1]
+    p99_ms = median(figures.p99_ms for figures in batches)
+    yield Target.at_most("PostgreSQL: a lookup of 1,000 ids, p99", 30, p99_ms, "ms")
+
+
+def _latency_of_one(rounds: Rounds, kind: str) -> Iterator[Target]:
+    """What a lone report waits for beyond the endpoint itself, which must be its commit alone."""
+    pairs = zip(rounds[ours(kind), 1], rounds[BARE, 1], strict=True)
+    added_ms = median(our.p50_ms - bare.p50_ms for our, bare in pairs)
+    commit_ms = middle(rounds[ours(kind), 1], "commit_ms") or 0
+    yield Target.at_most(
+        f"{DATABASES[kind]}: p50 at one connection, over bare uvicorn's, within one commit:",
+        commit_ms,
+        added_ms,
+        "ms",
+    )
+
+
+def notes(rounds: Rounds, messages: int) -> str:
+    missing = sum(figures.missing for row in rounds.values() for figures in row)
+    refused = {
+        key: sum(figures.refused for figures in row)
+        for key, row in rounds.items()
+        if any(figures.refused for figures in row)
+    }
+    found = "Every acknowledged report was found in its database afterwards."
+    lines = [
+        f"{found} Sent and not stored: {missing}, each unanswered when the load ended.",
+        f"Lookups: among {messages:,} messages.",
+        *(f"Not answered 2xx: {many} of {name}, {at}" for (name, at), many in refused.items()),
+    ]
+    return "\n\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print the table, write it to the page; exit code 1 if a report was lost."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="of load, for each row of a round")
+    parser.add_argument("--messages", type=int, default=1_000_000, help="to look up among")
+    options = parser.parse_args()
+    with set_up() as stage, filled_databases(stage, options.messages) as filled:
+        rounds = run_rounds(Bench(stage, options, filled), options.rounds)
+        facts = [
+            *stage.describe(),
+            f"{options.rounds} rounds, {options.seconds} s of load a row, new ids",
+        ]
+        tables = [figures_table(rounds), targets_table(list(targets(rounds)))]
+        publish("measured", facts, tables, notes(rounds, options.messages))
+
+
+if __name__ == "__main__":
+    main()

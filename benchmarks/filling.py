@@ -1,0 +1,132 @@
+"""Many deliveries, soon: through the very statement that records reports, in large batches.
+
+So every index, trigger and column that the migrations make has its share, whatever they become.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Final
+
+import psycopg
+from sqlalchemy import URL, Connection, inspect, text
+
+from app.callback.parse import parse
+from app.reports import DeliveryReport
+from app.store import schema, write
+from app.store.engine import Database, open_database
+
+DAYS: Final = 30
+BATCH: Final = 10_000
+# SQLite writes each page that a transaction touched once, so long transactions save much.
+BATCHES_A_TRANSACTION: Final = 50
+# Filled ids are spread evenly below `e000…`; growing new ones begin with `f`.
+ID_SPACE: Final = 0xE000_0000
+
+NETWORKS: Final = (
+    *("52099", "52501", "52503", "51503", "51502", "46000", "46001", "45204", "45205", "41001"),
+    *("31026", "40410", "40445", "50219", "50212", "51010", "51089", "45412", "20810", "26201"),
+)
+DELIVERED: Final = "status=0&statuscode=delivered&errcode=1"
+FAILURES: Final = (
+    "status=404&statuscode=Absent%20Subscriber%20Temporary&errcode=2",
+    "status=404&statuscode=Absent%20Subscriber%20Permanent&errcode=3",
+    "status=404&statuscode=Call%20Barred%20by%20User&errcode=4",
+    "status=404&statuscode=Anti-Spam%20Rejection&errcode=5",
+    "status=404&statuscode=Unroutable",
+    "status=401&statuscode=rejected",
+    "status=501&statuscode=System%20Error",
+)
+
+
+def id_step(deliveries: int) -> int:
+    """From one filled id to the next."""
+    return ID_SPACE // deliveries
+
+
+def make_tables(url: URL) -> None:
+    """The tables, as the migrations make them."""
+    database = open_database(url, hurried=False)
+    schema.upgrade(database.write)
+    database.close()
+
+
+def strip_tables(url: URL) -> None:
+    """Leave the two tables with their keys alone: no trigger, no other index. PostgreSQL."""
+    database = open_database(url, hurried=False)
+    with database.write.begin() as connection:
+        connection.execute(text("ALTER TABLE deliveries DISABLE TRIGGER USER"))
+        for table in ("reports", "deliveries"):
+            for index in inspect(connection).get_indexes(table):
+                connection.execute(text(f"DROP INDEX {index['name']}"))
+    database.close()
+
+
+def fill(url: URL, deliveries: int, on_progress: Callable[[int], None]) -> None:
+    """Make the tables and put in so many deliveries, one a message, of the last 30 days."""
+    make_tables(url)
+    database = open_database(url, hurried=False)
+    if database.is_embedded:
+        _prepare_sqlite(database)
+    reports = _reports(deliveries)
+    batch = list(islice(reports, BATCH))
+    while batch:
+        with database.write.begin() as connection:
+            for _ in range(BATCHES_A_TRANSACTION):
+                write.record(connection, batch)
+                on_progress(len(batch))
+                if not (batch := list(islice(reports, BATCH))):
+                    break
+    database.close()
+    if not database.is_embedded:
+        _let_postgresql_settle(url)
+
+
+def bytes_on_disk(connection: Connection) -> int:
+    """The whole database with its indexes."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        return int(pages) * int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+    statement = "SELECT pg_database_size(current_database())"
+    return int(connection.exec_driver_sql(statement).scalar_one())
+
+
+def _reports(deliveries: int) -> Iterator[DeliveryReport]:
+    """As the callback understands them; ids and times grow together, numbers come in no order."""
+    now = time.time_ns() // 1000
+    start = now - DAYS * 24 * 3600 * 1_000_000
+    step = id_step(deliveries)
+    meanings = list(_meanings())
+    for number in range(deliveries):
+        who = f"messageid={number * step:08x}000000&to=65{number * 7919 % 100_000_000:08}"
+        query = f"type=dlr&{who}&{meanings[number % len(meanings)]}"
+        yield parse(query.encode(), start + (now - start) * number // deliveries)
+
+
+def _meanings() -> Iterator[str]:
+    """One report in ten is a failure, on every network and for every reason."""
+    for number in range(10 * len(NETWORKS) * len(FAILURES)):
+        is_failure = number % 10 == 0
+        meaning = FAILURES[number // 10 % len(FAILURES)] if is_failure else DELIVERED
+        yield f"{meaning}&network={NETWORKS[number // 7 % len(NETWORKS)]}"
+
+
+def _prepare_sqlite(database: Database) -> None:
+    """Fast rather than durable, for the filling alone: if it's cut short, nobody needs the file."""
+    with database.write.connect() as connection:
+        connection.rollback()  # a PRAGMA has no effect within a transaction
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        driver.execute("PRAGMA locking_mode=EXCLUSIVE")
+        driver.execute("PRAGMA journal_mode=OFF")  # `serve` puts it back to WAL
+        driver.execute("PRAGMA synchronous=OFF")
+        driver.execute("PRAGMA cache_size=-1000000")
+
+
+def _let_postgresql_settle(url: URL) -> None:
+    """What autovacuum and the checkpointer would do in the minutes to come, at once."""
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")

@@ -1,0 +1,114 @@
+-- What wrk sends, and one line of JSON about how it went.
+--
+-- Arguments: what to send, then
+--   reports   ORDER RUN TOKEN    a report of a new message each; ORDER is growing or scattered
+--   repeats   ORDER KEYS TOKEN   reports of the same KEYS messages; ORDER is ascending or descending
+--   lookups   COUNT STEP KEY     one of COUNT known messages by its id
+--   batches   COUNT STEP KEY     a thousand of them at once
+--   page      PATH KEY           one path again and again
+--
+-- `benchmarks/load.py` makes the same ids from the same numbers.
+
+-- The number of the latest request; wrk asks once, for number 0, before it starts, and doesn't send it.
+sent = -1
+
+local HEAD = " HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+local GOLDEN = 2654435769  -- odd, so multiplying by it visits every 32-bit number once, in no order
+local format = string.format
+
+-- One report in ten is a failure; a handful of networks.
+local networks = {"52099", "52501", "51503", "46001", "31026", "40410", "50219"}
+local failures = {
+  "status=404&statuscode=Absent%20Subscriber%20Temporary&errcode=2",
+  "status=404&statuscode=Absent%20Subscriber%20Permanent&errcode=3",
+  "status=404&statuscode=Anti-Spam%20Rejection&errcode=5",
+  "status=401&statuscode=rejected",
+}
+local tails = {}
+for i = 1, 140 do
+  local what = "status=0&statuscode=delivered&errcode=1"
+  if i % 10 == 0 then what = failures[i / 10 % #failures + 1] end
+  tails[i] = format("&%s&network=%s%s\r\n", what, networks[i % #networks + 1], HEAD)
+end
+
+local function report(id, n, token)
+  return "GET /callback/paasoo/" .. token .. "?type=dlr&messageid=" .. id
+    .. "&to=65" .. format("%08d", n * 7919 % 100000000) .. tails[n % #tails + 1]
+end
+
+local makers = {}
+
+function makers.reports(order, run, token)
+  run = tonumber(run)
+  if order == "scattered" then
+    return function(n) return report(format("%08x%06x", n * GOLDEN % 2^32, run), n, token) end
+  end
+  return function(n) return report(format("f%05x%08x", run, n), n, token) end
+end
+
+-- Each round over the keys says something else of them, so that every row changes.
+function makers.repeats(order, keys, token)
+  keys = tonumber(keys)
+  return function(n)
+    local key = n % keys
+    if order == "descending" then key = keys - 1 - key end
+    return "GET /callback/paasoo/" .. token .. "?type=dlr&messageid=" .. format("%014x", key)
+      .. "&to=6588888888" .. tails[math.floor(n / keys) * 3 % #tails + 1]
+  end
+end
+
+local function known_id(count, step)
+  return format("%08x000000", math.random(0, count - 1) * step)
+end
+
+function makers.lookups(count, step, key)
+  count, step = tonumber(count), tonumber(step)
+  local tail = HEAD .. "Authorization: Bearer " .. key .. "\r\n\r\n"
+  return function() return "GET /v1/messages/" .. known_id(count, step) .. tail end
+end
+
+function makers.batches(count, step, key)
+  count, step = tonumber(count), tonumber(step)
+  local bodies = {}
+  for i = 1, 50 do
+    local ids = {}
+    for j = 1, 1000 do ids[j] = '"' .. known_id(count, step) .. '"' end
+    local body = '{"messageids": [' .. table.concat(ids, ", ") .. "]}"
+    bodies[i] = "POST /v1/messages/lookup" .. HEAD .. "Authorization: Bearer " .. key
+      .. "\r\nContent-Type: application/json\r\nContent-Length: " .. #body .. "\r\n\r\n" .. body
+  end
+  return function(n) return bodies[n % #bodies + 1] end
+end
+
+function makers.page(path, key)
+  local whole = "GET " .. path .. HEAD .. "Authorization: Bearer " .. key .. "\r\n\r\n"
+  return function() return whole end
+end
+
+local make
+
+function init(args)
+  math.randomseed(os.time())
+  make = makers[args[1]](args[2], args[3], args[4])
+end
+
+function request()
+  sent = sent + 1
+  return make(sent)
+end
+
+local threads = {}
+
+function setup(thread)
+  table.insert(threads, thread)
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(format(
+    '\nRESULT {"sent": %d, "answered": %d, "refused": %d, "broken": %d,'
+      .. ' "duration_us": %d, "p50_us": %d, "p99_us": %d}\n',
+    threads[1]:get("sent"), summary.requests, errors.status,
+    errors.connect + errors.read + errors.write,
+    summary.duration, latency:percentile(50), latency:percentile(99)))
+end

@@ -1,0 +1,116 @@
+"""One contender under one load: the figures, and the check that nothing acknowledged was lost."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from sqlalchemy import URL, create_engine, select
+
+from app.store.tables import deliveries
+from benchmarks import load
+from benchmarks.baselines import NaiveDelivery
+from benchmarks.contenders import Running
+from benchmarks.load import Load, Outcome
+from benchmarks.stage import Cores
+
+WARM_UP_S: Final = 1
+IDS_A_QUERY: Final = 1000
+
+# Where the acknowledged must be found afterwards.
+OUR_IDS: Final = deliveries.c.message_id
+NAIVE_IDS: Final = NaiveDelivery.message_id
+
+
+class LostReportsError(Exception):
+    """Something that was acknowledged is not in the database."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one run of a contender showed; None where the row has no such thing."""
+
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float | None = None  # a request
+    peak_mib: float | None = None
+    commit_ms: float | None = None  # the mean, of ours
+    refused: int = 0
+    missing: int = 0  # of the ids sent, for each a request went unanswered
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A load that was run, and what it brought."""
+
+    load: Load
+    outcome: Outcome
+
+
+def under_load(
+    running: Running, warm_up: Load, measured: Load, connections: int, seconds: int
+) -> tuple[Figures, list[Run]]:
+    """Warm up, then measure. The runs are for the check, once the server has ended in order."""
+    warm = load.run_wrk(warm_up, running.port, connections, WARM_UP_S)
+    cpu_s = running.cpu_s()
+    outcome = load.run_wrk(measured, running.port, connections, seconds)
+    cpu_s = running.cpu_s() - cpu_s
+    figures = Figures(
+        per_s=outcome.per_s,
+        p50_ms=outcome.p50_ms,
+        p99_ms=outcome.p99_ms,
+        cpu_us=cpu_s / max(outcome.acknowledged, 1) * 1e6,
+        peak_mib=running.peak_mib(),
+        refused=outcome.refused,
+    )
+    return figures, [Run(warm_up, warm), Run(measured, outcome)]
+
+
+def pgbench(database: URL, run: int, seconds: int, cores: Cores) -> Figures:
+    """The same upsert, one a transaction, straight to PostgreSQL."""
+    load.run_pgbench(database, run, WARM_UP_S, cores)
+    outcome, cpu_s = load.run_pgbench(database, run + 1, seconds, cores)
+    return Figures(
+        per_s=outcome.per_s,
+        p50_ms=outcome.p50_ms,
+        p99_ms=outcome.p99_ms,
+        cpu_us=cpu_s / outcome.acknowledged * 1e6,
+    )
+
+
+def mean_commit_ms(running: Running) -> float:
+    """Of all commits of one of ours since it started."""
+    total = running.metric("dlr_commit_seconds_sum")
+    return total / running.metric("dlr_commit_seconds_count") * 1e3
+
+
+def missing_of(runs: Iterable[Run], database: URL, ids: Any, connections: int) -> int:
+    """How many ids were sent and aren't stored. Raises `LostReportsError` where one was promised.
+
+    wrk doesn't tell which answers it got, but the ids are numbered. So: every id that is missing
+    must be a request that went unanswered, and those are no more than the connections, which wrk
+    closes at the end with a request under way on each. Where none is missing, and that is usual as
+    an admitted report is stored whether or not its caller stays, this proves that every single
+    acknowledged id is there; where some are, that at least as many are stored as were acknowledged.
+    """
+    engine = create_engine(database)
+    missing = 0
+    with engine.connect() as connection:
+        for run in runs:
+            sent = load.new_ids(run.load, run.outcome.sent)
+            lost = 0
+            while some := list(islice(sent, IDS_A_QUERY)):
+                found = connection.execute(select(ids).where(ids.in_(some))).scalars()
+                lost += len(set(some) - set(found))
+            unanswered = run.outcome.unanswered
+            if lost > unanswered:
+                raise LostReportsError(
+                    f"{lost} of {run.outcome.sent} reports are not stored, "
+                    f"and only {unanswered} were not acknowledged"
+                )
+            if unanswered > connections + run.outcome.broken:
+                raise LostReportsError(f"{unanswered} requests unanswered: wrk doesn't add up")
+            missing += lost
+    engine.dispose()
+    return missing

@@ -1,0 +1,99 @@
+"""`make bench-replicas`: two replicas against one, then no deadlock among them."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from statistics import median
+from typing import Final
+
+from rich.progress import Progress
+
+from benchmarks import contenders, load, measure, opposite_orders
+from benchmarks.contenders import Running
+from benchmarks.measure import LostReportsError, Run
+from benchmarks.page import Table, publish
+from benchmarks.stage import Stage, set_up
+
+CONNECTIONS: Final = 64  # to all replicas together
+ONE, TWO = "one replica", "two replicas"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one round of some replicas showed, together."""
+
+    per_s: float
+    p99_ms: float  # of the slower half of the load
+
+
+def measure_once(stage: Stage, replicas: int, runs: Iterator[int], seconds: int) -> Figures:
+    """So many replicas, each on a core of its own, under the same load: two wrk over all ports."""
+    with contenders.new_database_of("postgresql", stage) as database:
+        with ExitStack() as opened:
+            running = contenders.replicas(opened, database, replicas, stage)
+            _loaded(running, runs, measure.WARM_UP_S)
+            measured = _loaded(running, runs, seconds)
+        measure.missing_of(measured, database, measure.OUR_IDS, CONNECTIONS // 2)
+    outcomes = [run.outcome for run in measured]
+    return Figures(sum(o.per_s for o in outcomes), max(o.p99_ms for o in outcomes))
+
+
+def _loaded(running: Sequence[Running], runs: Iterator[int], seconds: int) -> list[Run]:
+    ports = (running[0].port, running[-1].port)
+    loads = [load.new_reports(next(runs)) for _ in ports]
+    started = [
+        load.start_wrk(reports, port, CONNECTIONS // 2, seconds)
+        for reports, port in zip(loads, ports, strict=True)
+    ]
+    outcomes = map(load.outcome_of, started)
+    return [Run(reports, outcome) for reports, outcome in zip(loads, outcomes, strict=True)]
+
+
+def compare(stage: Stage, rounds: int, seconds: int) -> Table:
+    runs = count(1)
+    figures: dict[str, list[Figures]] = {ONE: [], TWO: []}
+    with Progress() as progress:
+        task = progress.add_task("two replicas against one", total=2 * rounds)
+        for _ in range(rounds):
+            for replicas, name in enumerate(figures, start=1):
+                figures[name].append(measure_once(stage, replicas, runs, seconds))
+                progress.advance(task)
+    ratio = median(
+        two.per_s / one.per_s for one, two in zip(figures[ONE], figures[TWO], strict=True)
+    )
+    rows = [
+        (
+            name,
+            f"{median(each.per_s for each in measured):,.0f}",
+            f"{median(each.p99_ms for each in measured):.2f}",
+            "1.00 ×" if name == ONE else f"{ratio:.2f} ×",
+        )
+        for name, measured in figures.items()
+    ]
+    title = f"{CONNECTIONS} connections, medians of {rounds} interleaved rounds"
+    return Table(title, ("what", "reports/s", "p99 ms", "to one"), rows)
+
+
+def main() -> None:
+    """Measure, print, write to the page; exit code 1 on a deadlock or a lost report."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=main.__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=6, help="of load, for each figure")
+    opposite_orders.add_options(parser)
+    options = parser.parse_args()
+    with set_up(servers=2) as stage:
+        try:
+            table = compare(stage, options.rounds, options.seconds)
+            found = opposite_orders.run(stage, options.minutes, options.keys)
+        except LostReportsError as error:
+            sys.exit(f"LOST: {error}")
+        publish("measured: replicas", stage.describe(), [table, found.table()])
+    if found.deadlocks:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

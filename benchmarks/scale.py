@@ -1,0 +1,221 @@
+"""`make bench-scale`: what millions of deliveries cost, against an empty database."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from statistics import median
+from typing import Final
+
+import httpx2
+from rich.progress import Progress
+from sqlalchemy import URL, create_engine
+
+from benchmarks import contenders, filling, load, measure
+from benchmarks.contenders import Running
+from benchmarks.measure import LostReportsError
+from benchmarks.page import Table, Target, publish, targets_table
+from benchmarks.stage import Stage, UnableError, set_up
+
+DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+CONNECTIONS: Final = 64
+# An empty one has nothing to look up: it gets so few that they are all in memory.
+FEW: Final = 1_000
+BYTES_A_DELIVERY: Final = 2_500  # room for it, its log and the temporary files, generously
+PAGE: Final = 100
+FAR: Final = 1_000  # pages
+REPEATS: Final = 20
+
+# For each figure's name, what each round brought.
+Figures = dict[str, list[float]]
+
+
+class Scale:
+    """One kind of database, once with few deliveries and once with many."""
+
+    def __init__(self, stage: Stage, options: argparse.Namespace, kind: str) -> None:
+        self._stage = stage
+        self._seconds = options.seconds
+        self._deliveries = options.deliveries
+        self._kind = kind
+        self._run_numbers = count(1)
+        self.figures: Figures = defaultdict(list)
+
+    def measure_round(self, few: URL, many: URL) -> None:
+        for order in ("growing", "scattered"):
+            with contenders.new_database_of(self._kind, self._stage) as empty:
+                self._note(f"ingest, {order}, empty", self._ingest(empty, order))
+            self._note(f"ingest, {order}, full", self._ingest(many, order))
+        for name, database, messages in (("few", few, FEW), ("full", many, self._deliveries)):
+            asked = load.lookups(messages, filling.id_step(messages))
+            with self._serving(database) as running:
+                figures, _ = measure.under_load(running, asked, asked, CONNECTIONS, self._seconds)
+            self._note(f"lookup p99, {name}", figures.p99_ms)
+        with self._serving(many) as running:
+            first_ms, far_ms = page_times_ms(running, min(FAR, self._deliveries // PAGE))
+            self._note("first page", first_ms)
+            self._note("far page", far_ms)
+            asked = load.one_page(stats_path())
+            figures, _ = measure.under_load(running, asked, asked, 1, self._seconds)
+            self._note("stats p99", figures.p99_ms)
+
+    def _note(self, name: str, figure: float) -> None:
+        self.figures[name].append(figure)
+
+    def _serving(self, database: URL) -> AbstractContextManager[Running]:
+        return contenders.ours(database, self._stage.server_cores)
+
+    def _ingest(self, database: URL, order: str) -> float:
+        run = 2 * next(self._run_numbers)
+        with self._serving(database) as running:
+            figures, runs = measure.under_load(
+                running,
+                load.new_reports(run, order),
+                load.new_reports(run + 1, order),
+                CONNECTIONS,
+                self._seconds,
+            )
+        measure.missing_of(runs, database, measure.OUR_IDS, CONNECTIONS)
+        return figures.per_s
+
+
+def page_times_ms(running: Running, far: int) -> tuple[float, float]:
+    """The median time of the first page of all deliveries, and of the one so far behind it."""
+    with running.client() as client:
+
+        def page(cursor: str | None) -> httpx2.Response:
+            parameters = {"limit": str(PAGE)} | ({"cursor": cursor} if cursor else {})
+            return client.get("/v1/deliveries", params=parameters).raise_for_status()
+
+        cursor = None
+        for _ in range(far - 1):
+            cursor = page(cursor).json()["next_cursor"]
+            assert cursor, f"there are no {far} pages"
+        return _median_ms(lambda: page(None)), _median_ms(lambda: page(cursor))
+
+
+def stats_path() -> str:
+    since = datetime.now(UTC) - timedelta(days=filling.DAYS)
+    return f"/v1/stats?group_by=hour&since={since:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _median_ms(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return median(times) * 1e3
+
+
+def bytes_a_delivery(database: URL, deliveries: int) -> float:
+    engine = create_engine(database)
+    with engine.connect() as connection:
+        size = filling.bytes_on_disk(connection)
+    engine.dispose()
+    return size / deliveries
+
+
+def measure_kind(stage: Stage, options: argparse.Namespace, kind: str) -> Figures:
+    scale = Scale(stage, options, kind)
+    with ExitStack() as opened:
+        few, many = (opened.enter_context(contenders.new_database_of(kind, stage)) for _ in "12")
+        progress = opened.enter_context(Progress())
+        what = f"{DATABASES[kind]}: filling {options.deliveries:,} deliveries"
+        task = progress.add_task(what, total=options.deliveries)
+        filling.fill(few, FEW, lambda _: None)
+        filling.fill(many, options.deliveries, lambda n: progress.advance(task, n))
+        scale.figures["bytes"] = [bytes_a_delivery(many, options.deliveries)]
+        task = progress.add_task(f"{DATABASES[kind]}: rounds", total=options.rounds)
+        for _ in range(options.rounds):
+            scale.measure_round(few, many)
+            progress.advance(task)
+    return scale.figures
+
+
+def figures_table(measured: dict[str, Figures], deliveries: int) -> Table:
+    def of(figures: Figures, name: str, form: str) -> str:
+        return format(median(figures[name]), form)
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for kind, figures in measured.items():
+            for order in ("growing", "scattered"):
+                name = f"{DATABASES[kind]}: reports/s, {order} ids"
+                yield (
+                    name,
+                    of(figures, f"ingest, {order}, empty", ",.0f"),
+                    of(figures, f"ingest, {order}, full", ",.0f"),
+                )
+            yield (
+                f"{DATABASES[kind]}: lookup by id, p99 in ms",
+                of(figures, "lookup p99, few", ".1f"),
+                of(figures, "lookup p99, full", ".1f"),
+            )
+            for name, shown in (
+                ("first page", f"the first {PAGE} of GET /v1/deliveries, ms"),
+                ("far page", f"page {min(FAR, deliveries // PAGE):,} of it, ms"),
+                ("stats p99", f"statistics of {filling.DAYS} days by hour, p99 in ms"),
+            ):
+                yield (f"{DATABASES[kind]}: {shown}", "", of(figures, name, ".1f"))
+            yield (f"{DATABASES[kind]}: bytes on disk a delivery", "", of(figures, "bytes", ",.0f"))
+
+    columns = ("what", "empty", f"{deliveries:,} deliveries")
+    return Table(f"{CONNECTIONS} connections, medians", columns, list(rows()))
+
+
+def targets(measured: dict[str, Figures]) -> Iterator[Target]:
+    def ratio(figures: Figures, one: str, other: str) -> float:
+        pairs = zip(figures[one], figures[other], strict=True)
+        return median(a / max(b, 1e-9) for a, b in pairs)
+
+    for kind, figures in measured.items():
+        database = DATABASES[kind]
+        for order in ("growing", "scattered"):
+            yield Target.at_least(
+                f"{database}: reports/s with {order} ids, to an empty database",
+                0.7,
+                ratio(figures, f"ingest, {order}, full", f"ingest, {order}, empty"),
+            )
+        yield Target.at_most(
+            f"{database}: lookup p99, to one with {FEW:,} deliveries",
+            2,
+            ratio(figures, "lookup p99, full", "lookup p99, few"),
+        )
+        yield Target.at_most(
+            f"{database}: the thousandth page, to the first",
+            2,
+            ratio(figures, "far page", "first page"),
+        )
+        yield Target.at_most(f"{database}: statistics, p99", 50, median(figures["stats p99"]), "ms")
+
+
+def main() -> None:
+    """Fill, measure, print, write to the page; exit code 1 if a report was lost."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=main.__doc__)
+    parser.add_argument("--deliveries", type=int, default=10_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="of load, for each figure")
+    options = parser.parse_args()
+    with set_up() as stage:
+        free = shutil.disk_usage(stage.folder).free
+        if free < options.deliveries * BYTES_A_DELIVERY:
+            needed = options.deliveries * BYTES_A_DELIVERY / 2**30
+            raise UnableError(f"{needed:.0f} GiB are needed on disk, {free / 2**30:.0f} are free")
+        try:
+            measured = {kind: measure_kind(stage, options, kind) for kind in DATABASES}
+        except LostReportsError as error:
+            sys.exit(f"LOST: {error}")
+        tables = [
+            figures_table(measured, options.deliveries),
+            targets_table(list(targets(measured))),
+        ]
+        publish("measured: scale", stage.describe(), tables)
+
+
+if __name__ == "__main__":
+    main()

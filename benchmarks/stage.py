@@ -1,0 +1,157 @@
+"""What every benchmark stands on: cores, a folder on disk, a durable PostgreSQL, the versions."""
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import psutil
+import psycopg
+from sqlalchemy import URL
+
+from tests.postgres import StoppableServer
+
+ROOT: Final = Path(__file__).parents[1]
+# What PostgreSQL must have on for a commit to mean "on disk".
+DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
+IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+
+Cores = frozenset[int]
+
+
+class UnableError(Exception):
+    """A benchmark can't be run here; one line says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where the processes run, and where their data lies.
+
+    PostgreSQL shares the load's core where there are only two: in production it is another machine.
+    """
+
+    folder: Path
+    postgres: URL
+    server_cores: Cores
+    load_cores: Cores
+    database_cores: Cores
+    settings: dict[str, str]  # PostgreSQL's own, as it shows them
+
+    def describe(self) -> list[str]:
+        """What the figures depend on, a line each."""
+        cores = (self.server_cores, self.load_cores, self.database_cores)
+        server, load, database = (_named(some) for some in cores)
+        machine = f"{os.cpu_count()} × {_cpu_model()}"
+        memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
+        versions = [f"{name} {version(name)}" for name in ("uvicorn", "fastapi", "sqlalchemy")]
+        postgres = f"PostgreSQL {self.settings['server_version']}"
+        databases = f"SQLite {sqlite3.sqlite_version}, {postgres}"
+        durable = [f"{name}={self.settings[name]}" for name in (*DURABLE, "shared_buffers")]
+        return [
+            f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {memory}, {platform.system()}",
+            f"Python {platform.python_version()}, {', '.join(versions)}, {databases}",
+            f"server on {server}, load on {load}, PostgreSQL on {database}",
+            f"SQLite: WAL, synchronous=FULL; PostgreSQL: {', '.join(durable)}",
+        ]
+
+
+@contextmanager
+def set_up(servers: int = 1) -> Iterator[Stage]:
+    """Everything in place for so many servers, until the block ends.
+
+    What can't be is one line and exit code 2.
+    """
+    try:
+        with ExitStack() as opened:
+            yield _build(opened, servers)
+    except UnableError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def _build(opened: ExitStack, servers: int) -> Stage:
+    if shutil.which("wrk") is None:
+        raise UnableError("wrk is not installed: `apt-get install wrk` or `brew install wrk`")
+    _keep_off_memory()
+    folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="dlr-bench-")))
+    available = _available_cores()
+    others = available[servers:]
+    # Where the servers leave no core for them, load and PostgreSQL go wherever there is room.
+    load = frozenset(others[:1] or available)
+    database = frozenset(others[1:]) or load
+    with running_on(database):
+        postgres = opened.enter_context(StoppableServer.started()).url
+    # wrk starts from here, and so do the checks; servers say where they want to be.
+    opened.enter_context(running_on(load))
+    settings = _settings_of(postgres)
+    if off := [name for name in DURABLE if settings[name] != "on"]:
+        raise UnableError(f"PostgreSQL is not durable: {', '.join(off)} must be on")
+    return Stage(folder, postgres, frozenset(available[:servers]), load, database, settings)
+
+
+@contextmanager
+def running_on(cores: Cores) -> Iterator[None]:
+    """What is started in this block runs on these cores, where the system can pin at all."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _available_cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _named(cores: Cores) -> str:
+    if not hasattr(os, "sched_setaffinity"):
+        return "any core"
+    return ("core " if len(cores) == 1 else "cores ") + ", ".join(map(str, sorted(cores)))
+
+
+def _keep_off_memory() -> None:
+    """A commit must reach a disk: where temporary files are in memory, have them here instead."""
+    folder = Path(tempfile.gettempdir()).resolve()
+    mounts = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
+    mounted = max(
+        (mount for mount in mounts if folder.is_relative_to(mount)),
+        key=lambda mount: len(mount.parts),
+        default=None,
+    )
+    if mounted is not None and mounts[mounted] in IN_MEMORY:
+        on_disk = ROOT / ".bench"
+        on_disk.mkdir(exist_ok=True)
+        tempfile.tempdir = str(on_disk)
+
+
+def _settings_of(postgres: URL) -> dict[str, str]:
+    names = (*DURABLE, "shared_buffers", "server_version")
+    with psycopg.connect(postgres.render_as_string(hide_password=False)) as connection:
+        rows = connection.execute("SELECT name, setting FROM pg_settings").fetchall()
+        shown = dict(rows)
+        (shown["shared_buffers"],) = connection.execute("SHOW shared_buffers").fetchone() or ("",)
+    return {name: shown[name] for name in names}
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
