@@ -8,7 +8,7 @@ from sqlalchemy import Row
 
 from app.guards import administrator
 from app.query import cursors
-from app.query.requests import ReadConnection, problems, refuse_unknown_parameters
+from app.query.requests import ReadEngine, problems, refuse_unknown_parameters
 from app.query.schemas import Time
 from app.store import quarantine
 
@@ -45,13 +45,14 @@ class QuarantinePage(BaseModel):
 
 @router.get("")
 def list_refused(
-    connection: ReadConnection,
+    engine: ReadEngine,
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> QuarantinePage:
     """What was refused, latest first."""
     after = None if cursor is None else cursors.decode(cursor, int, str)
-    rows = quarantine.page(connection, limit + 1, after)
+    with engine.connect() as connection:
+        rows = quarantine.page(connection, limit + 1, after)
     items = [RefusedCallback.of(row) for row in rows[:limit]]
     more = len(rows) > limit
     next_cursor = cursors.encode((items[-1].received_at, items[-1].id)) if more else None

@@ -10,7 +10,7 @@ from app.query.requests import (
     Moment,
     Msisdn,
     PlainText,
-    ReadConnection,
+    ReadEngine,
     answer,
     problems,
     refuse_unknown_parameters,
@@ -30,7 +30,7 @@ router = APIRouter(
 @router.get("", response_model=DeliveriesPage)
 def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     *,
-    connection: ReadConnection,
+    engine: ReadEngine,
     to: Annotated[
         Msisdn | None,
         Query(
@@ -58,7 +58,8 @@ def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     """Deliveries, the latest reported first; what was never reported comes last."""
     filters = read.Filters(to, state, reason, network, errcode, reference, since, until)
     after = None if cursor is None else cursors.decode(cursor, int, str, str)
-    rows = read.page(connection, filters, limit + 1, after)
+    with engine.connect() as connection:
+        rows = read.page(connection, filters, limit + 1, after)
     more = len(rows) > limit
     rows = rows[:limit]
     last = rows[-1] if more else None

@@ -10,7 +10,7 @@ from app.guards import reader
 from app.query.requests import (
     MessageId,
     PlainMessageId,
-    ReadConnection,
+    ReadEngine,
     answer,
     problems,
     refuse_unknown_parameters,
@@ -38,11 +38,12 @@ async def show_message(messageid: MessageId, request: Request) -> Response:
 
 
 @router.get("/{messageid}/reports", responses=problems(404))
-def list_reports(messageid: MessageId, connection: ReadConnection) -> Reports:
+def list_reports(messageid: MessageId, engine: ReadEngine) -> Reports:
     """Every distinct report received about a message, oldest first."""
-    reports = read.reports_of(connection, messageid)
-    if not reports and not read.deliveries_of(connection, messageid):
-        raise MessageNotFoundError(messageid)
+    with engine.connect() as connection:
+        reports = read.reports_of(connection, messageid)
+        if not reports and not read.deliveries_of(connection, messageid):
+            raise MessageNotFoundError(messageid)
     return Reports(reports=[Report.of(report) for report in reports])
 
 
@@ -57,12 +58,11 @@ class MessagesWanted(BaseModel):
 
 
 @router.post("/lookup", response_model=MessagesFound)
-def look_up_messages(
-    wanted: Annotated[MessagesWanted, Body()], connection: ReadConnection
-) -> Response:
+def look_up_messages(wanted: Annotated[MessagesWanted, Body()], engine: ReadEngine) -> Response:
     """Up to 1,000 messages at once, in the order asked; an id that is given twice counts once."""
     message_ids = list(dict.fromkeys(wanted.messageids))
-    found = read.deliveries_of_each(connection, message_ids)
+    with engine.connect() as connection:
+        found = read.deliveries_of_each(connection, message_ids)
     return answer(
         MessagesFound(
             messages=[Message.of(found[known]) for known in message_ids if known in found],

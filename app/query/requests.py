@@ -1,14 +1,13 @@
 """What every request to the status API has in common: a connection, its ids, its strictness."""
 
 import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
 from fastapi import Depends, Path, Request, Response
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, WithJsonSchema
-from sqlalchemy import Connection
+from sqlalchemy import Engine
 
 from app.errors import (
     MAX_QUERY_BYTES,
@@ -30,11 +29,15 @@ def refuse_while_away(request: Request) -> None:
         raise DatabaseUnavailableError
 
 
-def open_connection(request: Request) -> Iterator[Connection]:
-    """A connection that reads, for as long as the endpoint runs."""
+async def reading_engine(request: Request) -> Engine:
+    """Where to read. An endpoint connects by itself, on the thread that it runs on.
+
+    A dependency that held a connection would wait, with it, for a thread to run its endpoint on;
+    and the threads would all wait for a connection.
+    """
     refuse_while_away(request)
-    with request.app.state.database.read.connect() as connection:
-        yield connection
+    engine: Engine = request.app.state.database.read
+    return engine
 
 
 def answer(model: BaseModel) -> Response:
@@ -42,7 +45,7 @@ def answer(model: BaseModel) -> Response:
     return Response(model.model_dump_json(), media_type="application/json")
 
 
-ReadConnection = Annotated[Connection, Depends(open_connection, scope="function")]
+ReadEngine = Annotated[Engine, Depends(reading_engine)]
 
 
 async def refuse_unknown_parameters(request: Request) -> None:

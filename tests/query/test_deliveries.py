@@ -1,6 +1,7 @@
 """GET /v1/deliveries: filters, and pages that neither skip nor repeat."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -209,3 +210,13 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
         if "LIMIT" in statement:
             assert "Sort" not in plan, statement + plan
             assert "TEMP B-TREE" not in plan, statement + plan
+
+
+def test_more_lists_at_once_than_there_are_connections_are_all_answered(
+    reported: Service,
+) -> None:
+    # More than threads, too: whoever waits for one must not hold the other.
+    with ThreadPoolExecutor(120) as threads:
+        answers = list(threads.map(lambda _: reported.get("/v1/deliveries"), range(240)))
+
+    assert {answer.status_code for answer in answers} == {200}
