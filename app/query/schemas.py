@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
@@ -14,8 +15,14 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 def rfc3339(microseconds: int) -> str:
     """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
-    moment = EPOCH + timedelta(microseconds=microseconds)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    second, fraction = divmod(microseconds, 1_000_000)
+    return f"{_to_the_second(second)}.{fraction:06}Z"
+
+
+@lru_cache(maxsize=4096)
+def _to_the_second(second: int) -> str:
+    # Many rows of an answer are of the same few seconds.
+    return (EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")[:19]
 
 
 Time = Annotated[
@@ -51,22 +58,37 @@ class Delivery(BaseModel):
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
+        (
+            message_id,
+            recipient,
+            state,
+            reason,
+            conflicting,
+            status,
+            statuscode,
+            errcode,
+            mcc_mnc,
+            first_received_at,
+            last_received_at,
+            submitted_at,
+            reference,
+        ) = tuple(row)
         return cls(
-            messageid=row.message_id,
-            to=row.recipient,
-            state=State(row.state),
-            final=row.state in FINAL_STATES,
-            reason=row.reason,
-            retryable=row.reason in RETRYABLE_REASONS,
-            conflicting=row.conflicting,
-            status=row.status,
-            statuscode=row.statuscode,
-            errcode=row.errcode,
-            network=row.mcc_mnc,
-            first_received_at=row.first_received_at,
-            last_received_at=row.last_received_at or None,  # 0 while none came
-            submitted_at=row.submitted_at,
-            reference=row.reference,
+            messageid=message_id,
+            to=recipient,
+            state=state,
+            final=state in FINAL_STATES,
+            reason=reason,
+            retryable=reason in RETRYABLE_REASONS,
+            conflicting=conflicting,
+            status=status,
+            statuscode=statuscode,
+            errcode=errcode,
+            network=mcc_mnc,
+            first_received_at=first_received_at,
+            last_received_at=last_received_at or None,  # 0 while none came
+            submitted_at=submitted_at,
+            reference=reference,
         )
 
 
@@ -85,10 +107,11 @@ class Message(BaseModel):
     @classmethod
     def of(cls, rows: Sequence[Row[Any]]) -> Self:
         deliveries = [Delivery.of(row) for row in rows]
-        states = {delivery.state for delivery in deliveries}
+        first = deliveries[0]
+        agree = len(deliveries) == 1 or all(it.state is first.state for it in deliveries)
         return cls(
-            messageid=deliveries[0].messageid,
-            state=states.pop() if len(states) == 1 else "mixed",
+            messageid=first.messageid,
+            state=first.state if agree else "mixed",
             final=all(delivery.final for delivery in deliveries),
             deliveries=deliveries,
         )
