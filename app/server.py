@@ -260,6 +260,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(server_config(app, settings))
         self._draining = app.state.draining
         self._writer = app.state.writer
+        self._watch = app.state.watch
         self._drain_seconds = settings.drain_seconds
 
     async def serve(self, *args: Any, **kwargs: Any) -> None:
@@ -277,6 +278,7 @@ class DrainingServer(uvicorn.Server):
         elif sig == signal.SIGTERM and not self._draining.is_set():
             self._draining.set()
             log.info("SIGTERM: draining")
+            self._loop.call_soon_threadsafe(self._watch.stop)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self.close)
         else:
             self._draining.set()
@@ -284,5 +286,6 @@ class DrainingServer(uvicorn.Server):
 
     def close(self) -> None:
         """Stop listening, and end once everything that is under way is answered."""
+        self._loop.call_soon_threadsafe(self._watch.stop)
         self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._writer.give_up)
         self.should_exit = True
