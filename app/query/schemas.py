@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 from sqlalchemy import Row
 
+from app.query import cursors
 from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
+from app.store.changes import Position
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -129,6 +131,39 @@ class DeliveriesPage(BaseModel):
 
     items: list[Delivery] = Field(description="Latest `last_received_at` first.")
     next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class Change:
+    """A delivery whose visible status changed, and where that is in the feed."""
+
+    def __init__(self, position: Position, delivery: Delivery) -> None:
+        self.position = position
+        self.delivery = delivery
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        return cls((row.changed_in, row.message_id, row.recipient), Delivery.of(row))
+
+    @cached_property
+    def event(self) -> bytes:
+        """As a server-sent event: made once, for all who read the stream."""
+        cursor, data = cursors.encode(self.position), self.delivery.model_dump_json()
+        return f"event: delivery\nid: {cursor}\ndata: {data}\n\n".encode()
+
+
+class ChangesPage(BaseModel):
+    """A page of what changed."""
+
+    items: list[Delivery] = Field(description="Oldest change first, in their current form.")
+    next_cursor: str = Field(description="Goes on behind this page.")
+
+    @classmethod
+    def of(cls, changes: Sequence[Change], position: Position) -> Self:
+        """The changes after a position."""
+        return cls(
+            items=[change.delivery for change in changes],
+            next_cursor=cursors.encode(changes[-1].position if changes else position),
+        )
 
 
 class Report(BaseModel):
