@@ -59,7 +59,8 @@ class Delivery(BaseModel):
     reference: str | None = Field(description="The sender's own name for it.")
 
     @classmethod
-    def of(cls, row: Row[Any]) -> Self:
+    def of(cls, row: Sequence[Any]) -> Self:
+        """From the columns of `read.SHOWN`."""
         (
             message_id,
             recipient,
@@ -142,7 +143,8 @@ class Change:
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
-        return cls((row.changed_in, row.message_id, row.recipient), Delivery.of(row))
+        changed_in, *shown = row
+        return cls((changed_in, row.message_id, row.recipient), Delivery.of(shown))
 
     @cached_property
     def event(self) -> bytes:

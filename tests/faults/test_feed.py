@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +268,8 @@ class Crowd(threading.Thread):
         reader, writer = await ask(self._port, path)
         self.statuses.append(await status_of(reader))
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 def connections_to(url: URL) -> int:
