@@ -31,7 +31,8 @@ def start(connection: Connection, send: Send) -> bool:
         "attempt": send.attempt,
         "started_at": send.started_at,
     }
-    return connection.execute(insert(sends).values(values).on_conflict_do_nothing()).rowcount == 1
+    added = insert(sends).values(values).on_conflict_do_nothing().returning(sends.c.attempt)
+    return connection.execute(added).one_or_none() is not None
 
 
 def find(connection: Connection, key_digest: str) -> Row[Any] | None:
