@@ -35,6 +35,7 @@ class Provider:
     url: str = ""
     answers: Queue[bytes] = field(default_factory=Queue)
     asked: list[str] = field(default_factory=list)
+    peers: list[tuple[str, int]] = field(default_factory=list)  # who asked
     is_asked: Event = field(default_factory=Event)
 
     def will_answer(self, *answers: bytes) -> None:
@@ -59,11 +60,12 @@ def running_provider(tls: SSLContext | None = None) -> Iterator[Provider]:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            provider.peers.append(self.client_address)
             provider.asked.append(self.path)
             provider.is_asked.set()
             answer = provider.answers.get()
             self.wfile.write(answer)
-            self.close_connection = answer == HANGS_UP
+            self.close_connection = b"\r\n\r\n" not in answer or b"Connection: close" in answer
 
         def log_message(self, *_: object) -> None:
             pass
