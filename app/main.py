@@ -40,8 +40,10 @@ from app.query.lookups import ROUTE as LOOKUP_ROUTE
 from app.query.lookups import Lookups, look_up, usual_lookup
 from app.query.waiting import Watch
 from app.sending import endpoint as sending_endpoint
+from app.sending.once import Sending
+from app.sending.paasoo_client import PaasooClient
 from app.settings import Settings
-from app.store.engine import open_database
+from app.store.engine import Database, open_database
 from app.store.spool import Spool
 from app.telemetry import Metrics
 
@@ -61,6 +63,8 @@ def create_app(settings: Settings) -> FastAPI:
     recovery = Recovery(database, intake, understand, settings.data_dir, settings.spool_max_bytes)
     writer = Writer(intake, settings.queue_limit)
     door = Door(settings, writer, metrics)
+    draining = threading.Event()
+    sending = sending_of(settings, database, metrics, draining)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -69,6 +73,8 @@ def create_app(settings: Settings) -> FastAPI:
         yield
         recovery.stop()
         await writer.stop(timeout_s=0.5)
+        if sending is not None:
+            await sending.client.close()
         loop = asyncio.get_running_loop()
         if not database.is_embedded and await loop.run_in_executor(None, recovery.is_running, 0.5):
             return  # it still holds what would be closed; the end of the process does that
@@ -93,7 +99,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.intake = intake
     app.state.lookups = Lookups(database)
     app.state.watch = Watch(database, intake, writer)
-    app.state.draining = threading.Event()
+    app.state.sending = sending
+    app.state.draining = draining
     app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
     app.include_router(messages.router)
     app.include_router(deliveries.router)
@@ -104,6 +111,17 @@ def create_app(settings: Settings) -> FastAPI:
     docs.add_docs(app)
     add_error_handlers(app)
     return app
+
+
+def sending_of(
+    settings: Settings, database: Database, metrics: Metrics, draining: threading.Event
+) -> Sending | None:
+    """What sends, where there is an account to send with."""
+    key, secret = settings.paasoo_key, settings.paasoo_secret
+    if key is None or secret is None:
+        return None
+    client = PaasooClient(settings.paasoo_url, key.get_secret_value(), secret.get_secret_value())
+    return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
 
 
 class Service(FastAPI):

@@ -261,6 +261,7 @@ class DrainingServer(uvicorn.Server):
         self._draining = app.state.draining
         self._writer = app.state.writer
         self._watch = app.state.watch
+        self._sending = app.state.sending
         self._drain_seconds = settings.drain_seconds
 
     async def serve(self, *args: Any, **kwargs: Any) -> None:
@@ -287,5 +288,11 @@ class DrainingServer(uvicorn.Server):
     def close(self) -> None:
         """Stop listening, and end once everything that is under way is answered."""
         self._loop.call_soon_threadsafe(self._watch.stop)
-        self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._writer.give_up)
+        self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._give_up)
         self.should_exit = True
+
+    def _give_up(self) -> None:
+        """Wait for nobody any more: what remains is to say so to those who wait for us."""
+        self._writer.give_up()
+        if self._sending is not None:
+            self._sending.client.give_up()

@@ -12,14 +12,25 @@ from hashlib import sha256
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSourceError
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX: Final = "DLR_"
+# The simulator's own, which a run of both has in one environment.
+SIMULATOR_PREFIX: Final = "DLR_SIMULATOR_"
 DEFAULT_SECRETS_DIR: Final = "/run/secrets"  # where Docker and Compose mount secrets
 
 Network = IPv4Network | IPv6Network
@@ -112,6 +123,18 @@ def _parse_database_url(value: Any) -> Any:
         # Else the rest of the password is taken for the host, and shown by whatever fails.
         raise ValueError("the password has an `@`, which must be given as %40")
     return url
+
+
+def _provider_address(text: str) -> str:
+    """An address that a query can be put behind. A user in it would be a secret shown by logs."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isascii() or not text.isprintable() or set(text) & set(" ?#@"):
+        raise ValueError("must be an http or https address, as in http://api.paasoo.com/json")
+    return text
 
 
 def _no_nul(path: Path) -> Path:
@@ -216,6 +239,29 @@ class Settings(BaseSettings):
         description="The least level that is logged: `debug`, `info`, `warning` or `error`.",
     )
 
+    paasoo_url: Annotated[str, AfterValidator(_provider_address)] = Field(
+        default="http://api.paasoo.com/json",
+        description="PaaSoo's send API. With `https` the account doesn't cross the network in the "
+        "clear: use it where your account's address has it.",
+    )
+    paasoo_key: SecretStr | None = Field(
+        default=None,
+        description="Account at PaaSoo. Without it and its secret, nothing is sent: "
+        "`POST /v1/messages` answers 503.",
+    )
+    paasoo_secret: SecretStr | None = Field(
+        default=None,
+        validate_default=True,
+        description="The account's secret.",
+    )
+
+    @field_validator("paasoo_secret")
+    @classmethod
+    def _both_or_none(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (secret is None) != (info.data["paasoo_key"] is None):
+            raise ValueError(f"must be set if {PREFIX}PAASOO_KEY is, and only then")
+        return secret
+
     @property
     def database(self) -> URL:
         """The database's URL, the default filled in."""
@@ -257,7 +303,11 @@ def unknown_variables() -> list[str]:
     """Variables that look like settings and are none: misspelt, most likely."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
     return sorted(
-        name for name in os.environ if name.startswith(PREFIX) and name.upper() not in known
+        name
+        for name in os.environ
+        if name.startswith(PREFIX)
+        and not name.startswith(SIMULATOR_PREFIX)
+        and name.upper() not in known
     )
 
 

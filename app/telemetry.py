@@ -59,6 +59,9 @@ def set_up_logging(level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Its lines at INFO tell of SQL dialects, not of anything that an operator did.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # They tell of each request's URL, at whatever level: that of a send has account and text in it.
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def masked(msisdn: str) -> str:
@@ -112,6 +115,12 @@ class Metrics:
         self.unrecognised_statuses = Counter(
             "dlr_unrecognised_statuses",
             "Reports stored whose status no guide names",
+            registry=self.registry,
+        )
+        self.sends = Counter(
+            "dlr_sends",
+            "Calls of the send API by how they ended: `sent`, or the code of the problem",
+            ["outcome"],
             registry=self.registry,
         )
         self.commit_seconds = Histogram(

@@ -59,6 +59,12 @@ WRONG_SETTINGS = [
     ("DLR_SEND_TIMEOUT_SECONDS", "0"),
     ("DLR_DRAIN_SECONDS", "6"),
     ("DLR_LOG_LEVEL", "loud"),
+    ("DLR_PAASOO_URL", "api.paasoo.com/json"),
+    ("DLR_PAASOO_URL", "ftp://api.paasoo.com/json"),
+    ("DLR_PAASOO_URL", f"http://shop:{SECRET}@api.paasoo.com/json"),
+    ("DLR_PAASOO_URL", f"http://api.paasoo.com/json?key={SECRET}"),
+    ("DLR_PAASOO_KEY", SECRET),  # without the other
+    ("DLR_PAASOO_SECRET", SECRET),
     ("DLR_SECRETS_DIR", "nowhere"),
 ]
 

@@ -1,12 +1,13 @@
-"""Registering what was sent elsewhere, before its reports come or after."""
+"""Sending through PaaSoo, and registering what was sent elsewhere."""
 
 import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.errors import PROBLEM_TYPE, InvalidRequestError, documented
 from app.guards import sender
 from app.query.requests import (
     MessageId,
@@ -19,6 +20,8 @@ from app.query.requests import (
     refuse_while_away,
 )
 from app.query.schemas import Message
+from app.sending.once import Order, Sending, send_once
+from app.sending.problems import SendingNotConfiguredError
 from app.store import read, submissions
 from app.store.submissions import Submission
 
@@ -64,6 +67,121 @@ class SentElsewhere(BaseModel):
     submitted_at: Annotated[
         Moment | None, Field(description="When it was sent; the time of registering by default.")
     ] = None
+
+
+def _dialable(msisdn: str) -> str:
+    if msisdn.startswith("0"):
+        raise ValueError("must begin with a country code, and none begins with 0")
+    return msisdn
+
+
+class MessageToSend(BaseModel):
+    """A message to send through PaaSoo: one call, one `messageid`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: Annotated[
+        list[
+            Annotated[
+                Msisdn,
+                Field(json_schema_extra={"pattern": "^([+ ]|00)?[1-9][0-9]{2,19}$"}),
+                AfterValidator(_dialable),
+            ]
+        ],
+        Field(
+            min_length=1,
+            max_length=MAX_RECIPIENTS,
+            description="The recipients: country code first; a leading `+` or `00` is dropped.",
+            examples=[["6588888888"]],
+        ),
+        AfterValidator(_each_once),
+    ]
+    text: PlainText = Field(
+        # The guide gives no limit. So many fit into 64 KiB of URL, whatever the characters.
+        max_length=4000,
+        description="The content.",
+        examples=["Hello world"],
+    )
+    reference: Reference = None
+
+
+def _idempotency_key(
+    request: Request,
+    key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            pattern="^[ -~]+$",
+            description="A name for this send that is never used for another, a random UUID say: "
+            "the same key and body again give the same answer, and send nothing twice.",
+        ),
+    ] = None,
+) -> str | None:
+    if len(request.headers.getlist("idempotency-key")) > 1:
+        raise InvalidRequestError([{"field": "Idempotency-Key", "message": "given twice"}])
+    return key
+
+
+IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
+
+
+def _configured(request: Request) -> Sending:
+    sending: Sending | None = request.app.state.sending
+    if sending is None:
+        raise SendingNotConfiguredError
+    return sending
+
+
+SENDING_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    409: documented(
+        "The `Idempotency-Key` was used with another body, or a request with it is under way. "
+        "`code`: `idempotency_key_reused`, `send_in_progress`."
+    ),
+    422: documented(
+        "The request is malformed, for us or for PaaSoo; nothing was sent. "
+        "`code`: `invalid_request`, `provider_bad_request`."
+    ),
+    500: documented(
+        "PaaSoo was called, and what came of it can't be recorded. `code`: `outcome_not_recorded`."
+    ),
+    502: documented(
+        "PaaSoo refused, and nothing was sent; with `provider_bad_answer`, perhaps something was. "
+        "`code`: `provider_refused_credentials`, `provider_refused_address`, "
+        "`provider_restricted`, `provider_bad_answer`."
+    ),
+    503: documented(
+        "Nothing was sent; it may be tried again. "
+        "`code`: `sending_not_configured`, `provider_unreachable`, `database_unavailable`."
+    ),
+    504: documented(
+        "PaaSoo was called and didn't answer: it may have been sent or not. "
+        "`code`: `outcome_unknown`."
+    ),
+}
+
+
+@router.post("", status_code=201, response_model=Message, responses=SENDING_PROBLEMS)
+async def send_message(
+    wanted: Annotated[MessageToSend, Body()], request: Request, key: IdempotencyKey
+) -> Response:
+    """Send a message through PaaSoo, and register it: its deliveries are `pending`.
+
+    A report that comes before PaaSoo's answer is kept, and wins. A message that was perhaps sent
+    is never sent again by itself: it is found by its `reference`, under the `messageid` that the
+    problem gives.
+    """
+    sending = _configured(request)
+    refuse_while_away(request)
+    order = Order(request.state.key_name, key, wanted.to, wanted.text, wanted.reference)
+    given = await send_once(sending, order)
+    return Response(
+        given.body,
+        given.status,
+        {"Idempotent-Replayed": "true"} if given.is_repeat else None,
+        media_type="application/json" if given.status == 201 else PROBLEM_TYPE,
+    )
 
 
 @router.put("/{messageid}", response_model=Message)

@@ -151,6 +151,22 @@ delivery_counts = Table(
 # `base` and the number of the transaction (`docs/decisions/0006-change-feed.md`).
 feed = Table("feed", metadata, Column("base", BigInteger, nullable=False))
 
+# Calls of the send API: written down before they leave, so that none is made twice for one
+# `Idempotency-Key`, whichever replica is asked, and when (`docs/decisions/0009-sending-once.md`).
+sends = Table(
+    "sends",
+    metadata,
+    Column("key_digest", String(64), primary_key=True, comment="of the API key's name and the key"),
+    Column(
+        "body_digest", String(64), nullable=False, comment="keyed, so nobody can guess the text"
+    ),
+    Column("attempt", String(32), nullable=False, comment="who wrote it down may conclude it"),
+    Column("started_at", BigInteger, nullable=False, comment="us since 1970 UTC"),
+    Column("status", SmallInteger, comment="HTTP's; NULL while it is under way"),
+    Column("answer", Text, comment="JSON"),
+    Index(None, "started_at"),  # the order in which they are forgotten
+)
+
 # What the door refused: kept until an operator looked at it, or newer ones pushed it out.
 quarantine = Table(
     "quarantine",

@@ -84,7 +84,13 @@ def check_all(service: Service, mode: GenerationMode, checks: list[Any]) -> set[
                 body: Any = case.body
                 numbers = [normal_msisdn(to) for to in body.get("to", ())]
                 assume(len(numbers) == len(set(numbers)))
-            case.validate_response(call(bounded(case)), checks=checks)
+            answer = call(bounded(case))
+            not_set_up = answer.status_code == 503 and b"sending_not_configured" in answer.content
+            case.validate_response(
+                answer,
+                checks=checks,
+                excluded_checks=[not_a_server_error] if not_set_up else [],
+            )
 
         check()
         called.add(operation.path)

@@ -70,10 +70,10 @@ class SendApi:
 
 
 @contextmanager
-def send_api(callback: str, *options: str) -> Iterator[SendApi]:
+def send_api(callback: str, *options: str, port: int | None = None) -> Iterator[SendApi]:
     """Run the simulator with a send API until the block ends, if nothing ends it before."""
-    port = free_port()
-    ledger = Path("send-api.jsonl")
+    port = port or free_port()
+    ledger = Path("send-api.jsonl").resolve()
     where = ("--callback", callback, "--listen", f"127.0.0.1:{port}", "--ledger", str(ledger))
     with subprocess.Popen(
         [PROGRAM, "simulate", *where, *QUICK, *options],

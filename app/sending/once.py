@@ -1,0 +1,219 @@
+"""Sending, and never twice: written down, sent, and concluded with whatever came of it.
+
+The writing down is committed before the request leaves, by a key that only one request can take.
+So a repeat finds the answer, on any replica and after any restart, or finds that there is none;
+and then it doesn't try. (`docs/decisions/0009-sending-once.md`)
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+from uuid import uuid4
+
+from sqlalchemy import Row
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from app.errors import encode
+from app.query.schemas import Message
+from app.sending.paasoo_client import TOTAL_TIMEOUT_S, PaasooClient
+from app.sending.problems import (
+    IdempotencyKeyReusedError,
+    NotSentError,
+    OutcomeNotRecordedError,
+    OutcomeUnknownError,
+    PerhapsSentError,
+    SendInProgressError,
+)
+from app.store import read, sends, submissions
+from app.store.engine import Database
+from app.store.sends import Send
+from app.store.submissions import Submission
+from app.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+# What was perhaps sent has no id of PaaSoo's to be found by. It gets one of ours.
+UNKNOWN_ID: Final = "outcome-unknown:"
+
+# Between attempts to record what came of a send.
+PAUSES_S: Final = (0.1, 0.5, 2)
+# A send that is older and has no answer: whoever sent it is gone. More than it can take, recording
+# included, by clocks of replicas that are some seconds apart.
+GONE_AFTER_S: Final = 2 * TOTAL_TIMEOUT_S
+# How long a repeat waits for the first, and how often it looks.
+WAIT_S: Final = TOTAL_TIMEOUT_S + 5
+LOOK_EVERY_S: Final = 0.1
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What sending needs, for as long as the service runs."""
+
+    database: Database
+    client: PaasooClient
+    metrics: Metrics
+    draining: threading.Event
+    since: int  # when this process began; microseconds since 1970 UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be sent, for whom, and the key that makes a repeat of it one."""
+
+    user: str  # name of the API key
+    idempotency_key: str | None
+    recipients: Sequence[str]  # MSISDNs, none twice
+    text: str
+    reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP status with its JSON, and whether it was given before."""
+
+    status: int
+    body: str
+    is_repeat: bool = False
+
+
+async def send_once(sending: Sending, order: Order) -> Answer:
+    """Send, or repeat the answer that an earlier request with the same key got.
+
+    That a message was perhaps sent is an answer too: a problem document. Raises `NotSentError`,
+    `IdempotencyKeyReusedError`, `SendInProgressError`, `OutcomeNotRecordedError`, and SQLAlchemy's
+    errors while nothing was sent.
+    """
+    send = _send_of(order)
+    earlier = await _start(sending, order, send)
+    if earlier is not None:
+        return earlier
+    problem = None
+    try:
+        message_id = await sending.client.send(order.recipients, order.text)
+    except PerhapsSentError as error:
+        message_id, problem = UNKNOWN_ID + send.attempt, error
+    except NotSentError as error:
+        sending.metrics.sends.labels(error.code).inc()
+        await _withdraw(sending, send)
+        raise
+    sending.metrics.sends.labels(problem.code if problem else "sent").inc()
+    return await _record(sending, order, send, message_id, problem)
+
+
+def _send_of(order: Order) -> Send:
+    # Without a key nobody can repeat it: one that nobody knows takes its place.
+    key = order.idempotency_key or uuid4().hex
+    body = json.dumps([order.recipients, order.text, order.reference]).encode()
+    return Send(
+        key_digest=sha256(f"{order.user}\0{key}".encode()).hexdigest(),
+        # Of a text alone, a digest would soon be guessed: of a code of six digits, say.
+        body_digest=hmac.digest(key.encode(), body, sha256).hex(),
+        attempt=uuid4().hex,
+        started_at=time.time_ns() // 1000,
+    )
+
+
+async def _start(sending: Sending, order: Order, send: Send) -> Answer | None:
+    """None if it was written down, so that it may leave now; else the answer that there is."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        found = await run_in_threadpool(_find, sending.database, send.key_digest)
+        if found is None:
+            if await run_in_threadpool(_write_down, sending.database, send):
+                return None
+        elif not hmac.compare_digest(found.body_digest, send.body_digest):
+            raise IdempotencyKeyReusedError
+        elif found.status is not None:
+            return Answer(found.status, found.answer, is_repeat=True)
+        elif _is_gone(sending, found.started_at):
+            abandoned = Send(found.key_digest, found.body_digest, found.attempt, found.started_at)
+            unknown = OutcomeUnknownError()
+            await _record(sending, order, abandoned, UNKNOWN_ID + found.attempt, unknown)
+        elif sending.draining.is_set() or time.monotonic() > deadline:
+            raise SendInProgressError
+        else:
+            await asyncio.sleep(LOOK_EVERY_S)
+
+
+def _is_gone(sending: Sending, started_at: int) -> bool:
+    """Whether whoever sent it can no longer be about to record its answer."""
+    if sending.database.is_embedded and started_at < sending.since:
+        return True  # nobody but this process uses the database
+    return started_at < time.time_ns() // 1000 - GONE_AFTER_S * 1_000_000
+
+
+def _find(database: Database, key_digest: str) -> Row[Any] | None:
+    with database.read.connect() as connection:
+        return sends.find(connection, key_digest)
+
+
+def _write_down(database: Database, send: Send) -> bool:
+    with database.write.begin() as connection:
+        return sends.start(connection, send)
+
+
+async def _withdraw(sending: Sending, send: Send) -> None:
+    """Nothing was sent, so the same key may try again."""
+
+    def withdraw() -> None:
+        with sending.database.write.begin() as connection:
+            sends.withdraw(connection, send)
+
+    try:
+        await _insist(withdraw)
+    except SQLAlchemyError:
+        log.error("a send that was refused stays written down")  # noqa: TRY400 - no fault of ours
+
+
+async def _record(
+    sending: Sending, order: Order, send: Send, message_id: str, problem: PerhapsSentError | None
+) -> Answer:
+    """Register the message, and keep the answer for a repeat, in one commit."""
+
+    def record() -> Answer:
+        with sending.database.transaction() as connection:
+            submission = Submission(message_id, order.recipients, order.reference, send.started_at)
+            submissions.register(connection, submission, send.started_at)
+            if problem is None:
+                message = Message.of(read.deliveries_of(connection, message_id))
+                answer = Answer(201, message.model_dump_json())
+            else:
+                answer = Answer(problem.status, encode(problem.document()).decode())
+            if order.idempotency_key is None:
+                sends.withdraw(connection, send)
+            else:
+                sends.conclude(connection, send, answer.status, answer.body)
+            return answer
+
+    if problem is not None:
+        problem.more |= {"messageid": message_id, "reference": order.reference}
+    try:
+        return await _insist(record)
+    except SQLAlchemyError as error:
+        cause = type(getattr(error, "orig", None) or error).__name__
+        log.error("what came of a send can't be recorded", extra={"error": cause})  # noqa: TRY400
+        raise OutcomeNotRecordedError(
+            "PaaSoo was called, and what came of it can't be recorded; don't send it again",
+            messageid=message_id if problem is None else None,
+            outcome="sent" if problem is None else problem.code,
+        ) from None
+
+
+async def _insist(write: Callable[[], Result]) -> Result:
+    """Write, again after a pause where the database fails. Raises the last error, SQLAlchemy's."""
+    for pause_s in PAUSES_S:
+        try:
+            return await run_in_threadpool(write)
+        except SQLAlchemyError:
+            await asyncio.sleep(pause_s)
+    return await run_in_threadpool(write)

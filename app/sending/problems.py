@@ -1,0 +1,108 @@
+"""Why a message was not sent, or is not known to be: what decides is whether it may have been."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from app.errors import ApiError
+
+
+class NotSentError(ApiError):
+    """PaaSoo took nothing, so sending it again sends nothing twice."""
+
+
+class PerhapsSentError(ApiError):
+    """PaaSoo may have taken it, so it is never sent again by itself."""
+
+
+class ProviderBadRequestError(NotSentError):
+    """PaaSoo's 400."""
+
+    status = 422
+    code = "provider_bad_request"
+
+
+class ProviderRefusedCredentialsError(NotSentError):
+    """PaaSoo's 401."""
+
+    status = 502
+    code = "provider_refused_credentials"
+
+
+class ProviderRestrictedError(NotSentError):
+    """PaaSoo's 403."""
+
+    status = 502
+    code = "provider_restricted"
+
+
+class ProviderRefusedAddressError(NotSentError):
+    """PaaSoo's 404."""
+
+    status = 502
+    code = "provider_refused_address"
+
+
+class ProviderUnreachableError(NotSentError):
+    """There was no connection to PaaSoo, or none was free."""
+
+    status = 503
+    code = "provider_unreachable"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+    def __init__(self) -> None:
+        super().__init__("PaaSoo can't be reached; nothing was sent, try again")
+
+
+class ProviderBadAnswerError(PerhapsSentError):
+    """PaaSoo answered something that no guide explains."""
+
+    status = 502
+    code = "provider_bad_answer"
+
+
+class OutcomeUnknownError(PerhapsSentError):
+    """The request left, and no answer came."""
+
+    status = 504
+    code = "outcome_unknown"
+
+    def __init__(self) -> None:
+        super().__init__("the request left and was not answered; it may have been sent or not")
+
+
+class OutcomeNotRecordedError(ApiError):
+    """The database failed after PaaSoo was called."""
+
+    status = 500
+    code = "outcome_not_recorded"
+
+
+class SendingNotConfiguredError(ApiError):
+    """There is no account to send with."""
+
+    status = 503
+    code = "sending_not_configured"
+
+    def __init__(self) -> None:
+        super().__init__("DLR_PAASOO_KEY and DLR_PAASOO_SECRET are not set, so nothing is sent")
+
+
+class IdempotencyKeyReusedError(ApiError):
+    """The key stands for another message."""
+
+    status = 409
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was used with another body")
+
+
+class SendInProgressError(ApiError):
+    """Another request with this key is under way."""
+
+    status = 409
+    code = "send_in_progress"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+    def __init__(self) -> None:
+        super().__init__("a request with this Idempotency-Key is under way; ask again")
