@@ -143,7 +143,7 @@ class Change:
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
-        changed_in, *shown = row
+        changed_in, *shown = tuple(row)
         return cls((changed_in, row.message_id, row.recipient), Delivery.of(shown))
 
     @cached_property
