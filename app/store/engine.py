@@ -1,12 +1,14 @@
 """Connections, and the promise each one makes: a commit that returned is on disk."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 # How long a server that doesn't answer, or somebody else's lock, may keep us waiting.
@@ -30,6 +32,15 @@ class Database:
     @property
     def is_embedded(self) -> bool:
         return self.write.dialect.name == "sqlite"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Several statements that are written all or not at all, whatever `write` does alone."""
+        engine = self.write
+        if not self.is_embedded:
+            engine = engine.execution_options(isolation_level="READ COMMITTED")
+        with engine.begin() as connection:
+            yield connection
 
     def close(self) -> None:
         self.read.dispose()
