@@ -10,7 +10,7 @@ SYNCED := .venv/.synced
 SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check faults bench bench-scale bench-replicas format clean
+.PHONY: help setup run demo test check faults bench bench-scale bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -19,6 +19,9 @@ setup: $(SYNCED) ## build .venv from the lock file
 
 run: $(SYNCED) ## set up, then serve on 127.0.0.1:8000 with the embedded database (HOST=, PORT=)
 	@.venv/bin/paasoo-dlr serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+demo: $(SYNCED) ## set up, then the service and a simulated PaaSoo for a minute, checked and counted (ARGS='--seconds 10')
+	@.venv/bin/python -m app.simulator.demo $(ARGS)
 
 test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
 	.venv/bin/pytest $(ARGS)

@@ -3,6 +3,7 @@
 It imports nothing of the service, nor the service anything of it: what it knows of PaaSoo, and
 what it expects the service to make of it, is written here a second time, from the documents.
 
+    demo.py        `make demo`: the service and the simulator together, from outside
     command.py     `paasoo-dlr simulate`: the options
     simulation.py  the run, from the first message to the last report
     behaviours.py  what PaaSoo may do about a delivery: the table of shares

@@ -1,0 +1,233 @@
+"""`make demo`: the service and the simulator together for a minute, and what came of it.
+
+The service runs as its users run it, with a data folder that is gone afterwards, and sends through
+the simulator; which also reports on messages that it makes up. At the end the simulator's check
+says whether the service shows what happened.
+"""
+
+import argparse
+import math
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import httpx2
+from rich.console import Console
+from rich.table import Table
+
+PROGRAM: Final = Path(sys.executable).with_name("paasoo-dlr")
+HOST: Final = "127.0.0.1"
+START_WITHIN_S: Final = 30.0
+END_WITHIN_S: Final = 10.0
+SETTLE_S: Final = 10.0
+
+REPORTS_A_SECOND: Final = 100
+SENDS_A_SECOND: Final = 2.0
+MANY: Final = 1_000_000  # messages to invent; the time is up long before
+RECIPIENTS: Final = (1, 1, 1, 2, 5)
+MOST_GROUPS: Final = 12
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+class DemoError(Exception):
+    """Something that the demonstration needs doesn't work."""
+
+
+def main() -> int:
+    """Run it; 0 if all agreed, 1 if the check found a difference, 2 if it couldn't be run."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long messages are sent")
+    seconds = parser.parse_args().seconds
+    try:
+        with tempfile.TemporaryDirectory(prefix="paasoo-dlr-demo-") as folder:
+            return demonstrate(Path(folder), seconds)
+    except (DemoError, httpx2.HTTPError) as error:
+        print(f"demo: {error or type(error).__name__}", file=sys.stderr)  # noqa: T201 - the output
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return seconds
+
+
+def demonstrate(folder: Path, seconds: float) -> int:
+    """Start both, send, wait for the check, and print the figures. The exit code."""
+    token, key, account, secret = (secrets.token_urlsafe(24) for _ in range(4))
+    port, provider_port = free_ports(2)
+    service = f"http://{HOST}:{port}"
+    provider = f"http://{HOST}:{provider_port}/json"
+    serving = {
+        "DLR_DATA_DIR": str(folder / "data"),
+        "DLR_CALLBACK_TOKENS": token,
+        "DLR_API_KEYS": f"demo:admin:{key}",
+        "DLR_PAASOO_URL": provider,
+        "DLR_PAASOO_KEY": account,
+        "DLR_PAASOO_SECRET": secret,
+    }
+    simulating = {
+        "DLR_SIMULATOR_CALLBACK": f"{service}/callback/paasoo/{token}",
+        "DLR_SIMULATOR_KEY": key,
+        "DLR_SIMULATOR_ACCOUNT_KEY": account,
+        "DLR_SIMULATOR_ACCOUNT_SECRET": secret,
+    }
+    options = {
+        "--listen": f"{HOST}:{provider_port}",
+        "--messages": MANY,
+        "--seconds": seconds,
+        "--rate": REPORTS_A_SECOND,
+        "--late-s": min(10.0, seconds),
+        "--ledger": folder / "ledger.jsonl",
+        "--api": service,
+        "--settle-s": SETTLE_S,
+    }
+    words = [str(word) for option in options.items() for word in option]
+    log = folder / "service.log"
+    console.print(f"The service, with a database that lasts as long as this: {service}/docs")
+    console.print(f"Its key, for `Authorization: Bearer`: {key}")
+    console.print(f"The simulator, in PaaSoo's place: {provider}")
+    console.print(f"For {seconds:g} s it makes up messages, and the service sends some through it.")
+    with (
+        running(folder, ["serve", "--host", HOST, "--port", str(port)], serving, log) as program,
+        httpx2.Client(
+            base_url=service,
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=30,
+            trust_env=False,
+        ) as http,
+    ):
+        await_answer(program, f"{service}/readyz", log)
+        with running(folder, ["simulate", "--check", *words], simulating, None) as simulator:
+            await_answer(simulator, f"http://{HOST}:{provider_port}/", None)
+            # It ends by itself, a little after the last send.
+            sent = send_until(time.monotonic() + seconds * 0.9, http, simulator)
+            code = simulator.wait()
+        console.print(f"{sent:,} of the messages went through POST /v1/messages.\n")
+        summarise(http)
+    return code
+
+
+def send_until(deadline: float, http: httpx2.Client, simulator: "subprocess.Popen[bytes]") -> int:
+    """Send messages through the service, at a steady pace; how many."""
+    sent = 0
+    started = time.monotonic()
+    while time.monotonic() < deadline and simulator.poll() is None:
+        recipients = RECIPIENTS[sent % len(RECIPIENTS)]
+        message = {
+            "to": [f"659{sent:05}{number:02}" for number in range(recipients)],
+            "text": f"Your order {sent} is on its way",
+            "reference": f"order {sent}",
+        }
+        answer = http.post(
+            "/v1/messages", json=message, headers={"Idempotency-Key": f"order {sent}"}
+        )
+        if answer.status_code != 201:
+            raise DemoError(f"a send is answered {answer.status_code}: {answer.text}")
+        sent += 1
+        time.sleep(max(0, started + sent / SENDS_A_SECOND - time.monotonic()))
+    return sent
+
+
+def summarise(http: httpx2.Client) -> None:
+    """What the service counted, as tables."""
+    states = stats(http, "state,reason")
+    table = Table("state", "reason", title="By state and reason")
+    table.add_column("deliveries", justify="right")
+    for group in most_first(states["groups"]):
+        table.add_row(group["state"], group["reason"] or "", f"{group['total']:,}")
+    console.print(table)
+
+    networks = most_first(stats(http, "network")["groups"])
+    table = Table("network", title="By network", caption=_left_out(networks))
+    for heading in ("deliveries", "delivered", "rate of the final"):
+        table.add_column(heading, justify="right")
+    for group in networks[:MOST_GROUPS]:
+        table.add_row(group["network"] or "not known", *_figures(group))
+    table.add_section()
+    table.add_row("all", *_figures(states["totals"]))
+    console.print(table)
+
+
+def stats(http: httpx2.Client, keys: str) -> Any:
+    answer = http.get("/v1/stats", params={"group_by": keys})
+    if answer.status_code != 200:
+        raise DemoError(f"the statistics are answered {answer.status_code}")
+    return answer.json()
+
+
+def most_first(groups: list[Any]) -> list[Any]:
+    return sorted(groups, key=lambda group: -group["total"])
+
+
+def _figures(group: Any) -> tuple[str, str, str]:
+    rate = group["delivery_rate"]
+    delivered = group["by_state"].get("delivered", 0)
+    return f"{group['total']:,}", f"{delivered:,}", "" if rate is None else f"{rate:.1%}"
+
+
+def _left_out(networks: list[Any]) -> str | None:
+    left_out = len(networks) - MOST_GROUPS
+    return f"and {left_out} more" if left_out > 0 else None
+
+
+@contextmanager
+def running(
+    folder: Path, words: list[str], settings: dict[str, str], log: Path | None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A command of ours as a process, its output in a file if there is one; ended at the end."""
+    # Nothing that is set up on this machine has a say: no DLR_ variable, and no `.env`.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DLR_")}
+    with open(log or os.devnull, "wb") as file:  # noqa: PTH123 - devnull is no path of ours
+        output = file if log else None
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [PROGRAM, *words], cwd=folder, env=kept | settings, stdout=output, stderr=output
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(END_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def await_answer(process: "subprocess.Popen[bytes]", url: str, log: Path | None) -> None:
+    """Wait until an address answers, whatever it says."""
+    deadline = time.monotonic() + START_WITHIN_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            httpx2.get(url, trust_env=False)
+        except httpx2.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    told = f": {log.read_text(errors='replace').strip()}" if log else ""
+    raise DemoError(f"a part doesn't start{told}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on, at this moment."""
+    listeners = [socket.create_server((HOST, 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+if __name__ == "__main__":
+    sys.exit(main())
