@@ -186,8 +186,7 @@ class TolerantProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         super().shutdown()
         self.send_timeout_s = LAST_ANSWERS_S
-        if self._answer_timer is not None:
-            self._watch_answer()
+        self._watch_answer()
 
     def _watch_answer(self) -> None:
         self._stop_watching_answer()
@@ -200,8 +199,9 @@ class TolerantProtocol(HttpToolsProtocol):
 
     def _drop(self) -> None:
         self._answer_timer = None
-        log.warning("dropped a client that doesn't read its answer")
-        self.transport.abort()  # closing would wait until it does
+        if self.transport.get_write_buffer_size():
+            log.warning("dropped a client that doesn't read its answer")
+            self.transport.abort()  # closing would wait until it does
 
 
 def _escaped(line: bytes) -> bytes:
