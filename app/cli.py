@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from app import first_run
 from app.callback.door import PATH as CALLBACK_PATH
 from app.main import create_app
-from app.server import DrainingServer
+from app.server import DrainingServer, allow_many_connections
 from app.settings import (
     Settings,
     SettingsError,
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 # Connections that may wait to be accepted: a burst of callbacks is not to find the port closed.
 BACKLOG = 2048
+# What the kernel keeps for a client that doesn't read: by itself, it would be megabytes for each.
+UNREAD_BYTES = 128 * 1024
 
 program = typer.Typer(
     invoke_without_command=True,
@@ -88,6 +90,7 @@ def serve(
         log.warning("there is no such setting", extra={"variable": name})
     if not settings.is_embedded:
         settings = first_run.with_secrets(settings).settings
+    allow_many_connections()
     with the_only_process_on(settings), ExitStack() as opened:
         prepare_schema(settings)
         if settings.is_embedded and any(settings.data_dir.glob("spool-*.db")):
@@ -125,7 +128,7 @@ def listen(settings: Settings) -> list[socket.socket]:
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         addresses = {(family, address) for family, _, _, _, address in found}
-        return [
+        listeners = [
             socket.create_server(address, family=family, backlog=BACKLOG)
             for family, address in sorted(addresses)
         ]
@@ -134,6 +137,10 @@ def listen(settings: Settings) -> list[socket.socket]:
         raise SettingsError(
             f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}: {why}"
         ) from None
+    for listener in listeners:
+        # Each connection inherits it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
+    return listeners
 
 
 @contextmanager

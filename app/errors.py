@@ -132,3 +132,25 @@ class DatabaseUnavailableError(ApiError):
 
     def __init__(self) -> None:
         super().__init__("the database can't be reached; try again")
+
+
+class TooManyWaitingError(ApiError):
+    """As many wait, or read streams, as may."""
+
+    status = 503
+    code = "too_many_waiting"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+    def __init__(self) -> None:
+        super().__init__("too many requests wait already; try again later, or without waiting")
+
+
+class ShuttingDownError(ApiError):
+    """The process is about to end."""
+
+    status = 503
+    code = "shutting_down"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+    def __init__(self) -> None:
+        super().__init__("this process is about to end; try again")

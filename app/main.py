@@ -35,9 +35,10 @@ from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health
 from app.quarantine import endpoint as quarantine_endpoint
-from app.query import deliveries, messages
+from app.query import changes, deliveries, messages
 from app.query.lookups import ROUTE as LOOKUP_ROUTE
 from app.query.lookups import Lookups, look_up, usual_lookup
+from app.query.waiting import Watch
 from app.sending import endpoint as sending_endpoint
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
@@ -97,11 +98,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.writer = writer
     app.state.intake = intake
     app.state.lookups = Lookups(database)
+    app.state.watch = Watch(database, intake, writer)
     app.state.sending = sending
     app.state.draining = draining
     app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
     app.include_router(messages.router)
     app.include_router(deliveries.router)
+    app.include_router(changes.router)
     app.include_router(sending_endpoint.router)
     app.include_router(quarantine_endpoint.router)
     app.include_router(health.router)

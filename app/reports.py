@@ -36,6 +36,8 @@ RANK: Final = {
 
 FINAL_STATES: Final = frozenset({State.EXPIRED, State.UNDELIVERED, State.REJECTED, State.DELIVERED})
 
+LOWEST_FINAL_RANK: Final = min(RANK[state] for state in FINAL_STATES)
+
 # The ranks that only a final report of the provider's has: two such that differ are a conflict.
 # `expired` is our own mark and contradicts nobody.
 LOWEST_REPORTED_FINAL_RANK: Final = 4

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import threading
 from types import FrameType
@@ -37,6 +38,7 @@ LAST_ANSWERS_S: Final = 1
 END_S: Final = 9.8
 # Longer than the idle time-outs of the usual proxies, so that they hang up first, not we.
 KEEP_ALIVE_S: Final = 75
+MANY_FILES: Final = 65536
 
 # The usual request line, which may go to the parser as it is.
 _USUAL_LINE: Final = re.compile(rb"[A-Z]+ [!\"$-~]+ HTTP/1\.1\r\n")
@@ -47,22 +49,27 @@ _UNESCAPED: Final = re.compile(rb"[^!-~]|#")
 class TolerantProtocol(HttpToolsProtocol):
     """uvicorn's protocol, bounded, and patient with a URL that was not escaped.
 
-    uvicorn bounds neither URL, headers nor the time they take, and its parser fails on a URL over
-    64 KiB. And nobody says how PaaSoo encodes values: a byte or a space that should have been
-    percent-encoded is, here, so that the report is kept rather than refused unseen. (Not so in a
-    request that was sent in one packet with the one before it.)
+    uvicorn bounds neither URL, headers nor the time they take, nor how long a client may leave an
+    answer unread, and its parser fails on a URL over 64 KiB. And nobody says how PaaSoo encodes
+    values: a byte or a space that should have been percent-encoded is, here, so that the report is
+    kept rather than refused unseen. (Not so in a request that was sent in one packet with the one
+    before it.)
     """
+
+    send_timeout_s: float
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._line: bytearray | None = bytearray()  # a request line that is coming in
         self._headers_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._answer_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        self._stop_watching_answer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -168,6 +175,34 @@ class TolerantProtocol(HttpToolsProtocol):
         self._head_timer = None
         self.transport.close()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_watching_answer()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.send_timeout_s = LAST_ANSWERS_S
+        if self._answer_timer is not None:
+            self._watch_answer()
+
+    def _watch_answer(self) -> None:
+        self._stop_watching_answer()
+        self._answer_timer = self.loop.call_later(self.send_timeout_s, self._drop)
+
+    def _stop_watching_answer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _drop(self) -> None:
+        self._answer_timer = None
+        log.warning("dropped a client that doesn't read its answer")
+        self.transport.abort()  # closing would wait until it does
+
 
 def _escaped(line: bytes) -> bytes:
     """A request line whose target has nothing in it that the parser refuses."""
@@ -183,13 +218,25 @@ def _escaped(line: bytes) -> bytes:
     return b"".join((method, b" ", escaped, found, http_version))
 
 
+def allow_many_connections() -> None:
+    """Whoever waits or reads a stream keeps a connection open; a shell often allows only 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is run, here and in the tests."""
+
+    class Protocol(TolerantProtocol):
+        send_timeout_s = settings.send_timeout_seconds
+
     return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=TolerantProtocol,
+        http=Protocol,
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -213,6 +260,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(server_config(app, settings))
         self._draining = app.state.draining
         self._writer = app.state.writer
+        self._watch = app.state.watch
         self._sending = app.state.sending
         self._drain_seconds = settings.drain_seconds
 
@@ -231,6 +279,7 @@ class DrainingServer(uvicorn.Server):
         elif sig == signal.SIGTERM and not self._draining.is_set():
             self._draining.set()
             log.info("SIGTERM: draining")
+            self._loop.call_soon_threadsafe(self._watch.stop)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self.close)
         else:
             self._draining.set()
@@ -238,6 +287,7 @@ class DrainingServer(uvicorn.Server):
 
     def close(self) -> None:
         """Stop listening, and end once everything that is under way is answered."""
+        self._loop.call_soon_threadsafe(self._watch.stop)
         self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._give_up)
         self.should_exit = True
 

@@ -220,6 +220,13 @@ class Settings(BaseSettings):
     metrics_public: bool = Field(
         default=False, description="`true` opens `/metrics` to callers without a key."
     )
+    send_timeout_seconds: float = Field(
+        default=30,
+        ge=1,
+        le=300,
+        description="How long a client may leave an answer unread, that of a stream say, before "
+        "it is dropped. Seconds, from 1 to 300.",
+    )
     drain_seconds: float = Field(
         default=1,
         ge=0,

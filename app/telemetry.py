@@ -146,6 +146,16 @@ class Metrics:
             "Reports that wait for their commit",
             registry=self.registry,
         )
+        self.waiting = Gauge(
+            "dlr_waiting",
+            "Requests that wait for a report or a change",
+            registry=self.registry,
+        )
+        self.streams = Gauge(
+            "dlr_streams",
+            "Open streams of changes",
+            registry=self.registry,
+        )
         self.spooled = Counter(
             "dlr_spooled",
             "Callbacks kept in the spool, as the database was away",

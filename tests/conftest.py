@@ -69,6 +69,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL
         yield url
 
 
+@pytest.fixture
+def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """The same on PostgreSQL alone, for what is about several replicas."""
+    with migrated_database("postgresql", tmp_path, request) as url:
+        yield url
+
+
 @pytest.fixture(params=DATABASES)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
     """A database of its own without any table, once for each kind."""

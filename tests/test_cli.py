@@ -56,6 +56,7 @@ WRONG_SETTINGS = [
     ("DLR_QUEUE_LIMIT", "0"),
     ("DLR_QUARANTINE_MAX_ROWS", "many"),
     ("DLR_METRICS_PUBLIC", "perhaps"),
+    ("DLR_SEND_TIMEOUT_SECONDS", "0"),
     ("DLR_DRAIN_SECONDS", "6"),
     ("DLR_LOG_LEVEL", "loud"),
     ("DLR_PAASOO_URL", "api.paasoo.com/json"),

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.batch import DatabaseFaultError, Entry, Outcome, commit_by_kind, description
 from app.ingest.intake import Intake
-from app.store import schema
+from app.store import changes, schema
 from app.store.engine import Database
 from app.store.spool import Spool, Spooled
 
@@ -100,6 +100,7 @@ class Recovery:
         try:
             with self._database.write.connect() as connection:
                 schema.require_writable(connection)
+                changes.settle_base(connection)
         except schema.NotWritableError:
             # Another connection may lead to another server: this one's may be a standby by now.
             self._database.write.dispose()

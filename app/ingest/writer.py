@@ -40,6 +40,8 @@ class Writer:
         self._in_commit: list[Waiting] = []
         self._idle = asyncio.Event()
         self._idle.set()
+        # Told of each commit, on the loop, while somebody waits for what may be in it.
+        self.after_commit: Callable[[], None] | None = None
         # A daemon, so that a database that hangs doesn't keep the process from ending.
         self._handed_over: SimpleQueue[Handover] = SimpleQueue()
         threading.Thread(target=self._commit_batches, name="writer", daemon=True).start()
@@ -113,6 +115,8 @@ class Writer:
         else:
             self._idle.set()
         _answer(committed, outcomes)
+        if self.after_commit is not None:
+            self.after_commit()
 
 
 def _answer(entries: list[Waiting], outcomes: list[Outcome]) -> None:

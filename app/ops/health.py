@@ -66,5 +66,7 @@ def show_metrics(request: Request) -> Response:
     """Prometheus text."""
     state = request.app.state
     state.metrics.queued.set(state.writer.queued)
+    state.metrics.waiting.set(state.watch.waiting)
+    state.metrics.streams.set(state.watch.streams)
     state.metrics.spool_waiting.set(len(state.intake.spool or ()))
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -17,6 +17,7 @@ from app.query.requests import (
     refuse_while_away,
 )
 from app.query.schemas import Message, MessagesFound, Report, Reports
+from app.query.waiting import Wait
 from app.store import read
 
 router = APIRouter(
@@ -28,13 +29,24 @@ router = APIRouter(
 
 
 @router.get("/{messageid}", response_model=Message, responses=problems(404))
-async def show_message(messageid: MessageId, request: Request) -> Response:
-    """One message with the status of each recipient."""
+async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -> Response:
+    """One message with the status of each recipient.
+
+    With `wait`, answers as soon as it is known and final, else with what is known in the end.
+    """
     refuse_while_away(request)
-    deliveries = await request.app.state.lookups.deliveries_of(messageid)
-    if not deliveries:
+    message = await _find(request, messageid)
+    if wait and (message is None or not message.final):
+        await request.app.state.watch.until_final(messageid, wait, request)
+        message = await _find(request, messageid)
+    if message is None:
         raise MessageNotFoundError(messageid)
-    return answer(Message.of(deliveries))
+    return answer(message)
+
+
+async def _find(request: Request, message_id: str) -> Message | None:
+    deliveries = await request.app.state.lookups.deliveries_of(message_id)
+    return Message.of(deliveries) if deliveries else None
 
 
 @router.get("/{messageid}/reports", responses=problems(404))

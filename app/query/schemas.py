@@ -2,20 +2,29 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
 from sqlalchemy import Row
 
+from app.query import cursors
 from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
+from app.store.changes import Position
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def rfc3339(microseconds: int) -> str:
     """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
-    moment = EPOCH + timedelta(microseconds=microseconds)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    second, fraction = divmod(microseconds, 1_000_000)
+    return f"{_to_the_second(second)}.{fraction:06}Z"
+
+
+@lru_cache(maxsize=4096)
+def _to_the_second(second: int) -> str:
+    # Many rows of an answer are of the same few seconds.
+    return (EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")[:19]
 
 
 Time = Annotated[
@@ -50,23 +59,39 @@ class Delivery(BaseModel):
     reference: str | None = Field(description="The sender's own name for it.")
 
     @classmethod
-    def of(cls, row: Row[Any]) -> Self:
+    def of(cls, row: Sequence[Any]) -> Self:
+        """From the columns of `read.SHOWN`."""
+        (
+            message_id,
+            recipient,
+            state,
+            reason,
+            conflicting,
+            status,
+            statuscode,
+            errcode,
+            mcc_mnc,
+            first_received_at,
+            last_received_at,
+            submitted_at,
+            reference,
+        ) = tuple(row)
         return cls(
-            messageid=row.message_id,
-            to=row.recipient,
-            state=State(row.state),
-            final=row.state in FINAL_STATES,
-            reason=row.reason,
-            retryable=row.reason in RETRYABLE_REASONS,
-            conflicting=row.conflicting,
-            status=row.status,
-            statuscode=row.statuscode,
-            errcode=row.errcode,
-            network=row.mcc_mnc,
-            first_received_at=row.first_received_at,
-            last_received_at=row.last_received_at or None,  # 0 while none came
-            submitted_at=row.submitted_at,
-            reference=row.reference,
+            messageid=message_id,
+            to=recipient,
+            state=state,
+            final=state in FINAL_STATES,
+            reason=reason,
+            retryable=reason in RETRYABLE_REASONS,
+            conflicting=conflicting,
+            status=status,
+            statuscode=statuscode,
+            errcode=errcode,
+            network=mcc_mnc,
+            first_received_at=first_received_at,
+            last_received_at=last_received_at or None,  # 0 while none came
+            submitted_at=submitted_at,
+            reference=reference,
         )
 
 
@@ -85,10 +110,11 @@ class Message(BaseModel):
     @classmethod
     def of(cls, rows: Sequence[Row[Any]]) -> Self:
         deliveries = [Delivery.of(row) for row in rows]
-        states = {delivery.state for delivery in deliveries}
+        first = deliveries[0]
+        agree = len(deliveries) == 1 or all(it.state is first.state for it in deliveries)
         return cls(
-            messageid=deliveries[0].messageid,
-            state=states.pop() if len(states) == 1 else "mixed",
+            messageid=first.messageid,
+            state=first.state if agree else "mixed",
             final=all(delivery.final for delivery in deliveries),
             deliveries=deliveries,
         )
@@ -106,6 +132,40 @@ class DeliveriesPage(BaseModel):
 
     items: list[Delivery] = Field(description="Latest `last_received_at` first.")
     next_cursor: str | None = Field(description="For the next page; null on the last.")
+
+
+class Change:
+    """A delivery whose visible status changed, and where that is in the feed."""
+
+    def __init__(self, position: Position, delivery: Delivery) -> None:
+        self.position = position
+        self.delivery = delivery
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        changed_in, *shown = row
+        return cls((changed_in, row.message_id, row.recipient), Delivery.of(shown))
+
+    @cached_property
+    def event(self) -> bytes:
+        """As a server-sent event: made once, for all who read the stream."""
+        cursor, data = cursors.encode(self.position), self.delivery.model_dump_json()
+        return f"event: delivery\nid: {cursor}\ndata: {data}\n\n".encode()
+
+
+class ChangesPage(BaseModel):
+    """A page of what changed."""
+
+    items: list[Delivery] = Field(description="Oldest change first, in their current form.")
+    next_cursor: str = Field(description="Goes on behind this page.")
+
+    @classmethod
+    def of(cls, changes: Sequence[Change], position: Position) -> Self:
+        """The changes after a position."""
+        return cls(
+            items=[change.delivery for change in changes],
+            next_cursor=cursors.encode(changes[-1].position if changes else position),
+        )
 
 
 class Report(BaseModel):

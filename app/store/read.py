@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
-from app.reports import State
+from app.reports import LOWEST_FINAL_RANK, State
 from app.store.tables import deliveries, reports
 
 # What the API shows of a delivery.
@@ -39,6 +39,12 @@ _ANY_OF = {
     "postgresql": deliveries.c.message_id == func.any(bindparam("ids", type_=ARRAY(Text))),
 }
 _OF_MESSAGES_ON = {dialect: _OF_MESSAGES.where(any_of) for dialect, any_of in _ANY_OF.items()}
+_FINAL_OF = (
+    select(deliveries.c.message_id)
+    .group_by(deliveries.c.message_id)
+    .having(func.min(deliveries.c.rank) >= LOWEST_FINAL_RANK)
+)
+_FINAL_OF_ON = {dialect: _FINAL_OF.where(any_of) for dialect, any_of in _ANY_OF.items()}
 
 _REPORTS_OF_MESSAGE = (
     select(reports)
@@ -64,6 +70,13 @@ def deliveries_of_each(
     for row in connection.execute(_OF_MESSAGES_ON[dialect], {"ids": ids}):
         found[row[0]].append(row)
     return found
+
+
+def final_of(connection: Connection, message_ids: Collection[str]) -> set[str]:
+    """Which of the messages are known, and final in each of their deliveries."""
+    dialect = connection.dialect.name
+    ids = json.dumps([*message_ids]) if dialect == "sqlite" else [*message_ids]
+    return set(connection.execute(_FINAL_OF_ON[dialect], {"ids": ids}).scalars())
 
 
 def reports_of(connection: Connection, message_id: str) -> Sequence[Row[Any]]:

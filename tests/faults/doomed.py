@@ -20,7 +20,7 @@ from app.store.spool import Spool
 POINTS: dict[str, tuple[Any, str, bool]] = {
     "before the commit": (write, "record", True),
     "in the transaction": (write, "record", False),
-    "after the commit, before the answer": (Committer, "commit", False),
+    "after the commit, before the answer": (Committer, "commit_reports", False),
     "before it is in the spool": (Spool, "put", True),
     "in the spool, before the answer": (Spool, "put", False),
     "drained, still in the spool": (Spool, "remove", True),

@@ -1,6 +1,7 @@
 """The OpenAPI document says what the service does: schemathesis calls it and compares."""
 
 import re
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -56,24 +57,34 @@ def call(case: Case[Any]) -> Any:
     return case.call(headers={"Authorization": f"Bearer {ADMIN_KEY}"})
 
 
+def bounded(case: Case[Any]) -> Case[Any]:
+    """The case with what would take for ever, or what only the service can make, taken out."""
+    if case.query:
+        case.query.pop("cursor", None)
+        with suppress(KeyError, ValueError, TypeError):
+            if 0 <= float(case.query["wait"]) <= 60:
+                case.query["wait"] = "0.01"
+    return case
+
+
 def check_all(service: Service, mode: GenerationMode, checks: list[Any]) -> set[str]:
     """Call every operation that has cases of this mode; the paths that were called."""
     called = set()
     for operation in operations(service):
+        if operation.path == "/v1/changes/stream":
+            continue  # has no end; `tests/query/test_stream.py` is about it
         if mode is GenerationMode.NEGATIVE and not (operation.query or operation.path_parameters):
             continue  # nothing to get wrong
 
         @BRIEFLY
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: Case[Any]) -> None:
-            if case.query:
-                case.query.pop("cursor", None)  # opaque: only the service can make one
             if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
                 # JSON Schema can't say that two ways of writing a number are the same number.
                 body: Any = case.body
                 numbers = [normal_msisdn(to) for to in body.get("to", ())]
                 assume(len(numbers) == len(set(numbers)))
-            answer = call(case)
+            answer = call(bounded(case))
             not_set_up = answer.status_code == 503 and b"sending_not_configured" in answer.content
             case.validate_response(
                 answer,

@@ -1,0 +1,145 @@
+"""What changed: a feed that skips nothing, page by page or as a stream of events."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from app.errors import ApiError, documented
+from app.guards import reader
+from app.query import cursors
+from app.query.requests import answer, problems, refuse_unknown_parameters, refuse_while_away
+from app.query.schemas import Change, ChangesPage
+from app.query.waiting import Wait, Watch
+from app.store.changes import BEGINNING, Position
+
+NOW: Final = "now"
+EVENTS_A_WRITE: Final = 100
+KEEP_ALIVE_S: Final = 10.0
+# A comment. No empty line behind it: some clients take that for an event with nothing in it.
+NOTHING_NEW: Final = b": nothing new\n"
+
+router = APIRouter(
+    prefix="/v1/changes",
+    tags=["changes"],
+    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
+    responses={
+        **problems(401, 403, 414, 422),
+        503: documented(
+            "See `Retry-After`. `code`: `database_unavailable`, `too_many_waiting` or "
+            "`shutting_down`."
+        ),
+    },
+)
+
+Cursor = Annotated[
+    str | None,
+    Query(
+        description="`next_cursor` of the page before, or the `id` of an event; `now` begins at "
+        "the end. Default: the beginning."
+    ),
+]
+
+
+@router.get("", response_model=ChangesPage)
+async def list_changes(
+    request: Request,
+    cursor: Cursor = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
+    wait: Wait = 0,
+) -> Response:
+    """Each delivery whose visible status changed after `cursor`, in its current form.
+
+    Oldest change first, and none is ever skipped. With `wait`, answers as soon as there is one.
+    """
+    refuse_while_away(request)
+    watch: Watch = request.app.state.watch
+    position = await _begin(watch, cursor)
+    changes = await watch.changes_after(position, limit)
+    if wait and not changes:
+        changes = await watch.next_changes(position, limit, wait, request)
+    # On a thread: a thousand rows would hold up the event loop, and callbacks with it.
+    return await run_in_threadpool(lambda: answer(ChangesPage.of(changes, position)))
+
+
+@router.get(
+    "/stream",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "description": "Server-sent events, for as long as both sides want.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    },
+)
+async def stream_changes(
+    request: Request,
+    cursor: Cursor = None,
+    last_event_id: Annotated[
+        str | None,
+        Header(
+            alias="Last-Event-ID",
+            description="The `id` of the last event that was received; instead of `cursor`.",
+        ),
+    ] = None,
+) -> Response:
+    """The same as server-sent events: `event: delivery`, `id:` its cursor, `data:` the delivery."""
+    refuse_while_away(request)
+    watch: Watch = request.app.state.watch
+    if last_event_id:
+        position = await _begin(watch, last_event_id, "Last-Event-ID")
+    else:
+        position = await _begin(watch, cursor)
+    first_page = await watch.changes_after(position, EVENTS_A_WRITE)
+    return ChangeStream(watch, _events(watch, position, first_page))
+
+
+async def _begin(watch: Watch, cursor: str | None, field: str = "cursor") -> Position:
+    if cursor is None:
+        return BEGINNING
+    if cursor == NOW:
+        return await watch.end()
+    changed_in, message_id, recipient = cursors.decode(cursor, int, str, str, field=field)
+    return int(changed_in), str(message_id), str(recipient)
+
+
+class ChangeStream(StreamingResponse):
+    """Events from a position on, until the client leaves or the process is about to end.
+
+    Its memory is a page: the next is read when the client has taken the one before. The server
+    drops a client that takes none.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, watch: Watch, events: AsyncIterator[bytes]) -> None:
+        # For proxies: neither to be kept nor to be held back.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers)
+        self._watch = watch
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._watch.one_more_stream():
+            await super().__call__(scope, receive, send)
+
+
+async def _events(watch: Watch, position: Position, page: Sequence[Change]) -> AsyncIterator[bytes]:
+    """The page behind the position, and all that follows."""
+    while True:
+        is_behind = len(page) == EVENTS_A_WRITE
+        position = page[-1].position if page else position
+        body = b"".join(change.event for change in page) or NOTHING_NEW
+        page = ()  # not to be kept while the client takes its time
+        yield body
+        if watch.is_stopping:
+            return
+        try:
+            if is_behind:
+                page = await watch.changes_after(position, EVENTS_A_WRITE)
+            page = page or await watch.next_changes(position, EVENTS_A_WRITE, KEEP_ALIVE_S)
+        except (ApiError, SQLAlchemyError):
+            return  # the client comes back, and goes on where this ended

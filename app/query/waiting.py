@@ -1,0 +1,244 @@
+"""Reads that wait: one task looks for everybody who waits, a few times a second.
+
+Who waits costs a future: no thread, no connection, and no query, unless something was committed.
+A commit of this process is looked at at once, those of other replicas within a quarter second.
+While nobody waits, there is no task.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_right
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from fastapi import Query, Request
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import DatabaseUnavailableError, ShuttingDownError, TooManyWaitingError
+from app.ingest.intake import Intake
+from app.ingest.writer import Writer
+from app.query.schemas import Change
+from app.store import changes, read
+from app.store.changes import Position
+from app.store.engine import Database
+
+log = logging.getLogger(__name__)
+
+LOOK_EVERY_S: Final = 0.25
+# From one look to the next at least, and as long as the look took: a storm of commits is not to
+# be a storm of queries.
+REST_S: Final = 0.05
+MAX_WAITING: Final = 10_000
+MAX_STREAMS: Final = 200
+# What one look brings, for all who wait for changes.
+MAX_CHANGES: Final = 1000
+
+Wait = Annotated[
+    float,
+    Query(
+        ge=0,
+        le=60,
+        allow_inf_nan=False,
+        description="Seconds to wait for an answer worth having, at most.",
+    ),
+]
+
+
+@dataclass(eq=False, slots=True)
+class Waiter:
+    """Waits for a message to be final, or for what changes after a position."""
+
+    found: "asyncio.Future[Sequence[Change] | None]"  # None: the database can't answer
+    message_id: str | None = None
+    position: Position | None = None
+    limit: int = MAX_CHANGES
+
+
+class Watch:
+    """Whoever waits. All of this runs on the event loop but `_read` and `_ask`."""
+
+    def __init__(self, database: Database, intake: Intake, writer: Writer) -> None:
+        self._database = database
+        self._intake = intake
+        self._writer = writer
+        self._waiters: set[Waiter] = set()
+        self._has_newcomers = False
+        self._woken = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._look_thread = ThreadPoolExecutor(1, "watch")
+        # Few, so that readers of the whole feed leave connections to others.
+        self._page_threads = ThreadPoolExecutor(2, "changes")
+        self.is_stopping = False
+        self.streams = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait now."""
+        return len(self._waiters)
+
+    async def until_final(self, message_id: str, timeout_s: float, request: Request) -> None:
+        """Return when the message is known and final, or when there is no point in waiting on.
+
+        Raises `TooManyWaitingError`, and `DatabaseUnavailableError` when the database goes away.
+        """
+        found = asyncio.get_running_loop().create_future()
+        await self._wait(Waiter(found, message_id=message_id), timeout_s, request)
+
+    async def next_changes(
+        self, position: Position, limit: int, timeout_s: float, request: Request | None = None
+    ) -> Sequence[Change]:
+        """What changed after the position, as soon as something did; else nothing, in the end.
+
+        Raises as `until_final`.
+        """
+        found = asyncio.get_running_loop().create_future()
+        waiter = Waiter(found, position=position, limit=limit)
+        return await self._wait(waiter, timeout_s, request)
+
+    async def changes_after(self, position: Position, limit: int) -> Sequence[Change]:
+        """What changed after the position and can be told now. Raises SQLAlchemy's errors."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._page_threads, self._read, position, limit)
+
+    async def end(self) -> Position:
+        """A position that all to come is after. Raises SQLAlchemy's errors."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._page_threads, self._find_end)
+
+    @contextmanager
+    def one_more_stream(self) -> Iterator[None]:
+        """For as long as a stream is open. Raises where there may not be another."""
+        if self.is_stopping:
+            raise ShuttingDownError
+        if self.streams >= MAX_STREAMS:
+            raise TooManyWaitingError
+        self.streams += 1
+        try:
+            yield
+        finally:
+            self.streams -= 1
+
+    def stop(self) -> None:
+        """The end of the process has begun: nobody waits any more, from now on."""
+        self.is_stopping = True
+        for waiter in self._waiters:
+            _answer(waiter, ())
+
+    async def _wait(
+        self, waiter: Waiter, timeout_s: float, request: Request | None
+    ) -> Sequence[Change]:
+        if self.is_stopping:
+            return ()
+        if len(self._waiters) >= MAX_WAITING:
+            raise TooManyWaitingError
+        self._waiters.add(waiter)
+        self._has_newcomers = True
+        self._woken.set()
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_on())
+        ends: list[asyncio.Future[object]] = [waiter.found]  # type: ignore[list-item]
+        if request is not None:
+            ends.append(asyncio.ensure_future(_leaving(request)))
+        try:
+            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._waiters.discard(waiter)
+            for leaving in ends[1:]:
+                leaving.cancel()
+        if not waiter.found.done():
+            return ()
+        found = waiter.found.result()
+        if found is None:
+            raise DatabaseUnavailableError
+        return found
+
+    async def _look_on(self) -> None:
+        """Look again and again until nobody waits."""
+        loop = asyncio.get_running_loop()
+        self._writer.after_commit = self._woken.set
+        seen = ""
+        while self._waiters:
+            self._woken.clear()
+            began = loop.time()
+            seen = await self._look(seen)
+            await asyncio.sleep(max(REST_S, loop.time() - began))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), LOOK_EVERY_S)
+        self._writer.after_commit = None
+        self._looking = None
+
+    async def _look(self, seen: str) -> str:
+        """Answer whoever need wait no longer; the moment that this is true of."""
+        waiters = list(self._waiters)
+        ids = {waiter.message_id for waiter in waiters if waiter.message_id is not None}
+        positions = [waiter.position for waiter in waiters if waiter.position is not None]
+        if self._has_newcomers:
+            self._has_newcomers, seen = False, ""
+        try:
+            if self._intake.is_away:
+                raise DatabaseUnavailableError  # noqa: TRY301 - one way out for both
+            loop = asyncio.get_running_loop()
+            moment, final, latest = await loop.run_in_executor(
+                self._look_thread, self._ask, seen, ids, min(positions, default=None)
+            )
+        except Exception as error:
+            if not isinstance(error, SQLAlchemyError | DatabaseUnavailableError):
+                log.exception("nobody who waits could be answered")
+            for waiter in waiters:
+                _answer(waiter, None)
+            return ""
+        for waiter in waiters:
+            _answer_if_found(waiter, final, latest)
+        if len(latest) == MAX_CHANGES:
+            # There is more for those who are further on; who was furthest back is served.
+            self._has_newcomers = True
+            self._woken.set()
+        return moment
+
+    def _ask(
+        self, seen: str, message_ids: Collection[str], position: Position | None
+    ) -> tuple[str, Collection[str], list[Change]]:
+        """The moment; which messages are final; and what changed after the position."""
+        with self._database.read.connect() as connection:
+            moment = changes.moment(connection)
+            if moment == seen:
+                return moment, (), []
+            final = read.final_of(connection, message_ids) if message_ids else ()
+            rows = () if position is None else changes.after(connection, position, MAX_CHANGES)
+        return moment, final, [Change.of(row) for row in rows]
+
+    def _read(self, position: Position, limit: int) -> list[Change]:
+        with self._database.read.connect() as connection:
+            rows = changes.after(connection, position, limit)
+        return [Change.of(row) for row in rows]
+
+    def _find_end(self) -> Position:
+        with self._database.read.connect() as connection:
+            return changes.end(connection)
+
+
+def _answer(waiter: Waiter, found: Sequence[Change] | None) -> None:
+    if not waiter.found.done():
+        waiter.found.set_result(found)
+
+
+def _answer_if_found(waiter: Waiter, final: Collection[str], latest: Sequence[Change]) -> None:
+    if waiter.message_id in final:
+        _answer(waiter, ())
+    elif waiter.position is not None:
+        first = bisect_right(latest, waiter.position, key=_position)
+        if page := latest[first : first + waiter.limit]:
+            _answer(waiter, page)
+
+
+def _position(change: Change) -> Position:
+    return change.position
+
+
+async def _leaving(request: Request) -> None:
+    """Return when the client hangs up."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,78 @@
+"""A reader of the change feed, and a way to fill it."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from sqlalchemy import URL
+
+from app.callback.parse import parse
+from app.store import write
+from app.store.engine import open_database
+from tests.service import READ_KEY, a_report
+
+AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
+
+
+def changes(http: httpx2.Client, **parameters: object) -> Any:
+    """One page of the feed."""
+    query = {name: str(value) for name, value in parameters.items()}
+    answer = http.get("/v1/changes", params=query, headers=AUTHORIZED)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def all_changes(http: httpx2.Client, cursor: str | None = None, limit: int = 1000) -> list[Any]:
+    """Page after page, to the end."""
+    found: list[Any] = []
+    while True:
+        page = changes(http, limit=limit, **({} if cursor is None else {"cursor": cursor}))
+        if not page["items"]:
+            return found
+        assert len(page["items"]) <= limit
+        found += page["items"]
+        cursor = page["next_cursor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event."""
+
+    kind: str
+    id: str
+    delivery: Any
+
+
+@contextmanager
+def stream(
+    http: httpx2.Client, last_event_id: str | None = None, **parameters: str
+) -> Iterator[Iterator[str]]:
+    """The lines of a stream, which is open when this is entered."""
+    headers = {**AUTHORIZED, **({} if last_event_id is None else {"Last-Event-ID": last_event_id})}
+    with http.stream("GET", "/v1/changes/stream", params=parameters, headers=headers) as answer:
+        assert answer.status_code == 200, answer.read()
+        yield answer.iter_lines()
+
+
+def events(lines: Iterator[str]) -> Iterator[Event]:
+    """The events of a stream, to its end."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if name:  # else a comment
+            fields[name] = value
+        elif line == "":
+            yield Event(fields["event"], fields["id"], json.loads(fields["data"]))
+            fields = {}
+
+
+def record(database_url: URL, message_ids: Iterable[str]) -> None:
+    """Have a delivery of each of these messages, all in one commit."""
+    batch = [parse(a_report(messageid=one).encode(), 1) for one in message_ids]
+    database = open_database(database_url, hurried=False)
+    with database.write.begin() as connection:
+        write.record(connection, batch)
+    database.close()

@@ -1,0 +1,134 @@
+"""The change feed as server-sent events: what is sent, how it resumes, and when it ends."""
+
+import itertools
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import URL
+
+from tests.conftest import migrated_database
+from tests.feed import AUTHORIZED, changes, events, record, stream
+from tests.process import until
+from tests.service import READ_KEY, SAMPLE, Service, a_report, running_service
+
+ID = SAMPLE["messageid"]
+
+
+def take(lines: Any, count: int) -> list[Any]:
+    return list(itertools.islice(events(lines), count))
+
+
+def test_event_is_the_delivery_with_its_cursor(service: Service) -> None:
+    service.call_back(a_report())
+
+    with stream(service.http) as lines:
+        (event,) = take(lines, 1)
+
+    assert event.kind == "delivery"
+    assert event.delivery == service.delivery()
+    assert event.id == changes(service.http)["next_cursor"]
+
+
+def test_stream_is_marked_as_one_that_no_proxy_may_keep_or_hold_back(service: Service) -> None:
+    with service.http.stream("GET", "/v1/changes/stream", headers=AUTHORIZED) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-accel-buffering"] == "no"
+
+
+def test_stream_has_what_was_there_and_then_what_comes(service: Service) -> None:
+    record(service.database_url, [f"m-{number:03}" for number in range(250)])
+
+    with stream(service.http) as lines:
+        there = take(lines, 250)
+        service.call_back(a_report(messageid="later"))
+        (later,) = take(lines, 1)
+
+    assert [event.delivery["messageid"] for event in there] == [f"m-{n:03}" for n in range(250)]
+    assert later.delivery["messageid"] == "later"
+
+
+def test_now_streams_only_what_comes(service: Service) -> None:
+    service.call_back(a_report(messageid="before"))
+
+    with stream(service.http, cursor="now") as lines:
+        service.call_back(a_report(messageid="after"))
+        (event,) = take(lines, 1)
+
+    assert event.delivery["messageid"] == "after"
+
+
+def test_last_event_id_resumes_and_overrides_the_cursor(service: Service) -> None:
+    for message_id in ("a", "b", "c"):
+        service.call_back(a_report(messageid=message_id))
+    with stream(service.http) as lines:
+        first, second, _ = take(lines, 3)
+
+    with stream(service.http, last_event_id=first.id, cursor=second.id) as lines:
+        resumed = take(lines, 2)
+    with stream(service.http, cursor=second.id) as lines:
+        (from_cursor,) = take(lines, 1)
+
+    assert [event.delivery["messageid"] for event in resumed] == ["b", "c"]
+    assert from_cursor.delivery["messageid"] == "c"
+
+
+def test_last_event_id_that_is_no_cursor_is_422(service: Service) -> None:
+    for last_event_id in ("x", "WzEsMl0=", "é"):
+        headers = httpx2.Headers({**AUTHORIZED, "Last-Event-ID": last_event_id}, "latin-1")
+        answer = service.http.get("/v1/changes/stream", headers=headers)
+
+        assert answer.status_code == 422
+        assert "Last-Event-ID" in answer.json()["detail"]
+
+
+def test_every_stream_gets_every_change(service: Service) -> None:
+    with (
+        stream(service.http, cursor="now") as one,
+        stream(service.http, cursor="now") as another,
+    ):
+        for number in range(20):
+            service.call_back(a_report(messageid=f"m-{number}"))
+        seen = [[event.delivery["messageid"] for event in take(it, 20)] for it in (one, another)]
+
+    assert seen == [[f"m-{number}" for number in range(20)]] * 2
+
+
+def test_client_that_leaves_ends_its_stream(service: Service) -> None:
+    with stream(service.http):
+        assert service.metric("dlr_streams") == 1
+
+    until(lambda: service.metric("dlr_streams") == 0)
+    until(lambda: service.metric("dlr_waiting") == 0)
+
+
+def test_silence_is_broken_by_a_comment(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    with (
+        migrated_database("sqlite", tmp_path, request) as url,
+        running_service(url) as service,
+        stream(service.http) as lines,
+    ):
+        assert next(lines).startswith(":")
+        assert next(lines).startswith(":")
+
+
+def test_more_streams_than_may_be_are_refused(database_url: URL) -> None:
+    with running_service(database_url) as service:
+        clients = []
+        request = b"GET /v1/changes/stream?cursor=now HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+        try:
+            for _ in range(200):
+                clients.append(socket.create_connection(("127.0.0.1", service.port)))
+                clients[-1].sendall(request + READ_KEY.encode() + b"\r\n\r\n")
+            until(lambda: service.metric("dlr_streams") == 200)
+            answer = service.get("/v1/changes/stream")
+        finally:
+            for client in clients:
+                client.close()
+
+        assert (answer.status_code, answer.json()["code"]) == (503, "too_many_waiting")
+        assert int(answer.headers["retry-after"]) > 0
+        until(lambda: service.metric("dlr_streams") == 0)
