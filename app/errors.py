@@ -102,6 +102,16 @@ class MessageNotFoundError(ApiError):
         super().__init__(f"nothing is known of message {message_id}", messageid=message_id)
 
 
+class RefusedCallbackNotFoundError(ApiError):
+    """Nothing with this id is in the quarantine."""
+
+    status = 404
+    code = "refused_callback_not_found"
+
+    def __init__(self, row_id: str) -> None:
+        super().__init__(f"nothing with the id {row_id} is in the quarantine", id=row_id)
+
+
 class QueryTooLongError(ApiError):
     """More than the server keeps of a query."""
 

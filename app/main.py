@@ -35,7 +35,7 @@ from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health
 from app.quarantine import endpoint as quarantine_endpoint
-from app.query import changes, deliveries, messages
+from app.query import changes, deliveries, messages, stats
 from app.query.lookups import ROUTE as LOOKUP_ROUTE
 from app.query.lookups import Lookups, look_up, usual_lookup
 from app.query.waiting import Watch
@@ -105,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(messages.router)
     app.include_router(deliveries.router)
     app.include_router(changes.router)
+    app.include_router(stats.router)
     app.include_router(sending_endpoint.router)
     app.include_router(quarantine_endpoint.router)
     app.include_router(health.router)

@@ -83,7 +83,7 @@ class DeliveryReport(NamedTuple):
     recipient: str  # digits only, country code first
     fingerprint: int
     query: str  # raw, printable ASCII, as `callback.parse.printable` gives it
-    source: str  # how it came to us: `callback`
+    source: str  # how it came to us: `callback`, or `replay` from the quarantine
     received_at: int
     rank: int
     state: str  # of `State`

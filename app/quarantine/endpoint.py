@@ -1,14 +1,21 @@
-"""The list of what was refused, and why."""
+"""What was refused, and why: to list, to read again under today's rules, and to delete."""
 
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Body, Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
+from app.errors import RefusedCallbackNotFoundError, documented
 from app.guards import administrator
+from app.quarantine.replay import replay
 from app.query import cursors
-from app.query.requests import ReadEngine, problems, refuse_unknown_parameters
+from app.query.requests import (
+    ReadEngine,
+    problems,
+    refuse_unknown_parameters,
+    refuse_while_away,
+)
 from app.query.schemas import Time
 from app.store import quarantine
 
@@ -57,3 +64,56 @@ def list_refused(
     more = len(rows) > limit
     next_cursor = cursors.encode((items[-1].received_at, items[-1].id)) if more else None
     return QuarantinePage(items=items, next_cursor=next_cursor)
+
+
+class ReplayWanted(BaseModel):
+    """Which rows to replay; all of them, unless `ids` is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="Their ids; one that isn't there counts as nothing.",
+    )
+
+
+class ReplayResult(BaseModel):
+    """What a replay did."""
+
+    replayed: int = Field(description="Rows that are valid reports now, and stored as such.")
+    still_rejected: int = Field(description="Rows that are refused still, and stay where they are.")
+
+
+@router.post("/replay")
+def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) -> ReplayResult:
+    """Read what was refused again, under today's rules; store what is valid now.
+
+    It is stored with the times when it came, and leaves the quarantine.
+    """
+    refuse_while_away(request)
+    ids = wanted.ids if "ids" in wanted.model_fields_set else None
+    result = ReplayResult(replayed=0, still_rejected=0)
+    for batch in replay(request.app.state.database, ids):
+        result.replayed += batch.replayed
+        result.still_rejected += batch.still_rejected
+    return result
+
+
+@router.delete(
+    "/{id}",
+    status_code=204,
+    responses={
+        404: documented(
+            "Nothing with this id is in the quarantine. "
+            f"`code`: `{RefusedCallbackNotFoundError.code}`."
+        )
+    },
+)
+def delete_refused(id: str, request: Request) -> None:  # noqa: A002 - the name in the path
+    """Delete what was refused, for good."""
+    refuse_while_away(request)
+    with request.app.state.database.write.begin() as connection:
+        removed = quarantine.remove(connection, [id])
+    if not removed:
+        raise RefusedCallbackNotFoundError(id)

@@ -2,7 +2,7 @@
 
 import re
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_origin
 from urllib.parse import unquote
 
 from fastapi import Depends, Path, Request, Response
@@ -55,12 +55,15 @@ async def refuse_unknown_parameters(request: Request) -> None:
         raise QueryTooLongError
     if not request.scope["query_string"]:
         return
-    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    known = {field.alias: field for field in request.scope["route"].dependant.query_params}
+    lists = {
+        name for name, field in known.items() if get_origin(field.field_info.annotation) is list
+    }
     given = [name for name, _ in request.query_params.multi_items()]
     problems = [
         {"field": name, "message": "no such parameter" if name not in known else "given twice"}
         for position, name in enumerate(given)
-        if name not in known or name in given[:position]
+        if name not in known or (name in given[:position] and name not in lists)
     ]
     if problems:
         raise InvalidRequestError(problems)

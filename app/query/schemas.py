@@ -143,7 +143,7 @@ class Change:
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
-        changed_in, *shown = row
+        changed_in, *shown = tuple(row)
         return cls((changed_in, row.message_id, row.recipient), Delivery.of(shown))
 
     @cached_property
@@ -181,7 +181,9 @@ class Report(BaseModel):
     statuscode: str | None = Field(description="PaaSoo's `statuscode`.")
     errcode: str | None = Field(description="PaaSoo's `errcode`.")
     network: str | None = Field(description="PaaSoo's `network`.")
-    source: str = Field(description="How it came to us: `callback`.")
+    source: str = Field(
+        description="How it came to us: `callback`, or `replay` from the quarantine."
+    )
     query: str = Field(description="The raw query as received; other than ASCII percent-encoded.")
 
     @classmethod

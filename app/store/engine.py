@@ -11,6 +11,8 @@ from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
+from app.store.turns import FairPool
+
 # How long a server that doesn't answer, or somebody else's lock, may keep us waiting.
 CONNECT_TIMEOUT_S = 2  # the least that libpq knows
 READ_TIMEOUT_S = 3.0
@@ -64,7 +66,7 @@ def _open_sqlite(url: URL) -> Database:
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     connect_args = {"timeout": SQLITE_LOCK_TIMEOUT_S, "check_same_thread": False}
     options: dict[str, Any] = {"connect_args": connect_args, "hide_parameters": True}
-    write = create_engine(url, pool_size=1, max_overflow=0, **options)
+    write = create_engine(url, poolclass=FairPool, pool_size=1, max_overflow=0, **options)
     read = create_engine(url, pool_size=8, max_overflow=8, **options)
 
     @event.listens_for(write, "connect")

@@ -1,14 +1,16 @@
 """The quarantine: what was refused, kept with its reason, bounded, the oldest going first."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, select, tuple_
+from sqlalchemy import Connection, Row, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.store.tables import quarantine
+from app.reports import DeliveryReport
+from app.store.tables import quarantine, reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +105,58 @@ def page(
             tuple_(quarantine.c.received_at, quarantine.c.id) < tuple_(*after)
         )
     return connection.execute(statement).all()
+
+
+def count(connection: Connection) -> int:
+    """How many rows there are."""
+    return int(connection.execute(select(func.count()).select_from(quarantine)).scalar_one())
+
+
+def take(
+    connection: Connection, after_id: str, limit: int, ids: Collection[str] | None
+) -> Sequence[Row[Any]]:
+    """At most `limit` rows to be looked at again, by id, from behind `after_id`; None is all.
+
+    Until the transaction ends they are ours: what another replica has taken is left to it.
+    """
+    statement = (
+        select(quarantine)
+        .where(quarantine.c.id > after_id)
+        .order_by(quarantine.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    if ids is not None:
+        statement = statement.where(quarantine.c.id.in_(ids))
+    return connection.execute(statement).all()
+
+
+_COUNT_MORE = update(reports).where(
+    reports.c.message_id == bindparam("of_message"),
+    reports.c.recipient == bindparam("of_recipient"),
+    reports.c.fingerprint == bindparam("of_fingerprint"),
+)
+
+
+def count_more(connection: Connection, receipts: Sequence[tuple[DeliveryReport, int]]) -> None:
+    """Note in the history how much more often each of these reports came than it says."""
+    if receipts:
+        times_received = reports.c.times_received + bindparam("more")
+        connection.execute(
+            _COUNT_MORE.values(times_received=times_received),
+            [
+                {
+                    "of_message": report.message_id,
+                    "of_recipient": report.recipient,
+                    "of_fingerprint": report.fingerprint,
+                    "more": more,
+                }
+                for report, more in receipts
+            ],
+        )
+
+
+def remove(connection: Connection, ids: Collection[str]) -> list[str]:
+    """Remove the rows with these ids, and return the ids of those that were there."""
+    removed = delete(quarantine).where(quarantine.c.id.in_(ids)).returning(quarantine.c.id)
+    return list(connection.scalars(removed))

@@ -4,6 +4,7 @@ On SQLite the tables become ordinary ones, with a rowid: their secondary indexes
 and a commit writes fewer pages.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import sqlalchemy as sa
@@ -35,6 +36,11 @@ INDEXES = {
     "ix_deliveries_open_sent": (["submitted_at"], "rank < 3"),
     "ix_deliveries_open_seen": (["first_received_at"], "rank < 3"),
     "ix_deliveries_unreported": (["submitted_at"], "last_received_at = 0"),
+}
+
+COUNTS = {
+    "delivery_counts": ("hour", "mcc_mnc", "state", "reason"),
+    "state_counts": ("hour", "state"),
 }
 
 
@@ -78,32 +84,34 @@ def upgrade() -> None:
         )
     op.create_table("feed", sa.Column("base", sa.BigInteger(), nullable=False))
     op.execute("INSERT INTO feed (base) VALUES (0)")
-    op.create_table(
-        "delivery_counts",
-        sa.Column("hour", sa.BigInteger(), autoincrement=False, comment="since 1970 UTC"),
-        sa.Column("mcc_mnc", sa.Text(), comment="empty where it is not known"),
-        sa.Column("state", sa.String(length=16)),
-        sa.Column("reason", sa.String(length=32), comment="empty where there is none"),
-        sa.Column(
-            "part",
-            sa.BigInteger(),
-            autoincrement=False,
-            comment="0, or the transaction that added it",
-        ),
-        sa.Column(
-            "deliveries", sa.BigInteger(), nullable=False, comment="may be negative in a part"
-        ),
-        sa.PrimaryKeyConstraint(
-            "hour", "mcc_mnc", "state", "reason", "part", name=op.f("pk_delivery_counts")
-        ),
-        sqlite_with_rowid=False,
-    )
+    for name, keys in COUNTS.items():
+        op.create_table(
+            name,
+            *key_columns(keys),
+            sa.Column(
+                "part",
+                sa.BigInteger(),
+                autoincrement=False,
+                comment="0, or the transaction that added it",
+            ),
+            sa.Column(
+                "deliveries", sa.BigInteger(), nullable=False, comment="may be negative in a part"
+            ),
+            sa.PrimaryKeyConstraint(*keys, "part", name=op.f(f"pk_{name}")),
+            sqlite_with_rowid=False,
+        )
+        unmerged = sa.text("part <> 0")
+        op.create_index(
+            f"ix_{name}_part", name, ["part"], postgresql_where=unmerged, sqlite_where=unmerged
+        )
+        if not is_sqlite:
+            # Its rows come and go all the time: vacuumed by their number, not by their share.
+            op.execute(f"""ALTER TABLE {name} SET (
+                autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)""")
     for statement in SQLITE_TRIGGERS if is_sqlite else POSTGRESQL_TRIGGERS:
         op.execute(sa.text(statement.replace(":", "\\:")))
-    op.execute(f"""
-        INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries)
-        SELECT {group_of("deliveries")}, 0, count(*) FROM deliveries GROUP BY 1, 2, 3, 4
-    """)
+    for name in COUNTS:
+        op.execute(f"{add(name)} {count_of(name, 'deliveries', '0')}")
 
 
 def downgrade() -> None:
@@ -113,7 +121,8 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER count_deliveries_on_{event}{on}")
     if not is_sqlite:
         op.execute("DROP FUNCTION count_deliveries")
-    op.drop_table("delivery_counts")
+    for name in COUNTS:
+        op.drop_table(name)
     op.drop_table("feed")
     for name in INDEXES:
         op.drop_index(name, "deliveries")
@@ -139,17 +148,59 @@ def recreated(*, with_rowid: bool) -> dict[str, Any]:
     return {"recreate": "always", "table_kwargs": {"sqlite_with_rowid": with_rowid}}
 
 
-def group_of(row: str) -> str:
-    """Hour, network, state and reason of a delivery. The hour of the last report, or of sending."""
-    return f"""
-        CASE WHEN {row}.last_received_at > 0 THEN {row}.last_received_at
-            ELSE coalesce({row}.submitted_at, 0) END / 3600000000,
-        coalesce({row}.mcc_mnc, ''), {row}.state, coalesce({row}.reason, '')"""
+def key_columns(keys: tuple[str, ...]) -> list[sa.Column[Any]]:
+    columns: list[sa.Column[Any]] = [
+        sa.Column("hour", sa.BigInteger(), autoincrement=False, comment="since 1970 UTC"),
+        sa.Column("mcc_mnc", sa.Text(), comment="empty where it is not known"),
+        sa.Column("state", sa.String(length=16)),
+        sa.Column("reason", sa.String(length=32), comment="empty where there is none"),
+    ]
+    return [column for column in columns if column.name in keys]
 
 
-ADD = "INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries)"
-TO_KNOWN = """ON CONFLICT (hour, mcc_mnc, state, reason, part)
-    DO UPDATE SET deliveries = delivery_counts.deliveries + excluded.deliveries"""
+def group_of(name: str, row: str) -> str:
+    """The keys of a delivery in a table of counts, by the hour of its last report or of sending."""
+    key_of = {
+        "hour": f"""CASE WHEN {row}.last_received_at > 0 THEN {row}.last_received_at
+            ELSE coalesce({row}.submitted_at, 0) END / 3600000000""",
+        "mcc_mnc": f"coalesce({row}.mcc_mnc, '')",
+        "state": f"{row}.state",
+        "reason": f"coalesce({row}.reason, '')",
+    }
+    return ", ".join(key_of[key] for key in COUNTS[name])
+
+
+def positions(name: str) -> str:
+    return ", ".join(str(position) for position, _ in enumerate(COUNTS[name], start=1))
+
+
+def add(name: str) -> str:
+    return f"INSERT INTO {name} ({', '.join(COUNTS[name])}, part, deliveries)"
+
+
+def to_known(name: str) -> str:
+    return f"""ON CONFLICT ({", ".join(COUNTS[name])}, part)
+        DO UPDATE SET deliveries = {name}.deliveries + excluded.deliveries"""
+
+
+def count_of(name: str, rows: str, part: str, sign: str = "") -> str:
+    return f"""SELECT {group_of(name, rows)}, {part}, {sign}count(*)
+        FROM {rows} GROUP BY {positions(name)}"""
+
+
+def difference(name: str) -> str:
+    """What an update changes: nothing, where the rows stay in their groups."""
+    keys = ", ".join(COUNTS[name])
+    return f"""SELECT {keys}, own_part, sum(n) FROM (
+            SELECT {group_of(name, "added")}, 1 FROM added
+            UNION ALL SELECT {group_of(name, "removed")}, -1 FROM removed
+        ) AS change ({keys}, n)
+        GROUP BY {positions(name)} HAVING sum(n) <> 0"""
+
+
+def for_each_table(added: Callable[[str], str]) -> str:
+    return "\n".join(f"{add(name)} {added(name)} {to_known(name)};" for name in COUNTS)
+
 
 # PostgreSQL: once a statement, and never waiting for another transaction.
 POSTGRESQL_TRIGGERS = (
@@ -159,18 +210,11 @@ POSTGRESQL_TRIGGERS = (
         own_part bigint := pg_current_xact_id()::text::bigint;
     BEGIN
         IF TG_OP = 'INSERT' THEN
-            {ADD} SELECT {group_of("added")}, own_part, count(*) FROM added GROUP BY 1, 2, 3, 4
-            {TO_KNOWN};
+            {for_each_table(lambda name: count_of(name, "added", "own_part"))}
         ELSIF TG_OP = 'DELETE' THEN
-            {ADD} SELECT {group_of("removed")}, own_part, -count(*) FROM removed GROUP BY 1, 2, 3, 4
-            {TO_KNOWN};
+            {for_each_table(lambda name: count_of(name, "removed", "own_part", "-"))}
         ELSE
-            {ADD} SELECT hour, mcc_mnc, state, reason, own_part, sum(n) FROM (
-                SELECT {group_of("added")}, 1 FROM added
-                UNION ALL SELECT {group_of("removed")}, -1 FROM removed
-            ) AS change (hour, mcc_mnc, state, reason, n)
-            GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0
-            {TO_KNOWN};
+            {for_each_table(difference)}
         END IF;
         RETURN NULL;
     END $$
@@ -195,7 +239,7 @@ POSTGRESQL_TRIGGERS = (
 
 def _sqlite_add(row: str, n: int) -> str:
     """Add to the one part of a group: here nobody else writes."""
-    return f"{ADD} VALUES ({group_of(row)}, 0, {n}) {TO_KNOWN};"
+    return for_each_table(lambda name: f"VALUES ({group_of(name, row)}, 0, {n})")
 
 
 SQLITE_TRIGGERS = (
@@ -205,7 +249,7 @@ SQLITE_TRIGGERS = (
     """,
     f"""
     CREATE TRIGGER count_deliveries_on_update AFTER UPDATE ON deliveries
-    WHEN ({group_of("old")}) IS NOT ({group_of("new")})
+    WHEN ({group_of("delivery_counts", "old")}) IS NOT ({group_of("delivery_counts", "new")})
     BEGIN {_sqlite_add("old", -1)} {_sqlite_add("new", 1)} END
     """,
     f"""

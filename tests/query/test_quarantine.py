@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
+from app.store import quarantine
+from app.store.quarantine import Refusal
 from tests.service import ADMIN_KEY, READ_KEY, Service, a_report, running_service
 
 MAX_ROWS = 5
@@ -155,3 +158,167 @@ def test_refusals_are_counted_by_code_repeats_included(service: Service) -> None
 
     assert service.metric('dlr_quarantined_total{code="missing_parameter"}') == 2
     assert service.metric('dlr_quarantined_total{code="unsupported_type"}') == 1
+
+
+EIGHT = 1_795_334_400_000_000  # 2026-11-22T08:00:00Z, us
+
+
+def put_in(service: Service, *queries: str, at: int = EIGHT) -> None:
+    """As if another version's rules had refused these."""
+    refusals = [
+        Refusal(query, "invalid_parameter", "it was not known then", at) for query in queries
+    ]
+    with service.app.state.database.write.begin() as connection:
+        quarantine.keep(connection, refusals, max_rows=10_000)
+
+
+def replay(service: Service, **body: object) -> Any:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    answer = service.http.post("/v1/quarantine/replay", headers=headers, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def remove(service: Service, row_id: str, key: str = ADMIN_KEY) -> Any:
+    return service.http.delete(
+        f"/v1/quarantine/{row_id}", headers={"Authorization": f"Bearer {key}"}
+    )
+
+
+def test_replay_stores_what_is_valid_now_with_its_times(service: Service) -> None:
+    put_in(service, a_report())
+    put_in(service, a_report(), at=EIGHT + 7)
+    put_in(service, a_report(), at=EIGHT + 9)
+
+    assert replay(service) == {"replayed": 1, "still_rejected": 0}
+
+    assert page(service)["items"] == []
+    (report,) = service.reports()
+    assert report["received_at"] == "2026-11-22T08:00:00.000000Z"
+    assert report["last_received_at"] == "2026-11-22T08:00:00.000009Z"
+    assert report["times_received"] == 3
+    assert report["source"] == "replay"
+    assert report["query"] == a_report()
+    assert service.delivery()["first_received_at"] == "2026-11-22T08:00:00.000000Z"
+    assert service.delivery()["state"] == "delivered"
+
+
+def test_replay_leaves_what_is_still_refused(service: Service) -> None:
+    still = refused(service, 1)
+    put_in(service, a_report())
+    before = {row["query"]: row for row in page(service)["items"]}
+
+    assert replay(service) == {"replayed": 1, "still_rejected": 1}
+    assert replay(service) == {"replayed": 0, "still_rejected": 1}
+
+    assert page(service)["items"] == [before[still]]
+
+
+def test_replay_of_an_old_report_does_not_undo_a_later_status(service: Service) -> None:
+    service.call_back(a_report())
+    put_in(service, a_report(status=404, statuscode="Unroutable"))
+
+    replay(service)
+
+    assert service.delivery()["state"] == "delivered"
+    assert service.delivery()["conflicting"]
+    assert len(service.reports()) == 2
+
+
+def test_replay_of_chosen_rows_leaves_the_others(service: Service) -> None:
+    put_in(service, *(a_report(messageid=f"m-{number}") for number in range(3)))
+    chosen, *others = page(service)["items"]
+
+    assert replay(service, ids=[chosen["id"], "0" * 32]) == {"replayed": 1, "still_rejected": 0}
+    assert replay(service, ids=[chosen["id"]]) == {"replayed": 0, "still_rejected": 0}
+    assert replay(service, ids=[]) == {"replayed": 0, "still_rejected": 0}
+
+    assert page(service)["items"] == others
+
+
+def test_replay_of_more_than_a_batch_looks_at_every_row_once(service: Service) -> None:
+    put_in(
+        service,
+        *(a_report(messageid=f"m-{number}", to=f"6588{number:06}") for number in range(250)),
+    )
+    put_in(service, *(a_report(messageid=f"r-{number}", type="mo") for number in range(150)))
+
+    assert replay(service) == {"replayed": 250, "still_rejected": 150}
+
+    assert len(page(service, limit=1000)["items"]) == 150
+
+
+def test_a_row_that_only_the_database_refuses_costs_the_others_nothing(service: Service) -> None:
+    refuse_recipient = {
+        "sqlite": """CREATE TRIGGER refuse BEFORE INSERT ON reports
+            WHEN new.recipient = '6500000000' BEGIN SELECT RAISE(ABORT, 'no'); END""",
+        "postgresql": "ALTER TABLE reports ADD CHECK (recipient <> '6500000000')",
+    }
+    database = service.app.state.database.write
+    with database.begin() as connection:
+        connection.execute(text(refuse_recipient[connection.dialect.name]))
+    put_in(service, *(a_report(messageid=f"m-{number}") for number in range(6)))
+    put_in(service, a_report(to="6500000000"))
+
+    assert replay(service) == {"replayed": 6, "still_rejected": 1}
+
+    (row,) = page(service)["items"]
+    assert row["query"] == a_report(to="6500000000")
+    assert service.delivery("m-3")["state"] == "delivered"
+
+
+@pytest.mark.parametrize(
+    "body", ['{"ids": null}', '{"ids": "all"}', '{"ids": ["x y"]}', '{"all": true}', "[]", "", "{"]
+)
+def test_malformed_replay_is_422(service: Service, body: str) -> None:
+    put_in(service, a_report())
+
+    answer = service.http.post(
+        "/v1/quarantine/replay",
+        headers={"Authorization": f"Bearer {ADMIN_KEY}", "Content-Type": "application/json"},
+        content=body,
+    )
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert len(page(service)["items"]) == 1
+
+
+def test_deleted_is_gone_and_a_second_time_not_found(service: Service) -> None:
+    kept = refused(service, 1)
+    refused(service, 2)
+    row_id = page(service)["items"][0]["id"]
+
+    first, second = remove(service, row_id), remove(service, row_id)
+
+    assert (first.status_code, first.content) == (204, b"")
+    assert second.status_code == 404
+    assert second.headers["content-type"] == "application/problem+json"
+    assert second.json()["code"] == "refused_callback_not_found"
+    assert [row["query"] for row in page(service)["items"]] == [kept]
+
+
+def test_only_administrators_change_the_quarantine(service: Service) -> None:
+    refused(service, 1)
+    (row,) = page(service)["items"]
+
+    answer = service.http.post(
+        "/v1/quarantine/replay", headers={"Authorization": f"Bearer {READ_KEY}"}, json={}
+    )
+
+    assert answer.status_code == 403
+    assert remove(service, row["id"], key=READ_KEY).status_code == 403
+    assert page(service)["items"] == [row]
+
+
+def test_callbacks_are_taken_while_a_replay_runs(service: Service) -> None:
+    put_in(service, *(a_report(messageid=f"m-{number}") for number in range(1500)))
+    with ThreadPoolExecutor(1) as threads:
+        replaying = threads.submit(replay, service)
+        statuses = set()
+        number = 0
+        while not replaying.done():
+            number += 1
+            statuses.add(service.call_back(a_report(messageid=f"n-{number}")).status_code)
+
+    assert replaying.result() == {"replayed": 1500, "still_rejected": 0}
+    assert statuses == {200}

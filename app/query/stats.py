@@ -1,0 +1,166 @@
+"""Statistics: how many deliveries came to what, by network, country, state, reason and time."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Final, Self
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+from app.errors import InvalidRequestError
+from app.guards import reader
+from app.query.countries import country_of
+from app.query.requests import (
+    Moment,
+    ReadEngine,
+    problems,
+    refuse_unknown_parameters,
+)
+from app.query.schemas import rfc3339
+from app.reports import FINAL_STATES, Reason, State
+from app.store import stats
+
+router = APIRouter(
+    prefix="/v1/stats",
+    tags=["status"],
+    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
+    responses=problems(401, 403, 414, 422, 503),
+)
+
+# Bounds what one answer takes of the memory.
+MAX_ROWS: Final = 100_000
+
+
+class Key(StrEnum):
+    """What statistics may be grouped by."""
+
+    NETWORK = "network"
+    COUNTRY = "country"
+    STATE = "state"
+    REASON = "reason"
+    HOUR = "hour"
+    DAY = "day"
+
+
+# The key that the store counts by, and what its value is called here.
+STORED: Final[dict[Key, tuple[str, Callable[[Any], Any]]]] = {
+    Key.NETWORK: ("network", lambda mcc_mnc: mcc_mnc or None),
+    Key.COUNTRY: ("mcc", country_of),
+    Key.STATE: ("state", State),
+    Key.REASON: ("reason", lambda reason: reason or None),
+    Key.HOUR: ("hour", lambda hour: hour * stats.HOUR),
+    Key.DAY: ("day", lambda day: day * stats.HOURS_A_DAY * stats.HOUR),
+}
+
+
+Beginning = Annotated[
+    int,
+    PlainSerializer(lambda at: rfc3339(at).replace(".000000", ""), return_type=str),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+
+
+class Totals(BaseModel):
+    """How many deliveries there are, and what they came to."""
+
+    total: int = Field(description="Deliveries.")
+    by_state: dict[State, int] = Field(description="Deliveries by state; every state is there.")
+    delivery_rate: float | None = Field(
+        description="Delivered of those that are final, from 0 to 1; null where none is final."
+    )
+
+
+class Keys(BaseModel):
+    """Those that were asked for, by `group_by`."""
+
+    network: str | None = Field(None, description="PaaSoo's `network`.", examples=["52099"])
+    country: str | None = Field(
+        None,
+        description="ISO 3166-1 of the network's mobile country code; null where it has none.",
+        examples=["TH"],
+    )
+    state: State | None = Field(None, description="State.")
+    reason: Reason | None = Field(None, description="Reason.")
+    hour: Beginning | None = Field(
+        None, description="Its beginning, UTC.", examples=["2026-11-22T08:00:00Z"]
+    )
+    day: Beginning | None = Field(
+        None, description="Its beginning, UTC.", examples=["2026-11-22T00:00:00Z"]
+    )
+
+
+class Group(Totals, Keys):
+    """The deliveries that have these keys in common."""
+
+
+class Stats(BaseModel):
+    """Statistics."""
+
+    groups: list[Group] = Field(
+        description="Those with any delivery, in the order of their keys, null last; "
+        "none without `group_by`."
+    )
+    totals: Totals
+
+    @classmethod
+    def of(cls, rows: Iterable[Any], keys: Sequence[Key]) -> Self:
+        """From rows of the stored keys, the state, and how many."""
+        groups: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+        totals: Counter[str] = Counter()
+        named = [STORED[key][1] for key in keys]
+        for *values, state, deliveries in rows:
+            group = tuple(name(value) for name, value in zip(named, values, strict=True))
+            groups[group][state] += deliveries
+            totals[state] += deliveries
+        in_order = sorted(groups, key=lambda group: [(it is None, it) for it in group])
+        return cls(
+            groups=[
+                Group(**dict(zip(keys, group, strict=True)), **_figures(groups[group]))
+                for group in in_order
+                if keys
+            ],
+            totals=Totals(**_figures(totals)),
+        )
+
+
+def _figures(by_state: Counter[str]) -> dict[str, Any]:
+    final = sum(by_state[state] for state in FINAL_STATES)
+    return {
+        "total": by_state.total(),
+        "by_state": {state: by_state[state] for state in State},
+        "delivery_rate": by_state[State.DELIVERED] / final if final else None,
+    }
+
+
+def _split(given: object) -> object:
+    """Several in one with commas, or the parameter several times; one that is repeated is one."""
+    if not isinstance(given, list):
+        return given
+    names = [name.strip() for names in given for name in str(names).split(",")]
+    for name in names:
+        if name not in set(Key):
+            raise ValueError(f"`{name}` is none of {', '.join(Key)}")
+    return list(dict.fromkeys(names))
+
+
+@router.get("", response_model=Stats, response_model_exclude_unset=True)
+def show_statistics(
+    engine: ReadEngine,
+    since: Annotated[Moment | None, Query(description="From here on.")] = None,
+    until: Annotated[Moment | None, Query(description="Before this.")] = None,
+    group_by: Annotated[
+        list[Key],
+        BeforeValidator(_split),
+        Query(description="What to group by: comma-separated, or given several times, or both."),
+    ] = [],  # noqa: B006 - FastAPI copies it
+) -> Response:
+    """Deliveries counted, each at the time of its last report; before any came, of its sending."""
+    stored = [STORED[key][0] for key in group_by]
+    with engine.connect() as connection:
+        rows = stats.count(connection, stored, since, until, MAX_ROWS + 1)
+    if len(rows) > MAX_ROWS:
+        message = "gives too many groups: ask for a shorter time, or group by less"
+        raise InvalidRequestError([{"field": "group_by", "message": message}])
+    found = Stats.of(rows, group_by)
+    return Response(found.model_dump_json(exclude_unset=True), media_type="application/json")

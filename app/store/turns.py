@@ -1,0 +1,68 @@
+"""Taking turns on the one connection that writes to SQLite: who has waited longest is next.
+
+SQLAlchemy's own pool gives a connection to whoever asks first once it is back, which is the one
+who gave it back: reports would wait for all of a replay, and a replay for a lull in reports.
+"""
+
+import threading
+from collections import deque
+
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+
+class Turns:
+    """A lock that is handed on in the order of asking."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    def take(self, timeout_s: float) -> bool:
+        """Wait for one's turn; False where it didn't come in time."""
+        with self._lock:
+            if not self._is_taken:
+                self._is_taken = True
+                return True
+            turn = threading.Event()
+            self._waiting.append(turn)
+        if turn.wait(timeout_s):
+            return True
+        with self._lock:
+            if turn.is_set():  # it came just now
+                return True
+            self._waiting.remove(turn)
+            return False
+
+    def pass_on(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._is_taken = False
+
+
+class FairPool(QueuePool):
+    """One connection, for one after the other."""
+
+    _sqla_logger_namespace = "sqlalchemy.pool.FairPool"  # it logs as the library's pools do
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self._turns = Turns()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if not self._turns.take(self._timeout):
+            raise PoolTimeoutError(f"no turn on the connection within {self._timeout} s")
+        try:
+            return super()._do_get()
+        except BaseException:
+            self._turns.pass_on()
+            raise
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        try:
+            super()._do_return_conn(record)
+        finally:
+            self._turns.pass_on()

@@ -1,0 +1,221 @@
+"""Statistics: what was counted, by what, and over which time."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, insert
+
+from app.query import stats as stats_endpoint
+from app.reports import State
+from app.store import write
+from app.store.tables import deliveries
+from tests.service import Service, a_report, running_service
+from tests.store.test_fold import understood
+from tests.store.test_stats import registered
+
+HOUR = 3_600_000_000
+NOTHING = {state.value: 0 for state in State}
+EIGHT = int(datetime(2026, 11, 22, 8, tzinfo=UTC).timestamp()) * 1_000_000
+
+
+def ask(service: Service, query: str = "") -> Any:
+    answer = service.get(f"/v1/stats?{query}")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def record(service: Service, *facts: tuple[dict[str, Any], int]) -> None:
+    """Reports of as many messages, each with its meaning and its time."""
+    batch = [
+        understood(f"m-{at}-{number}", "6588888888", meaning, at)
+        for number, (meaning, at) in enumerate(facts)
+    ]
+    with service.app.state.database.write.begin() as connection:
+        write.record(connection, batch)
+
+
+def shown(groups: list[dict[str, Any]], *keys: str) -> list[tuple[Any, ...]]:
+    return [(*(group[key] for key in keys), group["total"]) for group in groups]
+
+
+def test_nothing_is_counted_as_nothing(service: Service) -> None:
+    totals = {"total": 0, "by_state": NOTHING, "delivery_rate": None}
+
+    assert ask(service) == {"groups": [], "totals": totals}
+    assert ask(service, "group_by=hour") == {"groups": [], "totals": totals}
+
+
+def test_totals_have_every_state_and_the_rate_of_those_that_are_final(service: Service) -> None:
+    meanings: list[dict[str, Any]] = [
+        {"status": 0},
+        {"status": 0},
+        {"status": 404, "statuscode": "Unroutable"},
+        {"status": 401, "statuscode": None},
+        {"status": 0, "statuscode": "accepted"},
+        {"status": 777, "statuscode": None},
+    ]
+    for number, meaning in enumerate(meanings):
+        service.call_back(a_report(messageid=f"m-{number}", **meaning))
+    service.call_back(a_report(messageid="m-0"))  # a repeat is not another delivery
+
+    assert ask(service) == {
+        "groups": [],
+        "totals": {
+            "total": 6,
+            "by_state": {
+                **NOTHING,
+                "delivered": 2,
+                "undelivered": 1,
+                "rejected": 1,
+                "accepted": 1,
+                "unknown": 1,
+            },
+            "delivery_rate": 0.5,
+        },
+    }
+
+
+def test_rate_is_null_where_nothing_is_final(service: Service) -> None:
+    service.call_back(a_report(statuscode="accepted"))
+
+    assert ask(service)["totals"]["delivery_rate"] is None
+
+
+def test_a_delivery_moves_from_group_to_group_with_its_status(service: Service) -> None:
+    for statuscode in ("accepted", "delivered"):
+        service.call_back(a_report(statuscode=statuscode))
+
+        (group,) = ask(service, "group_by=state")["groups"]
+
+        assert (group["state"], group["total"]) == (statuscode, 1)
+
+
+def test_networks_belong_to_countries_by_their_first_three_digits(service: Service) -> None:
+    networks = ("52099", "52001", "40410", "40500", "ID-UNKNOWN", "520AIS", "99999", "52", None)
+    for number, network in enumerate(networks):
+        service.call_back(a_report(messageid=f"m-{number}", network=network))
+
+    by_network = ask(service, "group_by=network")["groups"]
+    by_country = ask(service, "group_by=country")["groups"]
+    by_both = ask(service, "group_by=country,network")["groups"]
+
+    assert shown(by_network, "network") == [
+        (network, 1) for network in [*sorted(filter(None, networks)), None]
+    ]
+    assert shown(by_country, "country") == [("IN", 2), ("TH", 2), (None, 5)]
+    assert shown(by_both, "country", "network")[:4] == [
+        ("IN", "40410", 1),
+        ("IN", "40500", 1),
+        ("TH", "52001", 1),
+        ("TH", "52099", 1),
+    ]
+
+
+def test_groups_have_the_keys_asked_for_and_no_other(service: Service) -> None:
+    record(service, ({"status": 404, "statuscode": "Unroutable", "network": "52099"}, EIGHT))
+
+    (group,) = ask(service, "group_by=day&group_by=hour,reason&group_by=network,country,state")[
+        "groups"
+    ]
+    (by_reason,) = ask(service, "group_by=reason")["groups"]
+
+    figures = {
+        "total": 1,
+        "by_state": {**NOTHING, "undelivered": 1},
+        "delivery_rate": 0.0,
+    }
+    assert group == {
+        "network": "52099",
+        "country": "TH",
+        "state": "undelivered",
+        "reason": "unroutable",
+        "hour": "2026-11-22T08:00:00Z",
+        "day": "2026-11-22T00:00:00Z",
+        **figures,
+    }
+    assert by_reason == {"reason": "unroutable", **figures}
+
+
+def test_groups_are_in_the_order_of_their_keys_as_they_were_asked_for(service: Service) -> None:
+    for hour in (1, 0):
+        record(
+            service, ({"status": 0}, EIGHT + hour * HOUR), ({"status": 777}, EIGHT + hour * HOUR)
+        )
+
+    by_hour = ask(service, "group_by=hour,state")["groups"]
+    by_state = ask(service, "group_by=state,hour")["groups"]
+
+    eight, nine = "2026-11-22T08:00:00Z", "2026-11-22T09:00:00Z"
+    assert [(group["hour"], group["state"]) for group in by_hour] == [
+        *((eight, "delivered"), (eight, "unknown"), (nine, "delivered"), (nine, "unknown"))
+    ]
+    assert [(group["state"], group["hour"]) for group in by_state] == [
+        *(("delivered", eight), ("delivered", nine), ("unknown", eight), ("unknown", nine))
+    ]
+
+
+def test_a_span_begins_with_since_and_ends_before_until(service: Service) -> None:
+    record(service, *(({"status": 0}, EIGHT + offset) for offset in (-1, 0, 1, HOUR - 1, HOUR)))
+
+    def total(**span: str) -> int:
+        query = "&".join(f"{name}={moment}" for name, moment in span.items())
+        return int(ask(service, query)["totals"]["total"])
+
+    assert total(since="2026-11-22T08:00:00Z") == 4
+    assert total(until="2026-11-22T08:00:00Z") == 1
+    assert total(since="2026-11-22T08:00:00Z", until="2026-11-22T09:00:00Z") == 3
+    assert total(since="2026-11-22T08:00:00.000001Z", until="2026-11-22T08:30:00Z") == 1
+    assert total(since="2026-11-22T15:59:59.999999%2B08:00", until="2026-11-22T08:00:00Z") == 1
+    assert total(since="2026-11-22T09:00:00Z", until="2026-11-22T08:00:00Z") == 0
+
+
+def test_what_was_sent_and_not_reported_counts_at_the_time_of_sending(service: Service) -> None:
+    with service.app.state.database.write.begin() as connection:
+        connection.execute(insert(deliveries).values(registered("sent", EIGHT)))
+    before = shown(ask(service, "group_by=hour,state")["groups"], "hour", "state")
+    part = ask(service, "since=2026-11-22T08:00:00Z&until=2026-11-22T08:10:00Z")["totals"]
+
+    record(service, ({"status": 0}, EIGHT + HOUR))
+    service.call_back(a_report(messageid="sent"))
+    (eight_is_gone, *_) = ask(service, "group_by=hour")["groups"]
+
+    assert before == [("2026-11-22T08:00:00Z", "pending", 1)]
+    assert part["by_state"] == {**NOTHING, "pending": 1}
+    assert eight_is_gone["hour"] == "2026-11-22T09:00:00Z"
+
+
+MALFORMED = [
+    *("group_by=planet", "group_by=", "group_by=hour,", "group_by=hour&group_by=planet"),
+    *("since=yesterday", "since=", "since=2026-11-22T08:00:00", "until=2026-11-22", "until=0"),
+    *("since=2026-02-30T00:00:00Z", "since=%00", "until=2026-11-22T08:00:00Z&until=x", "from=x"),
+]
+
+
+def test_malformed_request_is_422_and_names_the_field(service: Service) -> None:
+    for query in MALFORMED:
+        answer = service.get(f"/v1/stats?{query}")
+
+        assert answer.status_code == 422, query
+        assert answer.json()["code"] == "invalid_request"
+        assert query.partition("=")[0] in answer.json()["detail"]
+    assert "planet" in service.get("/v1/stats?group_by=planet").json()["detail"]
+
+
+def test_statistics_need_a_key(service: Service) -> None:
+    assert service.get("/v1/stats", key=None).status_code == 401
+
+
+def test_more_groups_than_one_answer_takes_are_refused(
+    database_url: URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stats_endpoint, "MAX_ROWS", 3)
+    with running_service(database_url) as service:
+        record(service, *(({"status": 0}, EIGHT + hour * HOUR) for hour in range(4)))
+
+        refused = service.get("/v1/stats?group_by=hour")
+        taken = service.get("/v1/stats?group_by=day")
+
+    assert refused.status_code == 422
+    assert "too many groups" in refused.json()["detail"]
+    assert taken.status_code == 200
