@@ -1,18 +1,14 @@
 """The commands."""
 
-import fcntl
 import logging
 import os
 import socket
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from enum import StrEnum
 from hashlib import sha256
 from importlib.metadata import version
-from pathlib import Path
-from typing import IO, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from fastapi import FastAPI
@@ -20,6 +16,11 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app import first_run
 from app.callback.door import PATH as CALLBACK_PATH
+from app.commands import quarantine
+from app.commands.database import opened_database, short, the_only_process_on
+from app.commands.export import export
+from app.commands.purge import purge
+from app.commands.rebuild import rebuild
 from app.main import create_app
 from app.server import DrainingServer, allow_many_connections
 from app.settings import (
@@ -31,7 +32,6 @@ from app.settings import (
 )
 from app.simulator.command import OneLineErrors, simulate
 from app.store import schema
-from app.store.engine import Database, open_database
 from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -51,6 +51,7 @@ keys = typer.Typer(help="Keys of the status API.", no_args_is_help=True)
 tokens = typer.Typer(help="Secret tokens of the callback address.", no_args_is_help=True)
 program.add_typer(keys, name="key")
 program.add_typer(tokens, name="token")
+program.add_typer(quarantine.commands, name="quarantine")
 program.command(cls=OneLineErrors)(simulate)
 
 
@@ -143,38 +144,6 @@ def listen(settings: Settings) -> list[socket.socket]:
     return listeners
 
 
-@contextmanager
-def the_only_process_on(settings: Settings, *, patience_s: float = 0) -> Iterator[None]:
-    """SQLite is for one process: a second on the same file is refused, after a while."""
-    if not settings.is_embedded:
-        yield
-        return
-    file = Path(f"{settings.database.database}.lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        opened = file.open("w")
-    except OSError as error:
-        raise SettingsError(f"{settings.database_setting}: can't write there: {error}") from None
-    with opened:
-        deadline = time.monotonic() + patience_s
-        while not is_locked_by_us(opened) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        if not is_locked_by_us(opened):
-            raise SettingsError(
-                f"{settings.database_setting}: {settings.database.database} is served by another"
-                " process; SQLite is for one, PostgreSQL for many"
-            )
-        yield
-
-
-def is_locked_by_us(opened: IO[str]) -> bool:
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def prepare_schema(settings: Settings) -> None:
     """Bring the embedded database up to date; a server database must have been migrated.
 
@@ -237,24 +206,8 @@ def migrate() -> None:
     typer.echo(f"schema: {before or 'none'} -> {after}" if before != after else f"schema: {after}")
 
 
-@contextmanager
-def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Database]:
-    """The database for a command: one that fails ends it with one line."""
-    try:
-        database = open_database(settings.database, hurried=hurried)
-    except OSError as error:
-        raise SettingsError(f"{settings.database_setting}: can't be opened: {error}") from None
-    try:
-        yield database
-    except (SQLAlchemyError, schema.SchemaError) as error:
-        raise SettingsError(f"{settings.database_setting}: {short(error)}") from None
-    finally:
-        database.close()
-
-
-def short(error: Exception) -> str:
-    """The driver's own words, on one line."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())
+for command in (purge, rebuild, export):
+    program.command()(command)
 
 
 class RoleName(StrEnum):

@@ -33,7 +33,8 @@ from app.ingest.batch import Committer
 from app.ingest.intake import Intake
 from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
-from app.ops import docs, health
+from app.ops import docs, health, upkeep
+from app.ops.periodic import Periodic
 from app.quarantine import endpoint as quarantine_endpoint
 from app.query import changes, deliveries, messages, stats
 from app.query.lookups import ROUTE as LOOKUP_ROUTE
@@ -61,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     committer = Committer(database, metrics, settings.quarantine_max_rows)
     intake = Intake(committer, metrics, spool=spool, is_embedded=database.is_embedded)
     recovery = Recovery(database, intake, understand, settings.data_dir, settings.spool_max_bytes)
+    periodic = Periodic(upkeep.jobs(settings, database), lambda: intake.is_away)
     writer = Writer(intake, settings.queue_limit)
     door = Door(settings, writer, metrics)
     draining = threading.Event()
@@ -70,14 +72,17 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         if not database.is_embedded:
             await run_in_threadpool(recovery.start)
+        periodic.start()
         yield
+        periodic.stop()
         recovery.stop()
         await writer.stop(timeout_s=0.5)
         if sending is not None:
             await sending.client.close()
         loop = asyncio.get_running_loop()
-        if not database.is_embedded and await loop.run_in_executor(None, recovery.is_running, 0.5):
-            return  # it still holds what would be closed; the end of the process does that
+        for thread in (periodic, recovery):
+            if await loop.run_in_executor(None, thread.is_running, 0.5):
+                return  # it still holds what would be closed; the end of the process does that
         if spool is not None:
             spool.close()
         database.close()

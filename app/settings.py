@@ -217,6 +217,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Refused callbacks that are kept (up to 8 KiB each); the oldest go first.",
     )
+    retention_days: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        description="Final messages whose last report is older are purged with their history, and "
+        "so is what was refused; 0 keeps all.",
+    )
     metrics_public: bool = Field(
         default=False, description="`true` opens `/metrics` to callers without a key."
     )

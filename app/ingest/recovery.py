@@ -67,7 +67,8 @@ class Recovery:
         self._stopping.set()
 
     def is_running(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
+        if self._thread.is_alive():  # the embedded database needs no recovery
+            self._thread.join(timeout_s)
         return self._thread.is_alive()
 
     def _watch(self) -> None:

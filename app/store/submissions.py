@@ -11,7 +11,7 @@ from app.reports import RANK, State
 from app.store.tables import deliveries
 
 # Where a change stands in the feed; see `docs/decisions/0006-change-feed.md`.
-_POSITION = {
+POSITION = {
     "sqlite": "(SELECT base FROM feed)",
     "postgresql": "(SELECT base FROM feed) + pg_current_xact_id()::text::bigint",
 }
@@ -47,7 +47,7 @@ def register(connection: Connection, submission: Submission, now: int) -> None:
             "conflicting": False,
             "submitted_at": submitted_at,
             "reference": submission.reference,
-            "changed_in": literal_column(_POSITION[connection.dialect.name]),
+            "changed_in": literal_column(POSITION[connection.dialect.name]),
         }
         # Sorted, as the writer's rows are, so that two never wait for each other.
         for recipient in sorted(submission.recipients)
@@ -104,7 +104,7 @@ def _expiry(dialect: str, overdue: str) -> TextClause:
             rank = {RANK[State.EXPIRED]}, state = '{State.EXPIRED}',
             decided_at = :now, expired_at = :now, fingerprint = 0,
             reason = NULL, status = NULL, statuscode = NULL, errcode = NULL, mcc_mnc = NULL,
-            changed_in = {_POSITION[dialect]}
+            changed_in = {POSITION[dialect]}
         WHERE {is_open} AND (message_id, recipient) IN (
             SELECT message_id, recipient FROM deliveries
             WHERE {is_open} AND {overdue} LIMIT :limit {for_update}

@@ -11,9 +11,12 @@ from urllib.parse import urlencode
 
 from sqlalchemy import URL, select
 
+from app.callback.paasoo_codes import meaning_of
 from app.store.engine import open_database
+from app.store.rebuild import rebuild
 from app.store.tables import deliveries, reports
 from tests.oracle import expected_status, shown_status
+from tests.recount import KEYS, counted, recount
 from tests.service import TOKEN
 
 # Every rank, equal ranks that disagree, and what differs in details alone.
@@ -82,7 +85,14 @@ class Ledger:
                 (row.message_id, row.recipient): shown_status(row)
                 for row in connection.execute(select(deliveries))
             }
+            miscounted = [
+                keys
+                for keys in (KEYS, ("state", "hour"))
+                if counted(connection, keys) != recount(connection, keys)
+            ]
+        rebuilt = list(rebuild(database, meaning_of, dry_run=True))
         database.close()
+        changed = [change for batch in rebuilt for change in batch.changes]
         names = ("messageid", "to", "status", "statuscode", "errcode", "network")
         lost = [
             fields
@@ -96,6 +106,10 @@ class Ledger:
         ]
         assert not lost, f"seed {self.seed}: {len(lost)} acknowledged and lost, as {lost[:3]}"
         assert not wrong, f"seed {self.seed}: {len(wrong)} statuses are not the fold: {wrong[:3]}"
+        assert not miscounted, f"seed {self.seed}: statistics are not a recount, by {miscounted}"
+        assert not changed, f"seed {self.seed}: a rebuild would change {changed[:3]}"
+        assert sum(batch.deliveries for batch in rebuilt) == len(statuses)
+        assert sum(batch.reports for batch in rebuilt) == 0
         assert self.answers.keys() <= {200, 503}, f"seed {self.seed}: {self.answers}"
 
 

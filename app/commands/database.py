@@ -1,0 +1,92 @@
+"""The database for a command: alone on the embedded one, and every failure in one line."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.settings import Settings, SettingsError
+from app.store import schema
+from app.store.engine import Database, open_database
+
+
+@contextmanager
+def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Database]:
+    """The database: an error of its ends the command with one line."""
+    try:
+        database = open_database(settings.database, hurried=hurried)
+    except OSError as error:
+        raise SettingsError(f"{settings.database_setting}: can't be opened: {error}") from None
+    try:
+        yield database
+    except (SQLAlchemyError, schema.SchemaError) as error:
+        raise SettingsError(f"{settings.database_setting}: {short(error)}") from None
+    finally:
+        database.close()
+
+
+@contextmanager
+def database_to_read(settings: Settings) -> Iterator[Database]:
+    """A database whose schema is ours. Beside a running `serve` too: nothing is written."""
+    file = settings.database.database or ""
+    if settings.is_embedded and not Path(file).exists():
+        raise SettingsError(f"{settings.database_setting}: there is no database yet: {file}")
+    with opened_database(settings) as database:
+        with database.read.connect() as connection:
+            current = schema.is_current(connection)
+        if not current:
+            raise SettingsError(
+                f"{settings.database_setting}: its schema is not the one of this version;"
+                " run `paasoo-dlr migrate`"
+            )
+        yield database
+
+
+@contextmanager
+def database_to_write(settings: Settings, *, instead: str) -> Iterator[Database]:
+    """The same, to be written to; `instead` says what to do where `serve` runs on SQLite."""
+    with the_only_process_on(settings, instead=instead), database_to_read(settings) as database:
+        yield database
+
+
+@contextmanager
+def the_only_process_on(
+    settings: Settings, *, patience_s: float = 0, instead: str | None = None
+) -> Iterator[None]:
+    """SQLite is for one process: a second on the same file is refused, after a while."""
+    if not settings.is_embedded:
+        yield
+        return
+    file = Path(f"{settings.database.database}.lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        opened = file.open("w")
+    except OSError as error:
+        raise SettingsError(f"{settings.database_setting}: can't write there: {error}") from None
+    with opened:
+        deadline = time.monotonic() + patience_s
+        while not is_locked_by_us(opened) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if not is_locked_by_us(opened):
+            raise SettingsError(
+                f"{settings.database_setting}: {settings.database.database} is served by another"
+                f" process; {instead or 'SQLite is for one, PostgreSQL for many'}"
+            )
+        yield
+
+
+def is_locked_by_us(opened: IO[str]) -> bool:
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def short(error: Exception) -> str:
+    """The driver's own words, on one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())

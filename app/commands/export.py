@@ -1,0 +1,104 @@
+"""`paasoo-dlr export`: all deliveries, as CSV or as JSON lines."""
+
+import csv
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Final, TextIO
+
+import typer
+from pydantic import TypeAdapter, ValidationError
+
+from app.commands import progress
+from app.commands.database import database_to_read
+from app.query.requests import Moment
+from app.query.schemas import Delivery
+from app.reports import State
+from app.settings import SettingsError, load_settings
+from app.store import export as store
+
+PROGRESS_EVERY: Final = 1000
+
+
+class Format(StrEnum):
+    """How a delivery is written."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+def moment(text: str) -> int:
+    try:
+        return TypeAdapter(Moment).validate_python(text)
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+
+
+def export(
+    form: Annotated[Format, typer.Option("--format", help="CSV with a header, or JSON lines.")],
+    output: Annotated[
+        Path | None, typer.Option(help="File to write; default: standard output.")
+    ] = None,
+    state: Annotated[State | None, typer.Option(help="Those in this state.")] = None,
+    since: Annotated[
+        int | None,
+        typer.Option(parser=moment, metavar="TIME", help="Last report from here on, RFC 3339."),
+    ] = None,
+    until: Annotated[
+        int | None, typer.Option(parser=moment, metavar="TIME", help="Last report before this.")
+    ] = None,
+) -> None:
+    """Write deliveries, with the fields of the API, the longest ago reported first.
+
+    They are as they were at one moment. Beside a running `serve` too, on either database.
+    """
+    settings = load_settings()
+    with database_to_read(settings) as database, opened(output) as file:
+        rows = store.stream(database, state, since, until)
+        write = WRITERS[form](file)
+        with progress.shown("exporting", None) as advance:
+            for number, row in enumerate(rows, start=1):
+                write(Delivery.of(row))
+                if number % PROGRESS_EVERY == 0:
+                    advance(PROGRESS_EVERY)
+
+
+@contextmanager
+def opened(output: Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    os.umask(0o077)  # it holds phone numbers
+    try:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise SettingsError(f"--output: {output} can't be written: {error.strerror}") from None
+
+
+def csv_writer(file: TextIO) -> Callable[[Delivery], object]:
+    """RFC 4180: null is empty, and truth is `true` or `false`, as in JSON."""
+    writer = csv.writer(file)
+    writer.writerow(Delivery.model_fields)
+
+    def write(delivery: Delivery) -> None:
+        writer.writerow(as_text(value) for value in delivery.model_dump(mode="json").values())
+
+    return write
+
+
+def as_text(value: Any) -> Any:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def jsonl_writer(file: TextIO) -> Callable[[Delivery], object]:
+    return lambda delivery: file.write(delivery.model_dump_json() + "\n")
+
+
+WRITERS: Final[dict[Format, Callable[[TextIO], Callable[[Delivery], object]]]] = {
+    Format.CSV: csv_writer,
+    Format.JSONL: jsonl_writer,
+}

@@ -1,0 +1,51 @@
+"""`paasoo-dlr purge`: what is final and older than the retention goes."""
+
+from typing import Annotated, Final
+
+import typer
+
+from app.commands import progress
+from app.commands.database import database_to_read, database_to_write
+from app.ops.upkeep import days_ago
+from app.settings import SettingsError, load_settings
+from app.store import retention
+from app.store.retention import Purged
+
+BY_ITSELF: Final = "with DLR_RETENTION_DAYS set it purges by itself, every hour"
+
+
+def purge(
+    days: Annotated[
+        int | None, typer.Option(min=0, help="Keep so many days [DLR_RETENTION_DAYS].")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only count what would go.")] = False,
+) -> None:
+    """Purge final messages whose last report is older, their history, and old refusals.
+
+    What is still open is never purged. `serve` does the same every hour.
+    """
+    settings = load_settings()
+    kept = settings.retention_days or None if days is None else days
+    if kept is None:
+        raise SettingsError("DLR_RETENTION_DAYS: keeps all; set it, or give --days")
+    before = days_ago(kept)
+    if dry_run:
+        with database_to_read(settings) as database, database.read.connect() as connection:
+            report("would be purged", retention.due(connection, before))
+        return
+    with database_to_write(settings, instead=BY_ITSELF) as database:
+        with database.read.connect() as connection:
+            due = retention.due(connection, before)
+        purged = Purged()
+        with progress.shown("purging", due.deliveries + due.refused) as advance:
+            for batch in retention.purge(database, before):
+                purged = purged.and_also(batch)
+                advance(batch.deliveries + batch.refused)
+    report("purged", purged)
+
+
+def report(what: str, purged: Purged) -> None:
+    typer.echo(
+        f"{what}: {purged.deliveries} deliveries, {purged.reports} reports of theirs,"
+        f" {purged.refused} refused callbacks"
+    )

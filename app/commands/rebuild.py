@@ -1,0 +1,48 @@
+"""`paasoo-dlr rebuild`: every status once more from its history, which must change nothing."""
+
+from typing import Annotated, Final
+
+import typer
+
+from app.callback.paasoo_codes import meaning_of
+from app.commands import progress
+from app.commands.database import database_to_write
+from app.settings import load_settings
+from app.store import rebuild as store
+from app.store.rebuild import Change
+from app.telemetry import masked
+
+MAX_EXAMPLES: Final = 20
+STOP_IT: Final = "stop it, rebuild, and start it again"
+
+
+def rebuild(
+    dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
+) -> None:
+    """Recompute every status from the history of its reports, read by today's rules.
+
+    Normally nothing changes. Replicas may go on writing meanwhile.
+    """
+    deliveries = reports = changed = 0
+    examples: list[Change] = []
+    with database_to_write(load_settings(), instead=STOP_IT) as database:
+        with database.read.connect() as connection:
+            total = store.count(connection)
+        with progress.shown("rebuilding", total) as advance:
+            for batch in store.rebuild(database, meaning_of, dry_run=dry_run):
+                deliveries += batch.deliveries
+                reports += batch.reports
+                changed += len(batch.changes)
+                examples += batch.changes[: MAX_EXAMPLES - len(examples)]
+                advance(batch.deliveries)
+    for change in examples:
+        was = change.was or "nothing"
+        what = f"{was} -> {change.becomes}" if was != change.becomes else f"{was}, in its details"
+        typer.echo(f"{change.message_id} {masked(change.recipient)}: {what}")
+    if changed > len(examples):
+        typer.echo(f"and {changed - len(examples)} more")
+    would_be = "would be changed" if dry_run else "changed"
+    typer.echo(
+        f"deliveries: {deliveries}, {would_be}: {changed};"
+        f" reports read by other rules by now: {reports}"
+    )

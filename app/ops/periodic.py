@@ -1,0 +1,77 @@
+"""Periodic work: a thread that does what has to be done every few seconds, or every hour."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from app.ingest.batch import description
+
+log = logging.getLogger(__name__)
+
+# How soon a database that was away is noticed to be back.
+AWAY_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Something to do, `every_s` seconds after it was done before.
+
+    `run` is given the event that says to stop: what takes long looks at it in between.
+    """
+
+    name: str
+    every_s: float
+    run: Callable[[threading.Event], object]
+
+
+class Periodic:
+    """Does the jobs in turn, each at once and then again and again, but not in an outage."""
+
+    def __init__(self, jobs: Sequence[Job], is_away: Callable[[], bool]) -> None:
+        self._jobs = jobs
+        self._is_away = is_away
+        self._due_at = dict.fromkeys((job.name for job in jobs), 0.0)
+        self._complaints: dict[str, str] = {}
+        self._stopping = threading.Event()
+        # A daemon, so that a database that hangs doesn't keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="periodic", daemon=True)
+
+    def start(self) -> None:
+        if self._jobs:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End after the transaction that is under way. Whoever needs to know asks `is_running`."""
+        self._stopping.set()
+
+    def is_running(self, timeout_s: float) -> bool:
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return self._thread.is_alive()
+
+    def _work(self) -> None:
+        pause_s = 0.0
+        while not self._stopping.wait(pause_s):
+            if self._is_away():
+                pause_s = AWAY_PAUSE_S
+                continue
+            for job in self._jobs:
+                if self._due_at[job.name] <= time.monotonic() and not self._stopping.is_set():
+                    self._run(job)
+                    self._due_at[job.name] = time.monotonic() + job.every_s
+            pause_s = max(0.0, min(self._due_at.values()) - time.monotonic())
+
+    def _run(self, job: Job) -> None:
+        try:
+            job.run(self._stopping)
+        except Exception as error:  # noqa: BLE001 - the next time it may well succeed
+            complaint = str(description(error, rows=0)["error"])
+            if self._complaints.get(job.name) != complaint:  # once, not every few seconds
+                log.error("periodic work failed", extra={"job": job.name, "error": complaint})  # noqa: TRY400 - drivers quote rows
+            self._complaints[job.name] = complaint
+        else:
+            if self._complaints.pop(job.name, None):
+                log.warning("periodic work succeeds again", extra={"job": job.name})

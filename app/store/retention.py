@@ -1,0 +1,121 @@
+"""Retention: what is final and old goes, with its history, a little at a time."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, tuple_
+
+from app.reports import RANK, State
+from app.store import stats
+from app.store.engine import Database
+from app.store.tables import deliveries, quarantine, reports
+
+# Rows a transaction: the writer waits for no more of them.
+BATCH: Final = 500
+
+_KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
+_POSITION: Final = (deliveries.c.last_received_at, *_KEY)
+_BEFORE_ALL: Final = (-1, "", "")
+
+
+class Purged(NamedTuple):
+    """Rows that are gone, or that are due to go."""
+
+    deliveries: int = 0
+    reports: int = 0
+    refused: int = 0
+
+    def and_also(self, other: "Purged") -> "Purged":
+        return Purged(*(mine + its for mine, its in zip(self, other, strict=True)))
+
+
+def _is_due(before: int) -> ColumnElement[bool]:
+    """Final, and without any news since; where none ever came, given up before then."""
+    last = deliveries.c.last_received_at
+    return and_(
+        deliveries.c.rank >= RANK[State.EXPIRED],
+        last < before,
+        or_(last > 0, deliveries.c.expired_at < before),
+    )
+
+
+def due(connection: Connection, before: int) -> Purged:
+    """What a purge would remove, as it is now. `before` in microseconds since 1970 UTC."""
+    of_due = select(func.count()).select_from(deliveries).where(_is_due(before))
+    their_reports = (
+        select(func.count())
+        .select_from(deliveries)
+        .join(
+            reports,
+            and_(
+                reports.c.message_id == deliveries.c.message_id,
+                reports.c.recipient == deliveries.c.recipient,
+            ),
+        )
+        .where(_is_due(before))
+    )
+    refused = select(func.count()).where(quarantine.c.last_received_at < before)
+    return Purged(*(connection.execute(it).scalar_one() for it in (of_due, their_reports, refused)))
+
+
+def purge(database: Database, before: int) -> Iterator[Purged]:
+    """Remove what is due; what each transaction removed, as soon as it is on disk.
+
+    Several at once are harmless. A delivery that somebody writes to is left to the next purge, and
+    a report that comes after its delivery was purged begins a new one.
+    """
+    position: Sequence[Any] | None = _BEFORE_ALL
+    while position is not None:
+        # Pages of what is old, due or not: a page of what is due could be a long search.
+        with database.read.connect() as connection:
+            keys, position = _page(connection, before, position)
+        yield _purge_deliveries(database, before, keys) if keys else Purged()
+    while (purged := _purge_refused(database, before)).refused:
+        yield purged
+    with database.transaction() as connection:
+        stats.forget_empty(connection, before // stats.HOUR)
+
+
+def _page(
+    connection: Connection, before: int, position: Sequence[Any]
+) -> tuple[list[tuple[str, str]], Sequence[Any] | None]:
+    """The keys that are due of the next page, and where that ends; None where it is the last."""
+    rows = connection.execute(
+        select(*_POSITION, _is_due(before).label("is_due"))
+        .where(tuple_(*_POSITION) > tuple_(*position), deliveries.c.last_received_at < before)
+        .order_by(*_POSITION)
+        .limit(BATCH)
+    ).all()
+    keys = [(row.message_id, row.recipient) for row in rows if row.is_due]
+    return keys, rows[-1][:3] if len(rows) == BATCH else None
+
+
+def _purge_deliveries(database: Database, before: int, keys: list[tuple[str, str]]) -> Purged:
+    with database.transaction() as connection:
+        # Locked first: so no writer adds to the history of what is about to go. Looked at once
+        # more, as it may have changed since; and what somebody holds is not waited for.
+        still_due = connection.execute(
+            select(*_KEY)
+            .where(tuple_(*_KEY).in_(keys), _is_due(before))
+            .with_for_update(skip_locked=True)
+        ).all()
+        if not still_due:
+            return Purged()
+        locked = [tuple(key) for key in still_due]
+        of_locked = tuple_(reports.c.message_id, reports.c.recipient).in_(locked)
+        history = connection.execute(delete(reports).where(of_locked)).rowcount
+        connection.execute(delete(deliveries).where(tuple_(*_KEY).in_(locked)))
+    return Purged(deliveries=len(locked), reports=history)
+
+
+def _purge_refused(database: Database, before: int) -> Purged:
+    oldest = (
+        select(quarantine.c.id)
+        .where(quarantine.c.last_received_at < before)
+        .order_by(quarantine.c.last_received_at, quarantine.c.id)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    with database.transaction() as connection:
+        removed = connection.execute(delete(quarantine).where(quarantine.c.id.in_(oldest)))
+    return Purged(refused=removed.rowcount)

@@ -1,0 +1,136 @@
+"""`paasoo-dlr export`: all deliveries with the API's fields, as CSV and as JSON lines."""
+
+import csv
+import io
+import json
+import stat
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.commands.conftest import EIGHT, Stored, many
+from tests.process import PROGRAM, run, serving
+from tests.service import ADMIN_KEY, TOKEN, a_report
+
+GIVEN = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"boss:admin:{ADMIN_KEY}"}
+
+
+@pytest.fixture
+def filled(stored: Stored) -> Stored:
+    stored.record(a_report(messageid="b", statuscode='a, "quoted"\nlabel'), at=EIGHT + 2)
+    stored.record(a_report(messageid="a", status=404, statuscode="Unroutable"), at=EIGHT + 1)
+    stored.register("sent", "6588888888", at=EIGHT)
+    return stored
+
+
+def ids(stdout: str) -> list[str]:
+    return [json.loads(line)["messageid"] for line in stdout.splitlines()]
+
+
+def test_both_formats_say_what_the_api_says_beside_a_running_service(filled: Stored) -> None:
+    filled.database.close()
+    with serving(**filled.environment, **GIVEN) as service:
+        lines = run("export", "--format", "jsonl", **filled.environment)
+        table = run("export", "--format", "csv", **filled.environment)
+        answer = service.http.get(
+            "/v1/deliveries", headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+        ).json()["items"]
+
+    assert lines.code == table.code == 0, lines.stderr
+    assert [json.loads(line) for line in lines.stdout.splitlines()] == answer[::-1]
+    rows = list(csv.DictReader(io.StringIO(table.stdout, newline="")))
+    assert list(rows[0]) == list(answer[0])
+    assert rows == [
+        {
+            name: "" if value is None else value if isinstance(value, str) else json.dumps(value)
+            for name, value in delivery.items()
+        }
+        for delivery in answer[::-1]
+    ]
+
+
+def test_filters_are_those_of_the_api(filled: Stored) -> None:
+    def exported(*options: str) -> list[str]:
+        ended = filled.run("export", "--format", "jsonl", *options)
+        assert ended.code == 0, ended.stderr
+        return ids(ended.stdout)
+
+    assert exported() == ["sent", "a", "b"]
+    assert exported("--state", "delivered") == ["b"]
+    assert exported("--state", "pending") == ["sent"]
+    assert exported("--since", "2026-11-22T08:00:00.000002Z") == ["b"]
+    assert exported("--until", "2026-11-22T08:00:00.000002Z") == ["a"]
+    assert exported("--since", "2026-11-22T16:00:00+08:00") == ["a", "b"]
+
+
+def test_a_file_is_for_its_owner_alone(filled: Stored, tmp_path: Path) -> None:
+    file = tmp_path / "deliveries.csv"
+
+    ended = filled.run("export", "--format", "csv", "--output", str(file))
+
+    assert (ended.code, ended.stdout) == (0, "")
+    assert file.read_bytes().count(b"\r\n") == 4  # RFC 4180
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--format", "xml"),
+        ("--format", "csv", "--since", "yesterday"),
+        ("--format", "csv", "--until", "2026-11-22T08:00:00"),
+        ("--format", "csv", "--state", "lost"),
+        ("--format", "csv", "--output", "/proc/nowhere/x.csv"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_option_is_refused(stored: Stored, options: tuple[str, ...]) -> None:
+    ended = stored.run("export", *options)
+
+    assert ended.code == 2
+    assert ended.stdout == ""
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(stored: Stored) -> None:
+    stored.record(*many(5000))
+    command = f"{PROGRAM} export --format jsonl | head -1"
+
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env={"PATH": "/usr/bin:/bin", **stored.environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert ids(ended.stdout) == ["m-00000"]
+    assert "Traceback" not in ended.stderr
+    assert "Exception" not in ended.stderr
+
+
+def test_memory_does_not_grow_with_what_is_exported(stored: Stored) -> None:
+    def peak_mib(count: int) -> float:
+        stored.record(*many(count))
+        with subprocess.Popen(
+            [PROGRAM, "export", "--format", "jsonl"],
+            env={"PATH": "/usr/bin:/bin", **stored.environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            assert process.stdout
+            watched, peak, lines = psutil.Process(process.pid), 0, 0
+            for lines, _ in enumerate(process.stdout, start=1):
+                if lines % 500 == 0:
+                    peak = max(peak, watched.memory_info().rss)
+            assert lines == count
+        return peak / 1024**2
+
+    few, many_more = peak_mib(1_000), peak_mib(30_000)
+
+    assert many_more < few + 15

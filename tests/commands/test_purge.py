@@ -1,0 +1,175 @@
+"""`paasoo-dlr purge`, and the purge that `serve` does by itself: what goes, and what stays."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import URL, select
+
+from app.store import retention
+from app.store.retention import Purged
+from app.store.tables import deliveries, delivery_counts, quarantine, reports, state_counts
+from tests.commands.conftest import Stored, many
+from tests.process import run, serving, until
+from tests.recount import KEYS, counted, recount
+from tests.service import READ_KEY, TOKEN, a_report, running_service
+
+DAY = 24 * 3_600_000_000
+GIVEN = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
+
+
+def days_ago(days: float) -> int:
+    return time.time_ns() // 1000 - int(days * DAY)
+
+
+def test_final_and_old_goes_with_its_history_and_all_else_stays(stored: Stored) -> None:
+    old, new = days_ago(40), days_ago(20)
+    stored.register("given-up", "6588888888", at=old)
+    stored.expire(old + 1, now=old)
+    stored.register("given-up-lately", "6588888888", at=old)
+    stored.expire(old + 1, now=new)
+    stored.register("sent", "6588888888", at=old)
+    stored.record(a_report(messageid="old", statuscode="accepted"), at=old)
+    stored.record(a_report(messageid="old"), at=old)
+    stored.record(a_report(messageid="old-with-news"), at=old)
+    stored.record(a_report(messageid="old-with-news"), at=new)
+    stored.record(a_report(messageid="open", statuscode="accepted"), at=old)
+    stored.record(a_report(messageid="unclear", status=777), at=old)
+    stored.record(a_report(messageid="new"), at=new)
+    stored.refuse("type=old", at=old)
+    stored.refuse("type=new", at=new)
+
+    only_counted = stored.run("purge", "--days", "30", "--dry-run")
+    after_dry_run = stored.count(deliveries)
+    ended = stored.run("purge", DLR_RETENTION_DAYS="30")
+
+    summary = "2 deliveries, 2 reports of theirs, 1 refused callbacks\n"
+    assert (only_counted.code, only_counted.stdout) == (0, f"would be purged: {summary}")
+    assert after_dry_run == 8
+    assert (ended.code, ended.stdout) == (0, f"purged: {summary}"), ended.stderr
+    assert "purging" in ended.stderr
+    assert "3/3" in ended.stderr
+    assert [row.message_id for row in stored.rows(deliveries)] == [
+        *("given-up-lately", "new", "old-with-news", "open", "sent", "unclear")
+    ]
+    assert {row.message_id for row in stored.rows(reports)} == {
+        *("new", "old-with-news", "open", "unclear")
+    }
+    assert [row.query for row in stored.rows(quarantine)] == ["type=new"]
+
+
+def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
+    stored.record(*many(1300), at=days_ago(40))
+    stored.record(*many(20, network="40410"), at=days_ago(1))
+    stored.refuse(*(f"type={number}" for number in range(600)), at=days_ago(40))
+
+    ended = stored.run("purge", "--days", "7")
+
+    assert "1280 deliveries, 1280 reports of theirs, 600 refused" in ended.stdout, ended
+    with stored.database.read.connect() as connection:
+        assert counted(connection, KEYS) == recount(connection, KEYS)
+        if stored.database.is_embedded:  # where nothing is left to be compacted
+            for table in (delivery_counts, state_counts):
+                assert connection.scalars(select(table.c.deliveries)).all() == [20]
+
+
+def test_a_report_after_the_purge_begins_a_new_delivery(stored: Stored) -> None:
+    stored.record(a_report(), at=days_ago(40))
+    stored.run("purge", "--days", "30")
+
+    now = days_ago(0)
+    stored.record(a_report(status=404, statuscode="Unroutable"), at=now)
+
+    (delivery,) = stored.rows(deliveries)
+    assert (delivery.state, delivery.first_received_at) == ("undelivered", now)
+    assert not delivery.conflicting
+
+
+def test_without_a_retention_nothing_is_purged(stored: Stored) -> None:
+    stored.record(a_report(), at=days_ago(40))
+
+    ended = stored.run("purge")
+
+    assert ended.code == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "DLR_RETENTION_DAYS" in ended.stderr
+    assert stored.count(deliveries) == 1
+
+
+def test_zero_days_keeps_nothing_that_is_final(stored: Stored) -> None:
+    stored.record(a_report(), at=days_ago(0.001))
+
+    assert "1 deliveries" in stored.run("purge", "--days", "0").stdout
+
+
+def test_two_purges_at_once_and_a_writer_do_not_get_in_each_others_way(stored: Stored) -> None:
+    stored.record(*many(3000), at=days_ago(40))
+    done = threading.Event()
+
+    def purge() -> Purged:
+        purged = Purged()
+        for batch in retention.purge(stored.database, days_ago(30)):
+            purged = purged.and_also(batch)
+        return purged
+
+    def write_on() -> None:
+        while not done.is_set():
+            stored.record(*many(200, status=404, statuscode="Unroutable")[::5], at=days_ago(0))
+
+    with ThreadPoolExecutor() as threads:
+        writing = threads.submit(write_on)
+        purges = [threads.submit(purge) for _ in range(2)]
+        purged = sum(future.result().deliveries for future in purges)
+        done.set()
+        writing.result()
+
+    # What the writer came to first was kept with its history; what was purged first began anew.
+    assert 2960 <= purged <= 3000
+    assert stored.count(deliveries) == 40
+    assert sum(row.conflicting for row in stored.rows(deliveries)) == 3000 - purged
+    assert "changed: 0" in stored.run("rebuild", "--dry-run").stdout
+    with stored.database.read.connect() as connection:
+        assert counted(connection, KEYS) == recount(connection, KEYS)
+
+
+def test_serve_purges_by_itself(stored: Stored) -> None:
+    stored.record(a_report(messageid="old"), at=days_ago(40))
+    stored.record(a_report(messageid="new"), at=days_ago(20))
+
+    with running_service(stored.url, retention_days=30) as service:
+        until(lambda: service.get("/v1/messages/old").status_code == 404)
+
+        assert service.message("new")["final"]
+
+
+def test_the_command_beside_a_running_serve(stored: Stored, database_url: URL) -> None:
+    stored.record(a_report(), at=days_ago(40))
+    stored.database.close()
+    with serving(**stored.environment, **GIVEN):
+        ended = run("purge", "--days", "30", **stored.environment)
+        only_counted = run("purge", "--days", "30", "--dry-run", **stored.environment)
+
+    if database_url.get_backend_name() == "sqlite":
+        assert ended.code == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert "DLR_RETENTION_DAYS" in ended.stderr
+        assert only_counted.stdout.startswith("would be purged: 1 deliveries")
+    else:
+        assert ended.stdout.startswith("purged: 1 deliveries"), ended
+        assert only_counted.stdout.startswith("would be purged: 0 deliveries")
+
+
+@pytest.mark.parametrize(
+    "command", [("purge", "--days", "1"), ("rebuild",), ("quarantine", "list")]
+)
+def test_commands_need_a_database_of_this_version(
+    empty_database_url: URL, command: tuple[str, ...]
+) -> None:
+    url = empty_database_url.render_as_string(hide_password=False)
+
+    ended = run(*command, DLR_DATABASE_URL=url)
+
+    assert ended.code == 2
+    assert len(ended.stderr.splitlines()) == 1
+    assert "DLR_DATABASE_URL" in ended.stderr

@@ -1,0 +1,96 @@
+"""`paasoo-dlr quarantine`: list, replay and delete, as on the API."""
+
+import json
+
+import pytest
+
+from app.store.tables import deliveries, quarantine, reports
+from tests.commands.conftest import EIGHT, Stored, many
+from tests.process import run, serving
+from tests.service import ADMIN_KEY, TOKEN, a_report
+
+GIVEN = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"boss:admin:{ADMIN_KEY}"}
+
+
+def test_list_shows_the_latest_first(stored: Stored) -> None:
+    stored.refuse("type=mo&x=1", at=EIGHT)
+    stored.refuse("type=mo&x=2", at=EIGHT + 1)
+    stored.refuse("type=mo&x=1", at=EIGHT + 2)
+
+    lines = stored.run("quarantine", "list").stdout.splitlines()
+    objects = stored.run("quarantine", "list", "--json").stdout.splitlines()
+    short = stored.run("quarantine", "list", "--limit", "1")
+
+    assert [line.split("  ")[1:] for line in lines] == [
+        [f"2026-11-22T08:00:00.00000{at}Z", times, "invalid_parameter", "not understood", query]
+        for at, times, query in ((1, "1", "type=mo&x=2"), (2, "2", "type=mo&x=1"))
+    ]
+    assert [json.loads(line)["query"] for line in objects] == ["type=mo&x=2", "type=mo&x=1"]
+    assert short.stdout.splitlines() == lines[:1]
+    assert "--limit 0 shows all" in short.stderr
+
+
+def test_list_says_the_same_as_the_api_beside_a_running_service(stored: Stored) -> None:
+    stored.refuse(*(f"type={number}" for number in range(1100)))
+    stored.database.close()
+    with serving(**stored.environment, **GIVEN) as service:
+        listed = run("quarantine", "list", "--json", "--limit", "0", **stored.environment)
+        first_page = service.http.get(
+            "/v1/quarantine?limit=1000", headers={"Authorization": f"Bearer {ADMIN_KEY}"}
+        ).json()["items"]
+
+    objects = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert len(objects) == 1100
+    assert objects[:1000] == first_page
+    assert listed.stderr == ""
+
+
+def test_replay_stores_what_is_valid_now(stored: Stored) -> None:
+    stored.refuse(*many(120), at=EIGHT)
+    stored.refuse("type=mo")
+
+    ended = stored.run("quarantine", "replay")
+
+    assert (ended.code, ended.stdout) == (0, "replayed: 120, still rejected: 1\n"), ended.stderr
+    assert "121/121" in ended.stderr
+    assert [row.query for row in stored.rows(quarantine)] == ["type=mo"]
+    assert {(row.received_at, row.source) for row in stored.rows(reports)} == {(EIGHT, "replay")}
+    assert {row.state for row in stored.rows(deliveries)} == {"delivered"}
+
+
+def test_replay_and_delete_of_chosen_rows(stored: Stored) -> None:
+    stored.refuse(*many(4))
+    first, second, *others = (row.id for row in stored.rows(quarantine))
+
+    replayed = stored.run("quarantine", "replay", first, "0" * 32)
+    deleted = stored.run("quarantine", "delete", second)
+    again = stored.run("quarantine", "delete", second)
+
+    assert replayed.stdout == "replayed: 1, still rejected: 0\n"
+    assert (deleted.code, deleted.stdout) == (0, "deleted: 1\n")
+    assert (again.code, again.stdout) == (1, "deleted: 0\n")
+    assert second in again.stderr
+    assert [row.id for row in stored.rows(quarantine)] == others
+
+
+@pytest.mark.parametrize(
+    ("command", "instead"),
+    [("replay", "POST /v1/quarantine/replay"), ("delete", "DELETE /v1/quarantine/ID")],
+)
+def test_beside_a_service_on_sqlite_the_api_is_the_way(
+    stored: Stored, command: str, instead: str
+) -> None:
+    stored.refuse(a_report())
+    (row,) = stored.rows(quarantine)
+    stored.database.close()
+    with serving(**stored.environment, **GIVEN):
+        ended = run("quarantine", command, row.id, **stored.environment)
+
+    if stored.database.is_embedded:
+        assert ended.code == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert instead in ended.stderr
+        assert stored.count(quarantine) == 1
+    else:
+        assert ended.code == 0, ended.stderr
+        assert stored.count(quarantine) == 0

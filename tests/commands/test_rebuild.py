@@ -1,0 +1,200 @@
+"""`paasoo-dlr rebuild`: every status from its history, and nothing else."""
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, update
+
+from app.callback.paasoo_codes import meaning_of
+from app.store import rebuild
+from app.store.tables import deliveries, reports
+from tests.commands.conftest import EIGHT, Stored, many
+from tests.process import run, serving
+from tests.recount import KEYS, counted, recount
+from tests.service import READ_KEY, TOKEN, a_report
+from tests.store.test_fold import MEANINGS
+
+UNTOUCHED = (deliveries, reports)
+
+
+@pytest.fixture
+def eventful(stored: Stored) -> Stored:
+    """Deliveries with every kind of history: reports in any order, sent, given up, late."""
+    chosen = random.Random(7)
+    stored.register("m-00003", "6588888888", "6588888889", at=EIGHT - 9)
+    for _ in range(60):
+        at = EIGHT + chosen.randrange(20)
+        changes = {"statuscode": None, "errcode": None, **chosen.choice(MEANINGS)}
+        number = chosen.randrange(30)
+        stored.record(a_report(messageid=f"m-{number:05}", **changes), at=at)
+    stored.register("sent", "6588888888", at=EIGHT + 50)
+    stored.register("given-up", "6588888888", at=EIGHT - 9)
+    stored.expire(EIGHT, now=EIGHT + 100)
+    stored.expire(EIGHT + 10, now=EIGHT + 101)  # some that were accepted, too
+    for number in range(0, 30, 3):
+        stored.record(a_report(messageid=f"m-{number:05}", statuscode="accepted"), at=EIGHT + 200)
+    stored.register("m-00004", "6588888888", at=EIGHT + 300)
+    return stored
+
+
+def change(stored: Stored, message_id: str, **values: Any) -> None:
+    with stored.database.write.begin() as connection:
+        of_message = deliveries.c.message_id == message_id
+        connection.execute(update(deliveries).where(of_message).values(**values))
+
+
+def without_position(stored: Stored) -> list[tuple[Any, ...]]:
+    """Every status, but for its place in the change feed."""
+    return [tuple(row)[:-1] for row in stored.rows(deliveries)]
+
+
+def test_rebuild_changes_nothing(eventful: Stored) -> None:
+    before = [eventful.rows(table) for table in UNTOUCHED]
+
+    rehearsed = eventful.run("rebuild", "--dry-run")
+    ended = eventful.run("rebuild")
+
+    assert rehearsed.code == ended.code == 0, ended.stderr
+    count = eventful.count(deliveries)
+    rest = "0; reports read by other rules by now: 0\n"
+    assert rehearsed.stdout == f"deliveries: {count}, would be changed: {rest}"
+    assert ended.stdout == f"deliveries: {count}, changed: {rest}"
+    assert f"{count}/{count}" in ended.stderr
+    assert [eventful.rows(table) for table in UNTOUCHED] == before
+
+
+def test_rebuild_mends_every_part_of_a_status(eventful: Stored) -> None:
+    before = without_position(eventful)
+    positions = {row.message_id: row.changed_in for row in eventful.rows(deliveries)}
+    change(eventful, "m-00001", state="unknown", rank=2, reason="contradictory")
+    change(eventful, "m-00002", conflicting=True, errcode="x", decided_at=1, fingerprint=2)
+    change(eventful, "m-00004", first_received_at=1, last_received_at=EIGHT + 10_000)
+    change(eventful, "sent", state="delivered", rank=5)
+    change(eventful, "given-up", state="pending", rank=0)
+    damaged = without_position(eventful)
+
+    rehearsed = eventful.run("rebuild", "--dry-run")
+    after_rehearsal = without_position(eventful)
+    ended = eventful.run("rebuild")
+
+    assert "would be changed: 5;" in rehearsed.stdout
+    assert "sent 6588****88: delivered -> pending\n" in rehearsed.stdout
+    assert "given-up 6588****88: pending -> expired\n" in rehearsed.stdout
+    assert "6588888888" not in rehearsed.stdout
+    assert after_rehearsal == damaged
+    assert "changed: 5;" in ended.stdout
+    assert without_position(eventful) == before
+    for row in eventful.rows(deliveries):
+        is_mended = row.message_id in {"m-00001", "m-00002", "m-00004", "sent", "given-up"}
+        assert (row.changed_in > positions[row.message_id]) is is_mended
+    with eventful.database.read.connect() as connection:
+        assert counted(connection, KEYS) == recount(connection, KEYS)
+
+
+def test_a_history_without_a_status_gets_one(stored: Stored) -> None:
+    stored.record(*many(3))
+    before = without_position(stored)
+    with stored.database.write.begin() as connection:
+        connection.execute(delete(deliveries).where(deliveries.c.message_id == "m-00001"))
+
+    ended = stored.run("rebuild")
+
+    assert "m-00001 6588****88: nothing -> delivered\n" in ended.stdout
+    assert without_position(stored) == before
+
+
+def test_reports_are_read_by_todays_rules(stored: Stored) -> None:
+    query = a_report(status=404, statuscode="Unroutable")
+    stored.record(query, a_report(messageid="other"))
+    right = stored.rows(reports), without_position(stored)
+    # As a version before might have understood it.
+    with stored.database.write.begin() as connection:
+        older = {"state": "unknown", "reason": "unrecognised_status"}
+        connection.execute(update(reports).where(reports.c.status == 404).values(**older))
+        of_it = deliveries.c.status == 404
+        connection.execute(update(deliveries).where(of_it).values(rank=2, **older))
+    older_rows = stored.rows(reports)
+
+    rehearsed = stored.run("rebuild", "--dry-run")
+    after_rehearsal = stored.rows(reports)
+    ended = stored.run("rebuild")
+
+    assert "unknown -> undelivered" in rehearsed.stdout
+    assert rehearsed.stdout.endswith("would be changed: 1; reports read by other rules by now: 1\n")
+    assert after_rehearsal == older_rows
+    assert ended.stdout.endswith(", changed: 1; reports read by other rules by now: 1\n")
+    assert (stored.rows(reports), without_position(stored)) == right
+
+
+def test_twenty_examples_are_enough(stored: Stored) -> None:
+    stored.record(*many(30))
+    with stored.database.write.begin() as connection:
+        connection.execute(update(deliveries).values(reason="unknown"))
+
+    ended = stored.run("rebuild")
+
+    assert ended.stdout.count("delivered, in its details\n") == 20
+    assert "and 10 more\n" in ended.stdout
+
+
+def test_more_than_a_batch_is_rebuilt(stored: Stored) -> None:
+    stored.record(*many(2500))
+    change(stored, "m-02345", state="unknown", rank=2)
+
+    ended = stored.run("rebuild")
+
+    assert "m-02345 6588****88: unknown -> delivered\n" in ended.stdout
+    assert "deliveries: 2500, changed: 1;" in ended.stdout
+
+
+def test_rebuild_beside_writers_changes_nothing_that_is_right(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "BATCH", 20)
+    stored.record(*many(100))
+    done = threading.Event()
+
+    def write_on(seed: int) -> None:
+        chosen = random.Random(seed)
+        at = EIGHT
+        while not done.is_set():
+            at += 1
+            changes = {"statuscode": None, "errcode": None, **chosen.choice(MEANINGS)}
+            numbers = {chosen.randrange(120) for _ in range(10)}
+            stored.record(
+                *(a_report(messageid=f"m-{number:05}", **changes) for number in numbers), at=at
+            )
+
+    with ThreadPoolExecutor() as threads:
+        writers = [threads.submit(write_on, seed) for seed in range(2)]
+        wrong = 0
+        try:
+            for number in range(20):
+                change(stored, f"m-{number:05}", conflicting=True, errcode="wrong")
+                for found in rebuild.rebuild(stored.database, meaning_of, dry_run=False):
+                    wrong += len(found.changes)
+        finally:
+            done.set()
+        for writer in writers:
+            writer.result()
+
+    assert wrong <= 20
+    assert "changed: 0;" in stored.run("rebuild", "--dry-run").stdout
+
+
+def test_rebuild_on_an_embedded_database_that_is_served_is_refused(stored: Stored) -> None:
+    stored.record(a_report())
+    stored.database.close()
+    given = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
+    with serving(**stored.environment, **given):
+        ended = run("rebuild", **stored.environment)
+
+    if stored.database.is_embedded:
+        assert ended.code == 2
+        assert len(ended.stderr.splitlines()) == 1
+        assert "stop it" in ended.stderr
+    else:
+        assert ended.code == 0
