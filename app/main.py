@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
     committer = Committer(database, metrics, settings.quarantine_max_rows)
     intake = Intake(committer, metrics, spool=spool, is_embedded=database.is_embedded)
     recovery = Recovery(database, intake, understand, settings.data_dir, settings.spool_max_bytes)
-    periodic = Periodic(upkeep.jobs(settings, database), lambda: intake.is_away)
+    periodic = Periodic(upkeep.jobs(settings, database, metrics), lambda: intake.is_away)
     writer = Writer(intake, settings.queue_limit)
     door = Door(settings, writer, metrics)
     draining = threading.Event()

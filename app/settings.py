@@ -217,6 +217,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Refused callbacks that are kept (up to 8 KiB each); the oldest go first.",
     )
+    report_timeout_hours: int = Field(
+        default=72,
+        ge=0,
+        le=100_000,
+        description="A sent message that has had no final report for so long becomes `expired`; a "
+        "late report still takes over. 0 never gives up.",
+    )
     retention_days: int = Field(
         default=0,
         ge=0,

@@ -166,6 +166,11 @@ class Metrics:
             "Callbacks in the spool that are not in the database yet",
             registry=self.registry,
         )
+        self.expired = Counter(
+            "dlr_expired",
+            "Deliveries given up, as no final report came in time",
+            registry=self.registry,
+        )
         self.quarantined = Counter(
             "dlr_quarantined",
             "Refused callbacks put in the quarantine, by code; repeats included",

@@ -55,6 +55,8 @@ WRONG_SETTINGS = [
     ("DLR_SPOOL_MAX_BYTES", "1"),
     ("DLR_QUEUE_LIMIT", "0"),
     ("DLR_QUARANTINE_MAX_ROWS", "many"),
+    ("DLR_REPORT_TIMEOUT_HOURS", "-1"),
+    ("DLR_REPORT_TIMEOUT_HOURS", "soon"),
     ("DLR_RETENTION_DAYS", "-1"),
     ("DLR_RETENTION_DAYS", "1.5"),
     ("DLR_RETENTION_DAYS", "forever"),

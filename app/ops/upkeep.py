@@ -1,4 +1,4 @@
-"""What the service does by itself every so often: adding up statistics, and purging."""
+"""What the service does by itself every so often: giving up waiting, adding up, purging."""
 
 import logging
 import threading
@@ -7,28 +7,56 @@ from typing import Final
 
 from app.ops.periodic import Job
 from app.settings import Settings
-from app.store import retention, stats
+from app.store import retention, sends, stats, submissions
 from app.store.engine import Database
+from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
+EXPIRY_INTERVAL_S: Final = 30
+MAX_EXPIRED: Final = 500  # in one transaction
 COMPACTION_INTERVAL_S: Final = 5
 PURGE_INTERVAL_S: Final = 3600
 # Between two transactions, so that the writer has its turn.
 PAUSE_S: Final = 0.02
 
-US_A_DAY: Final = 24 * 3600 * 1_000_000
+US_AN_HOUR: Final = 3600 * 1_000_000
+US_A_DAY: Final = 24 * US_AN_HOUR
+# As long as an `Idempotency-Key` is good for (docs/api.md).
+DAYS_OF_KEYS: Final = 30
 
 
-def jobs(settings: Settings, database: Database) -> list[Job]:
+def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
     """What there is to do with these settings on this database."""
-    found = []
+    found = [Job("forgetting sends", PURGE_INTERVAL_S, lambda _: forget_sends(database))]
+    if settings.report_timeout_hours:
+        hours = settings.report_timeout_hours
+        found.append(
+            Job("expiry", EXPIRY_INTERVAL_S, lambda it: expire(database, metrics, hours, it))
+        )
     if not database.is_embedded:
         found.append(Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)))
     if settings.retention_days:
         days = settings.retention_days
         found.append(Job("purge", PURGE_INTERVAL_S, lambda it: purge(database, days, it)))
     return found
+
+
+def expire(database: Database, metrics: Metrics, hours: int, stopping: threading.Event) -> None:
+    """Mark what was sent so long ago, and has no final report, as expired."""
+    expired = MAX_EXPIRED
+    while expired >= MAX_EXPIRED and not stopping.wait(PAUSE_S):
+        now = time.time_ns() // 1000
+        with database.transaction() as connection:
+            cutoff = now - hours * US_AN_HOUR
+            expired = submissions.expire(connection, cutoff, now, MAX_EXPIRED)
+        metrics.expired.inc(expired)
+
+
+def forget_sends(database: Database) -> None:
+    """Forget keys that are too old to be repeated."""
+    with database.transaction() as connection:
+        sends.forget_before(connection, days_ago(DAYS_OF_KEYS))
 
 
 def compact(database: Database, stopping: threading.Event) -> None:

@@ -85,18 +85,27 @@ def expire(connection: Connection, cutoff: int, now: int, limit: int) -> int:
     Several replicas at once don't do it twice: a row that another has changed no longer qualifies.
     The caller commits, unless the connection does by itself.
     """
-    dialect = connection.dialect.name
-    if dialect == "sqlite":
-        connection.exec_driver_sql("UPDATE feed SET base = base + 1")
     parameters = {"cutoff": cutoff, "now": now, "limit": limit}
-    return sum(
-        connection.execute(_expiry(dialect, overdue), parameters).rowcount for overdue in _OVERDUE
-    )
+    expired = 0
+    for overdue in _OVERDUE:
+        # Most of the time there is nothing to write.
+        if connection.execute(_first(overdue), parameters).first():
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("UPDATE feed SET base = base + 1")
+            update = _expiry(connection.dialect.name, overdue)
+            expired += connection.execute(update, parameters).rowcount
+    return expired
+
+
+_IS_OPEN = f"rank < {RANK[State.EXPIRED]}"
+
+
+def _first(overdue: str) -> TextClause:
+    return text(f"SELECT 1 FROM deliveries WHERE {_IS_OPEN} AND {overdue} LIMIT 1")
 
 
 def _expiry(dialect: str, overdue: str) -> TextClause:
     """The deciding "report" is our own mark, so nothing of the provider's is shown."""
-    is_open = f"rank < {RANK[State.EXPIRED]}"
     # Who holds a row is about to change it: it is looked at again the next time.
     for_update = "FOR UPDATE SKIP LOCKED" if dialect == "postgresql" else ""
     return text(f"""
@@ -105,8 +114,8 @@ def _expiry(dialect: str, overdue: str) -> TextClause:
             decided_at = :now, expired_at = :now, fingerprint = 0,
             reason = NULL, status = NULL, statuscode = NULL, errcode = NULL, mcc_mnc = NULL,
             changed_in = {POSITION[dialect]}
-        WHERE {is_open} AND (message_id, recipient) IN (
+        WHERE {_IS_OPEN} AND (message_id, recipient) IN (
             SELECT message_id, recipient FROM deliveries
-            WHERE {is_open} AND {overdue} LIMIT :limit {for_update}
+            WHERE {_IS_OPEN} AND {overdue} LIMIT :limit {for_update}
         )
     """)
