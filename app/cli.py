@@ -1,5 +1,6 @@
 """The commands."""
 
+import gc
 import logging
 import os
 import socket
@@ -111,6 +112,10 @@ def serve(
                 "data_dir": str(settings.data_dir),
             },
         )
+        # All that was made by now stays: without this, the collector looks through it again and
+        # again, and each time some answer comes 50 ms late.
+        gc.collect()
+        gc.freeze()
         DrainingServer(app, first.settings).run(sockets)
 
 

@@ -1,14 +1,16 @@
 """Statistics: how many deliveries came to what, by network, country, state, reason and time."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Final, Self
+from functools import cache
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
-from app.errors import InvalidRequestError
+from app.errors import InvalidRequestError, encode
 from app.guards import reader
 from app.query.countries import country_of
 from app.query.requests import (
@@ -17,7 +19,7 @@ from app.query.requests import (
     problems,
     refuse_unknown_parameters,
 )
-from app.query.schemas import rfc3339
+from app.query.schemas import EPOCH
 from app.reports import FINAL_STATES, Reason, State
 from app.store import stats
 
@@ -43,22 +45,26 @@ class Key(StrEnum):
     DAY = "day"
 
 
-# The key that the store counts by, and what its value is called here.
-STORED: Final[dict[Key, tuple[str, Callable[[Any], Any]]]] = {
+def beginning(hour: int) -> str:
+    """When an hour begins, as RFC 3339 has it; they are numbered from 1970 UTC."""
+    return (EPOCH + timedelta(hours=hour)).isoformat().replace("+00:00", "Z")
+
+
+# The key that the store counts by, and how its value is shown.
+STORED: Final[dict[Key, tuple[str, Callable[[Any], str | None]]]] = {
     Key.NETWORK: ("network", lambda mcc_mnc: mcc_mnc or None),
     Key.COUNTRY: ("mcc", country_of),
-    Key.STATE: ("state", State),
+    Key.STATE: ("state", str),
     Key.REASON: ("reason", lambda reason: reason or None),
-    Key.HOUR: ("hour", lambda hour: hour * stats.HOUR),
-    Key.DAY: ("day", lambda day: day * stats.HOURS_A_DAY * stats.HOUR),
+    Key.HOUR: ("hour", beginning),
+    Key.DAY: ("day", lambda day: beginning(day * stats.HOURS_A_DAY)),
 }
 
+Beginning = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 
-Beginning = Annotated[
-    int,
-    PlainSerializer(lambda at: rfc3339(at).replace(".000000", ""), return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
-]
+
+# These are for the OpenAPI document. To make one for each of hundreds of groups would take longer
+# than counting all deliveries does.
 
 
 class Totals(BaseModel):
@@ -103,33 +109,42 @@ class Stats(BaseModel):
     )
     totals: Totals
 
-    @classmethod
-    def of(cls, rows: Iterable[Any], keys: Sequence[Key]) -> Self:
-        """From rows of the stored keys, the state, and how many."""
-        groups: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
-        totals: Counter[str] = Counter()
-        named = [STORED[key][1] for key in keys]
-        for *values, state, deliveries in rows:
-            group = tuple(name(value) for name, value in zip(named, values, strict=True))
-            groups[group][state] += deliveries
-            totals[state] += deliveries
-        in_order = sorted(groups, key=lambda group: [(it is None, it) for it in group])
-        return cls(
-            groups=[
-                Group(**dict(zip(keys, group, strict=True)), **_figures(groups[group]))
-                for group in in_order
-                if keys
-            ],
-            totals=Totals(**_figures(totals)),
-        )
+
+# Plain strings, as members of an enumeration take several times as long to look up.
+STATES: Final = [state.value for state in State]
+FINAL: Final = [state.value for state in FINAL_STATES]
 
 
-def _figures(by_state: Counter[str]) -> dict[str, Any]:
-    final = sum(by_state[state] for state in FINAL_STATES)
+def grouped(rows: Iterable[Any], keys: Sequence[Key]) -> dict[str, Any]:
+    """`Stats`, from rows of the stored keys, the state, and how many."""
+    nothing = dict.fromkeys(STATES, 0)
+    groups: defaultdict[tuple[str | None, ...], dict[str, int]] = defaultdict(nothing.copy)
+    totals = nothing.copy()
+    shown = [cache(STORED[key][1]) for key in keys]
+    for *values, state, deliveries in rows:
+        group = tuple([show(value) for show, value in zip(shown, values, strict=True)])
+        groups[group][state] += deliveries
+        totals[state] += deliveries
+    in_order = sorted(groups, key=lambda group: [(value is None, value) for value in group])
+    names = [key.value for key in keys]
     return {
-        "total": by_state.total(),
-        "by_state": {state: by_state[state] for state in State},
-        "delivery_rate": by_state[State.DELIVERED] / final if final else None,
+        "groups": [
+            {**dict(zip(names, group, strict=True)), **figures(groups[group])}
+            for group in in_order
+            if keys
+        ],
+        "totals": figures(totals),
+    }
+
+
+def figures(by_state: dict[str, int]) -> dict[str, Any]:
+    """`Totals`."""
+    final = sum([by_state[state] for state in FINAL])
+    delivered = by_state[State.DELIVERED.value]
+    return {
+        "total": sum(by_state.values()),
+        "by_state": by_state,
+        "delivery_rate": delivered / final if final else None,
     }
 
 
@@ -144,7 +159,7 @@ def _split(given: object) -> object:
     return list(dict.fromkeys(names))
 
 
-@router.get("", response_model=Stats, response_model_exclude_unset=True)
+@router.get("", response_model=Stats)
 def show_statistics(
     engine: ReadEngine,
     since: Annotated[Moment | None, Query(description="From here on.")] = None,
@@ -162,5 +177,4 @@ def show_statistics(
     if len(rows) > MAX_ROWS:
         message = "gives too many groups: ask for a shorter time, or group by less"
         raise InvalidRequestError([{"field": "group_by", "message": message}])
-    found = Stats.of(rows, group_by)
-    return Response(found.model_dump_json(exclude_unset=True), media_type="application/json")
+    return Response(encode(grouped(rows, group_by)), media_type="application/json")
