@@ -11,7 +11,7 @@ from app.store.engine import Database
 from app.store.tables import deliveries, quarantine, reports
 
 # Rows a transaction: the writer waits for no more of them.
-BATCH: Final = 500
+BATCH: Final = 200
 
 _KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
 _POSITION: Final = (deliveries.c.last_received_at, *_KEY)
