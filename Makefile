@@ -9,6 +9,9 @@ SYNCED := .venv/.synced
 # uv must neither bring a Python of its own nor work on another environment.
 SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
 
+# Two at a time: many tests wait for a process to start. ARGS='-n0 -s' for one at a time, to watch.
+PYTEST := .venv/bin/pytest -n 2 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test check faults bench bench-scale bench-replicas format clean
 
@@ -24,7 +27,7 @@ demo: $(SYNCED) ## set up, then the service and a simulated PaaSoo for a minute,
 	@.venv/bin/python -m app.simulator.demo $(ARGS)
 
 test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
-	.venv/bin/pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: $(SYNCED) ## what CI runs: format, lint, types, import rules, Dockerfile, tests
 	.venv/bin/ruff format --check .
@@ -32,7 +35,7 @@ check: $(SYNCED) ## what CI runs: format, lint, types, import rules, Dockerfile,
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
-	.venv/bin/pytest
+	$(PYTEST)
 
 faults: $(SYNCED) ## 1,000 kills and a million reports, on both databases; about 40 minutes (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
