@@ -50,6 +50,14 @@ from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
+# What Pydantic says for people who know it.
+PLAINLY: Final = {
+    "json_invalid": "must be valid JSON",
+    "model_attributes_type": "must be a JSON object, with `Content-Type: application/json`",
+    "missing": "is missing",
+    "extra_forbidden": "no such field",
+}
+
 # Asked every few seconds by machines: their lines would hide the others.
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
@@ -178,11 +186,14 @@ class Service(FastAPI):
             usual = usual_lookup(scope, self.state.settings.api_keys)
             if usual and not self.state.intake.is_away:
                 message_id, key_name = usual
-                body = await look_up(self.state.lookups, message_id)
-                if body is not None:
-                    route = LOOKUP_ROUTE
+                route = LOOKUP_ROUTE
+                try:
+                    body = await look_up(self.state.lookups, message_id)
                     await send_json(note_status, body)
-            if route is None:
+                except ApiError as error:
+                    response = problem_response(error.document(), error.headers)
+                    await response(scope, receive, note_status)
+            else:
                 await super().__call__(scope, receive, note_status)
         finally:
             route = route or getattr(scope.get("route"), "path", None)
@@ -231,8 +242,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
         found = [
             {
-                "field": ".".join(map(str, problem["loc"][1:])),
-                "message": problem["msg"].removeprefix("Value error, "),
+                "field": ".".join(
+                    str(place) for place in problem["loc"][1:] if problem["type"] != "json_invalid"
+                )
+                or "body",
+                "message": PLAINLY.get(
+                    problem["type"], problem["msg"].removeprefix("Value error, ")
+                ),
             }
             for problem in error.errors()
         ]

@@ -106,9 +106,11 @@ class TolerantProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """A callback needs no task of its own: it is answered when its commit is through.
 
-        Unless its client doesn't read: then uvicorn's way, which waits for that.
+        Unless its client doesn't read, or has sent several at once: then uvicorn's way, which waits
+        for the one, and takes the others in turns of the loop.
         """
-        if not cycle.scope["path"].startswith(CALLBACK_PATH) or self.flow.write_paused:
+        is_callback = cycle.scope["path"].startswith(CALLBACK_PATH)
+        if not is_callback or self.flow.write_paused or self.pipeline:
             super()._start_asgi_task(cycle, app)
             return
         door: Door = app.door

@@ -260,11 +260,13 @@ class Settings(BaseSettings):
     )
     paasoo_key: SecretStr | None = Field(
         default=None,
+        min_length=1,
         description="Account at PaaSoo. Without it and its secret, nothing is sent: "
         "`POST /v1/messages` answers 503.",
     )
     paasoo_secret: SecretStr | None = Field(
         default=None,
+        min_length=1,
         validate_default=True,
         description="The account's secret.",
     )

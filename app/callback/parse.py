@@ -60,8 +60,14 @@ def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryR
     recipient = normal_msisdn(to)
     if recipient is None:
         raise _invalid("to", "3 to 20 digits, after a `+` or `00` if there is one")
+    significant = status.lstrip("0")
+    if not is_digits(status) or len(significant) > MAX_STATUS_DIGITS:
+        raise _invalid("status", "an integer from 0 to 99999")
     fingerprint, claim = _understood(
-        status, values.get("statuscode"), values.get("errcode"), values.get("network")
+        int(significant or "0"),
+        values.get("statuscode"),
+        values.get("errcode"),
+        values.get("network"),
     )
     return DeliveryReport(
         message_id, recipient, fingerprint, printable(query), source, received_at, *claim
@@ -74,13 +80,9 @@ Claim = tuple[int, str, str | None, int, str | None, str | None, str | None]
 
 @lru_cache(maxsize=4096)
 def _understood(
-    status_text: str, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
+    status: int, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
 ) -> tuple[int, Claim]:
     """Fingerprint and claim, whatever message it is about: so few differ that most are known."""
-    significant = status_text.lstrip("0")
-    if not is_digits(status_text) or len(significant) > MAX_STATUS_DIGITS:
-        raise _invalid("status", "an integer from 0 to 99999")
-    status = int(significant or "0")
     _limit("statuscode", statuscode, MAX_TEXT_LENGTH)
     _limit("errcode", errcode, MAX_TEXT_LENGTH)
     _limit("network", mcc_mnc, MAX_NETWORK_LENGTH)

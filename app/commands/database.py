@@ -10,7 +10,7 @@ from typing import IO
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.settings import Settings, SettingsError
-from app.store import schema
+from app.store import changes, schema
 from app.store.engine import Database, open_database
 
 
@@ -50,6 +50,8 @@ def database_to_read(settings: Settings) -> Iterator[Database]:
 def database_to_write(settings: Settings, *, instead: str) -> Iterator[Database]:
     """The same, to be written to; `instead` says what to do where `serve` runs on SQLite."""
     with the_only_process_on(settings, instead=instead), database_to_read(settings) as database:
+        with database.write.connect() as connection:
+            changes.settle_base(connection)
         yield database
 
 

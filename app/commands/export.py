@@ -68,15 +68,19 @@ def export(
 
 @contextmanager
 def opened(output: Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    os.umask(0o077)  # it holds phone numbers
+    where = "standard output" if output is None else f"--output: {output}"
     try:
+        if output is None:
+            yield sys.stdout
+            sys.stdout.flush()
+            return
+        os.umask(0o077)  # it holds phone numbers
         with output.open("w", encoding="utf-8", newline="") as file:
             yield file
+    except BrokenPipeError:
+        raise  # whoever reads has enough
     except OSError as error:
-        raise SettingsError(f"--output: {output} can't be written: {error.strerror}") from None
+        raise SettingsError(f"{where} can't be written: {error.strerror}") from None
 
 
 def csv_writer(file: TextIO) -> Callable[[Delivery], object]:

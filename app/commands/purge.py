@@ -16,7 +16,7 @@ BY_ITSELF: Final = "with DLR_RETENTION_DAYS set it purges by itself, every hour"
 
 def purge(
     days: Annotated[
-        int | None, typer.Option(min=0, help="Keep so many days [DLR_RETENTION_DAYS].")
+        int | None, typer.Option(min=0, max=100_000, help="Keep so many days [DLR_RETENTION_DAYS].")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only count what would go.")] = False,
 ) -> None:

@@ -79,14 +79,16 @@ class Recovery:
 
     def _step(self) -> bool:
         """One look, and a drain where there is something to drain; False where it failed."""
+        was_away = self._intake.is_away
         try:
-            if self._intake.is_away:
+            if was_away:
                 self._require_writable()
             spool = self._intake.spool
             if spool is not None:
                 # Ends the outage only when its first batch is in: a write, not a look, proves it.
                 Drain(spool, self._intake, self._understand, self._stopping).run()
-            self._intake.note_success()
+            if was_away:  # else a fault that was noted just now would be forgotten
+                self._intake.note_success()
             self._drain_abandoned()
         except (DatabaseFaultError, schema.NotWritableError) as error:
             self._intake.note_fault(str(error))

@@ -14,7 +14,9 @@ from app.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL_S: Final = 30
-MAX_EXPIRED: Final = 500  # in one transaction
+# In one transaction.
+MAX_EXPIRED: Final = 500
+MAX_FORGOTTEN: Final = 1000
 COMPACTION_INTERVAL_S: Final = 5
 PURGE_INTERVAL_S: Final = 3600
 # Between two transactions, so that the writer has its turn.
@@ -28,7 +30,7 @@ DAYS_OF_KEYS: Final = 30
 
 def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
     """What there is to do with these settings on this database."""
-    found = [Job("forgetting sends", PURGE_INTERVAL_S, lambda _: forget_sends(database))]
+    found = [Job("forgetting sends", PURGE_INTERVAL_S, lambda it: forget_sends(database, it))]
     if settings.report_timeout_hours:
         hours = settings.report_timeout_hours
         found.append(
@@ -53,10 +55,12 @@ def expire(database: Database, metrics: Metrics, hours: int, stopping: threading
         metrics.expired.inc(expired)
 
 
-def forget_sends(database: Database) -> None:
+def forget_sends(database: Database, stopping: threading.Event) -> None:
     """Forget keys that are too old to be repeated."""
-    with database.transaction() as connection:
-        sends.forget_before(connection, days_ago(DAYS_OF_KEYS))
+    forgotten = MAX_FORGOTTEN
+    while forgotten >= MAX_FORGOTTEN and not stopping.wait(PAUSE_S):
+        with database.transaction() as connection:
+            forgotten = sends.forget_before(connection, days_ago(DAYS_OF_KEYS), MAX_FORGOTTEN)
 
 
 def compact(database: Database, stopping: threading.Event) -> None:

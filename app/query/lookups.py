@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.errors import DatabaseUnavailableError, MessageNotFoundError
 from app.guards import known_key
 from app.query.schemas import Message
 from app.settings import ApiKey
@@ -86,10 +87,12 @@ def usual_lookup(scope: MutableMapping[str, Any], keys: Sequence[ApiKey]) -> tup
     return None if key is None else (message_id, key.name)
 
 
-async def look_up(lookups: Lookups, message_id: str) -> bytes | None:
-    """The message as JSON; None where it is not known, or can't be looked up now."""
+async def look_up(lookups: Lookups, message_id: str) -> bytes:
+    """The message as JSON. Raises `MessageNotFoundError`, `DatabaseUnavailableError`."""
     try:
         deliveries = await lookups.deliveries_of(message_id)
     except SQLAlchemyError:
-        return None
-    return Message.of(deliveries).model_dump_json().encode() if deliveries else None
+        raise DatabaseUnavailableError from None
+    if not deliveries:
+        raise MessageNotFoundError(message_id)
+    return Message.of(deliveries).model_dump_json().encode()

@@ -1,7 +1,7 @@
 """What every request to the status API has in common: a connection, its ids, its strictness."""
 
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, get_origin
 from urllib.parse import unquote
 
@@ -82,7 +82,8 @@ def _microseconds(text: object) -> int:
     if found is None:
         raise ValueError("must be a time of RFC 3339 with its offset: 2026-11-22T08:00:00Z")
     try:
-        moment = datetime.fromisoformat(found[0].upper())
+        # Of the years 1 to 9999 in UTC too: others can't be shown.
+        moment = datetime.fromisoformat(found[0].upper()).astimezone(UTC)
         return (moment - EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
         raise ValueError("must be a time that exists") from None

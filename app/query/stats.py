@@ -31,7 +31,7 @@ router = APIRouter(
 )
 
 # Bounds what one answer takes of the memory.
-MAX_ROWS: Final = 100_000
+MAX_ROWS: Final = 50_000
 
 
 class Key(StrEnum):

@@ -57,6 +57,12 @@ Reference = Annotated[
 ]
 
 
+def _of_our_time(moment: int | None) -> int | None:
+    if moment is not None and moment < 0:
+        raise ValueError("must not be before 1970")
+    return moment
+
+
 class SentElsewhere(BaseModel):
     """A message that was sent by somebody else's call of PaaSoo."""
 
@@ -65,7 +71,9 @@ class SentElsewhere(BaseModel):
     to: Recipients
     reference: Reference = None
     submitted_at: Annotated[
-        Moment | None, Field(description="When it was sent; the time of registering by default.")
+        Moment | None,
+        Field(description="When it was sent; the time of registering by default."),
+        AfterValidator(_of_our_time),
     ] = None
 
 

@@ -182,6 +182,13 @@ async def _record(
 
     def record() -> Answer:
         with sending.database.transaction() as connection:
+            is_first = sends.take(connection, send)
+            if problem is not None and not is_first:
+                # Somebody else has concluded it meanwhile, and may know better.
+                return Answer(problem.status, encode(problem.document()).decode())
+            if not is_first:
+                # It was taken for abandoned; it was only slow, and it was sent.
+                submissions.withdraw(connection, UNKNOWN_ID + send.attempt)
             submission = Submission(message_id, order.recipients, order.reference, send.started_at)
             submissions.register(connection, submission, send.started_at)
             if problem is None:
@@ -190,7 +197,7 @@ async def _record(
             else:
                 answer = Answer(problem.status, encode(problem.document()).decode())
             if order.idempotency_key is None:
-                sends.withdraw(connection, send)
+                sends.forget(connection, send)
             else:
                 sends.conclude(connection, send, answer.status, answer.body)
             return answer

@@ -41,6 +41,7 @@ REFUSALS: Final[dict[int, tuple[type[NotSentError], str]]] = {
 }
 ILLEGAL_SECRET: Final = "illegal secret.,"  # noqa: S105 - the guide's example of a `status_code`
 MAX_STATUS_CODE_LENGTH: Final = 255
+LEAST_TELLING_LENGTH: Final = 4  # of a secret; shorter ones are part of many words
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 MAX_MESSAGE_ID_LENGTH: Final = 128
@@ -92,7 +93,7 @@ class PaasooClient:
     def give_up(self) -> None:
         """Wait for no answer any more: the process is about to end."""
         self._has_given_up = True
-        for deadline in self._deadlines:
+        for deadline in [one for one in self._deadlines if not one.expired()]:
             deadline.reschedule(asyncio.get_running_loop().time())
 
     async def close(self) -> None:
@@ -166,7 +167,10 @@ def _shown(status_code: object, secrets: Iterable[str]) -> str | None:
 
 
 def _occurs(secret: str, text: str) -> bool:
-    """Whether it stands there, as it is or as a URL has it, and not within a word."""
+    """Whether it stands there, as it is or as a URL has it; a short one not within a word."""
     written = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
+    written.add(quote_plus(secret, safe=","))  # as our own URL has it
     forms = "|".join(map(re.escape, written))
-    return re.search(rf"(?<!\w)({forms})(?!\w)", text, re.IGNORECASE) is not None
+    if len(secret) < LEAST_TELLING_LENGTH:
+        forms = rf"(?<!\w)({forms})(?!\w)"
+    return re.search(forms, text, re.IGNORECASE) is not None

@@ -54,11 +54,12 @@ def after(connection: Connection, position: Position, limit: int) -> Deliveries:
 
 def end(connection: Connection) -> Position:
     """A position that all that is still to be shown comes after."""
-    is_postgresql = connection.dialect.name == "postgresql"
-    next_one: int = connection.execute(
-        select(_SETTLED if is_postgresql else _BASE + 1)
-    ).scalar_one()
-    return (next_one, "", "")
+    last = select(*_ORDER).order_by(*(column.desc() for column in _ORDER)).limit(1)
+    if connection.dialect.name == "postgresql":
+        last = last.where(deliveries.c.changed_in < _SETTLED)
+    # That of a delivery, not of a transaction: a restored database begins above the former.
+    row = connection.execute(last).one_or_none()
+    return BEGINNING if row is None else (row.changed_in, row.message_id, row.recipient)
 
 
 def moment(connection: Connection) -> str:

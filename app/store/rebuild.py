@@ -19,7 +19,6 @@ from sqlalchemy import (
     case,
     false,
     func,
-    insert,
     literal_column,
     null,
     or_,
@@ -30,6 +29,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import LOWEST_REPORTED_FINAL_RANK, RANK, State
 from app.store.engine import Database
@@ -256,7 +256,9 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
         rows = [
             {"message_id": key.message_id, "recipient": key.recipient, **values} for key in keys
         ]
-        connection.execute(insert(deliveries).values(conflicting=False), rows)
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        begun = dialect.insert(deliveries).values(conflicting=False)
+        connection.execute(begun.on_conflict_do_nothing(), rows)  # a writer may be faster
     return {(key.message_id, key.recipient) for key in keys}
 
 

@@ -3,7 +3,18 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    and_,
+    delete,
+    func,
+    not_,
+    or_,
+    select,
+    tuple_,
+)
 
 from app.reports import RANK, State
 from app.store import stats
@@ -29,13 +40,25 @@ class Purged(NamedTuple):
         return Purged(*(mine + its for mine, its in zip(self, other, strict=True)))
 
 
+_others: Final = deliveries.alias("others")
+
+
 def _is_due(before: int) -> ColumnElement[bool]:
-    """Final, and without any news since; where none ever came, given up before then."""
-    last = deliveries.c.last_received_at
+    """Of a message that is final, and without any news since: it goes whole or stays whole."""
+    other_stays = (
+        select(_others.c.rank)
+        .where(_others.c.message_id == deliveries.c.message_id, not_(_is_old(_others, before)))
+        .exists()
+    )
+    return and_(_is_old(deliveries, before), not_(other_stays))
+
+
+def _is_old(delivery: FromClause, before: int) -> ColumnElement[bool]:
+    """Final, and its last report came before; where none ever came, given up before."""
+    last = delivery.c.last_received_at
+    given_up_before = func.coalesce(delivery.c.expired_at, before) < before
     return and_(
-        deliveries.c.rank >= RANK[State.EXPIRED],
-        last < before,
-        or_(last > 0, deliveries.c.expired_at < before),
+        delivery.c.rank >= RANK[State.EXPIRED], last < before, or_(last > 0, given_up_before)
     )
 
 

@@ -40,25 +40,36 @@ def find(connection: Connection, key_digest: str) -> Row[Any] | None:
     return connection.execute(select(sends).where(sends.c.key_digest == key_digest)).one_or_none()
 
 
-def conclude(connection: Connection, send: Send, status: int, answer: str) -> bool:
-    """Keep its answer for whoever asks again; whether it was still under way."""
-    concluded = update(sends).where(*_under_way(send)).values(status=status, answer=answer)
-    return connection.execute(concluded).rowcount == 1
+def take(connection: Connection, send: Send) -> bool:
+    """Keep all others from concluding it, until the commit; whether it is still under way."""
+    taken = update(sends).where(*_under_way(send)).values(started_at=sends.c.started_at)
+    return connection.execute(taken).rowcount == 1
+
+
+def conclude(connection: Connection, send: Send, status: int, answer: str) -> None:
+    """Keep its answer for whoever asks again."""
+    connection.execute(update(sends).where(*_attempt(send)).values(status=status, answer=answer))
+
+
+def forget(connection: Connection, send: Send) -> None:
+    """Nobody can ask again."""
+    connection.execute(delete(sends).where(*_attempt(send)))
 
 
 def withdraw(connection: Connection, send: Send) -> None:
-    """Nothing was sent, or nobody can ask again: as if it had never been written down."""
+    """Nothing was sent: as if it had never been written down."""
     connection.execute(delete(sends).where(*_under_way(send)))
 
 
-def forget_before(connection: Connection, cutoff: int) -> int:
+def forget_before(connection: Connection, cutoff: int, limit: int) -> int:
     """Forget sends that were started before `cutoff`, and with them their keys; how many."""
-    return connection.execute(delete(sends).where(sends.c.started_at < cutoff)).rowcount
+    old = select(sends.c.key_digest).where(sends.c.started_at < cutoff).limit(limit)
+    return connection.execute(delete(sends).where(sends.c.key_digest.in_(old))).rowcount
+
+
+def _attempt(send: Send) -> tuple[Any, ...]:
+    return (sends.c.key_digest == send.key_digest, sends.c.attempt == send.attempt)
 
 
 def _under_way(send: Send) -> tuple[Any, ...]:
-    return (
-        sends.c.key_digest == send.key_digest,
-        sends.c.attempt == send.attempt,
-        sends.c.status.is_(None),
-    )
+    return (*_attempt(send), sends.c.status.is_(None))

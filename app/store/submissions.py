@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, TextClause, func, literal_column, text
+from sqlalchemy import Connection, TextClause, delete, func, literal_column, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import RANK, State
@@ -71,11 +71,17 @@ def register(connection: Connection, submission: Submission, now: int) -> None:
     )
 
 
+def withdraw(connection: Connection, message_id: str) -> None:
+    """As if it had never been registered: nothing has been reported of it."""
+    connection.execute(delete(deliveries).where(deliveries.c.message_id == message_id))
+
+
 # A sent message with no final report: since it was sent, or since its first report where nobody
 # told us of the sending. Each has its index.
 _OVERDUE = (
     "submitted_at < :cutoff",
-    "submitted_at IS NULL AND first_received_at < :cutoff",
+    # The `+` keeps SQLite from looking for the former in the other's index.
+    "+submitted_at IS NULL AND first_received_at < :cutoff",
 )
 
 

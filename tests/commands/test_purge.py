@@ -59,6 +59,31 @@ def test_final_and_old_goes_with_its_history_and_all_else_stays(stored: Stored) 
     assert [row.query for row in stored.rows(quarantine)] == ["type=new"]
 
 
+def test_a_message_goes_whole_or_stays_whole(stored: Stored) -> None:
+    for recipient in ("6588888881", "6588888882"):
+        stored.register("half-open", recipient, at=days_ago(40))
+    stored.record(a_report(messageid="half-open", to="6588888881"), at=days_ago(40))
+    stored.record(a_report(messageid="half-new", to="6588888881"), at=days_ago(40))
+    stored.record(a_report(messageid="half-new", to="6588888882"), at=days_ago(1))
+    for recipient in ("6588888881", "6588888882"):
+        stored.record(a_report(messageid="old", to=recipient), at=days_ago(40))
+
+    ended = stored.run("purge", "--days", "30")
+
+    assert "2 deliveries, 2 reports of theirs" in ended.stdout, ended
+    assert [row.message_id for row in stored.rows(deliveries)] == [
+        *("half-new", "half-new", "half-open", "half-open")
+    ]
+
+
+def test_more_days_than_there_were_are_refused(stored: Stored) -> None:
+    ended = stored.run("purge", "--days", "999999999")
+
+    assert ended.code == 2
+    assert "--days" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
     stored.record(*many(1300), at=days_ago(40))
     stored.record(*many(20, network="40410"), at=days_ago(1))

@@ -274,7 +274,7 @@ def test_forgotten_keys_are_free_again(database_url: URL, provider: Provider) ->
         first = service.send(**MESSAGE).json()
         database = open_database(database_url)
         with database.write.begin() as connection:
-            forgotten = [sends.forget_before(connection, cutoff) for cutoff in (1, 2**62)]
+            forgotten = [sends.forget_before(connection, cutoff, 100) for cutoff in (1, 2**62)]
         database.close()
         second = service.send(**MESSAGE).json()
 
@@ -288,7 +288,7 @@ def test_without_a_key_nothing_is_kept_of_the_answer(database_url: URL, provider
         statuses = [service.send().status_code for _ in range(4)]
         database = open_database(database_url)
         with database.write.begin() as connection:
-            kept = sends.forget_before(connection, 2**62)
+            kept = sends.forget_before(connection, 2**62, 100)
         database.close()
 
     assert statuses == [201, 502, 504, 502]

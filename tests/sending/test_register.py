@@ -152,6 +152,9 @@ def test_registering_while_reports_come_loses_neither(service: Service) -> None:
         ({"to": ["6588888888"], "reference": "x" * 256}, "reference"),
         ({"to": ["6588888888"], "submitted_at": "yesterday"}, "submitted_at"),
         ({"to": ["6588888888"], "submitted_at": 1790000000}, "submitted_at"),
+        ({"to": ["6588888888"], "submitted_at": "0001-01-01T00:00:00+14:00"}, "submitted_at"),
+        ({"to": ["6588888888"], "submitted_at": "9999-12-31T23:59:59-14:00"}, "submitted_at"),
+        ({"to": ["6588888888"], "submitted_at": "1969-12-31T23:59:59Z"}, "submitted_at"),
         ({"to": ["6588888888"], "text": "hello"}, "text"),
     ],
 )
