@@ -294,3 +294,15 @@ def test_a_head_without_an_end_is_cut_off(service: Service) -> None:
             for _ in range(10_000):
                 endless.sendall(b"X-A: b\r\n" * 1000)
     assert_still_works(service)
+
+
+def test_many_requests_in_one_packet_are_answered_one_after_the_other(service: Service) -> None:
+    together = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n" + 600 * (
+        b"GET /callback/paasoo/wrong?x HTTP/1.1\r\nHost: x\r\n\r\n"
+    )
+
+    answers = send(service, together + ask(KEPT))
+
+    assert answers.count(b"HTTP/1.1 404 Not Found") == 600
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+    assert len(service.reports("kept")) == 1

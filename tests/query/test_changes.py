@@ -239,3 +239,12 @@ def test_those_who_wait_from_different_places_each_get_their_own(service: Servic
 
     assert [len(page) for page in pages[:3]] == [1, 2, 3]
     assert all(ids(page) == ["a", "b", "c", "d", "e"][: len(page)] for page in pages)
+
+
+def test_now_is_behind_the_last_change_and_not_ahead_of_it(service: Service) -> None:
+    # A position ahead of all changes would be ahead of the first ones of a restored database.
+    for number in range(3):
+        service.call_back(a_report(messageid=f"m-{number}"))
+    last = service.get("/v1/changes?limit=1000").json()["next_cursor"]
+
+    assert service.get("/v1/changes?cursor=now").json() == {"items": [], "next_cursor": last}

@@ -193,6 +193,9 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
         f"deliveries?cursor={list_of(reported, limit=1)['next_cursor']}",
         "deliveries?to=6588888881",
         f"deliveries?to=6588888881&state=delivered&since={a_time}",
+        "deliveries?to=6588888881&network=52099&errcode=1",
+        "deliveries?to=6588888881&state=rejected",
+        "deliveries?reference=order+17&network=52099",
         "deliveries?state=delivered",
         "deliveries?state=expired",
         "deliveries?reason=unroutable",
@@ -202,9 +205,12 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
     ):
         assert reported.get(f"/v1/{path}").status_code == 200, path
 
-    assert len(statements) == 15  # the page for the cursor is one of them
+    assert len(statements) == 18  # the page for the cursor is one of them
     for statement, plan in plans_of(reported, statements):
         assert "INDEX" in plan.upper(), statement + plan
+        for one in ("recipient", "reference"):
+            if f"deliveries.{one} = " in statement:  # few rows, whatever else is asked for
+                assert f"ix_deliveries_{one}" in plan, statement + plan
         assert "Seq Scan" not in plan, statement + plan
         assert not [line for line in plan.splitlines() if line == "SCAN deliveries"], plan
         if "LIMIT" in statement:
