@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.simulator.behaviours import BEHAVIOURS
+from tests.feed import all_changes
 from tests.process import PROGRAM, Ended, free_port, run
 from tests.service import READ_KEY, Service, a_report
 from tests.simulator.simulating import QUICK, callback_of, check_of, events, only, simulate
@@ -50,6 +51,37 @@ def test_every_behaviour_is_shown_as_the_simulator_expects(service: Service) -> 
     assert {event["behaviour"] for event in events("it", "sent")} == BEHAVIOURS.keys()
     assert {event["answer"] for event in events("it", "report")} == {200, 400}
     assert service.quarantine()
+
+
+def test_lookups_changes_and_statistics_agree_with_the_ledger(service: Service) -> None:
+    ended = simulate(
+        service, "--messages", "200", "--seed", "5", "--ledger", "it", *check_of(service)
+    )
+    assert ended.code == 0, ended
+    reported = {
+        (event["messageid"], event["to"])
+        for event in events("it", "report")
+        if event["answer"] == 200
+    }
+
+    changed = {(item["messageid"], item["to"]): item for item in all_changes(service.http)}
+    looked_up = {
+        (message_id, delivery["to"]): delivery
+        for message_id in {message_id for message_id, _ in reported}
+        for delivery in service.message(message_id)["deliveries"]
+    }
+    totals = service.get("/v1/stats").json()["totals"]
+
+    assert looked_up.keys() == reported
+    assert {key: visible(item) for key, item in changed.items()} == {
+        key: visible(item) for key, item in looked_up.items()
+    }
+    assert +Counter(totals["by_state"]) == Counter(item["state"] for item in looked_up.values())
+
+
+def visible(delivery: dict[str, Any]) -> dict[str, Any]:
+    """Without the time that a repeat moves, which is no change."""
+    return {name: value for name, value in delivery.items() if name != "last_received_at"}
 
 
 def test_a_report_behind_its_back_is_a_difference(service: Service) -> None:
