@@ -22,8 +22,7 @@ PURGE_INTERVAL_S: Final = 3600
 # Between two transactions, so that the writer has its turn.
 PAUSE_S: Final = 0.02
 
-US_AN_HOUR: Final = 3600 * 1_000_000
-US_A_DAY: Final = 24 * US_AN_HOUR
+US_A_DAY: Final = stats.HOURS_A_DAY * stats.HOUR
 # As long as an `Idempotency-Key` is good for (docs/api.md).
 DAYS_OF_KEYS: Final = 30
 
@@ -50,7 +49,7 @@ def expire(database: Database, metrics: Metrics, hours: int, stopping: threading
     while expired >= MAX_EXPIRED and not stopping.wait(PAUSE_S):
         now = time.time_ns() // 1000
         with database.transaction() as connection:
-            cutoff = now - hours * US_AN_HOUR
+            cutoff = now - hours * stats.HOUR
             expired = submissions.expire(connection, cutoff, now, MAX_EXPIRED)
         metrics.expired.inc(expired)
 

@@ -17,6 +17,12 @@ from app.store.tables import deliveries, feed
 Position = tuple[int, str, str]
 BEGINNING: Final[Position] = (0, "", "")
 
+# The `changed_in` of what a transaction changes, after `begin_change`.
+POSITION: Final = {
+    "sqlite": "(SELECT base FROM feed)",
+    "postgresql": "(SELECT base FROM feed) + pg_current_xact_id()::text::bigint",
+}
+
 _ORDER = deliveries.c["changed_in", "message_id", "recipient"]
 _PAGE = select(deliveries.c.changed_in, *SHOWN).order_by(*_ORDER)
 _BASE = select(feed.c.base).scalar_subquery()
@@ -42,6 +48,15 @@ BEGIN
         WHERE latest >= base + CAST(CAST(pg_current_xact_id() AS text) AS bigint);
 END $$
 """)
+
+
+def begin_change(connection: Connection) -> None:
+    """To be called before whatever changes a visible status, in the same transaction.
+
+    On PostgreSQL each transaction has its own number already.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("UPDATE feed SET base = base + 1")
 
 
 def after(connection: Connection, position: Position, limit: int) -> Deliveries:

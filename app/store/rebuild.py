@@ -32,8 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import LOWEST_REPORTED_FINAL_RANK, RANK, State
+from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
-from app.store.submissions import POSITION
 from app.store.tables import deliveries, reports
 
 # Deliveries a transaction: the writer waits for no more of them.
@@ -273,14 +273,12 @@ def _reread(connection: Connection, span: Span, claim: dict[str, Any]) -> int:
 
 
 def _write(connection: Connection, statuses: list[dict[str, Any]]) -> None:
-    dialect = connection.dialect.name
-    if dialect == "sqlite":
-        connection.execute(text("UPDATE feed SET base = base + 1"))
+    begin_change(connection)
     of_delivery = and_(
         deliveries.c.message_id == bindparam("of_message"),
         deliveries.c.recipient == bindparam("of_recipient"),
     )
-    position: TextClause = text(POSITION[dialect])
+    position: TextClause = text(POSITION[connection.dialect.name])
     connection.execute(
         update(deliveries)
         .where(of_delivery)

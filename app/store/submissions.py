@@ -8,13 +8,8 @@ from sqlalchemy import Connection, TextClause, delete, func, literal_column, tex
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import RANK, State
+from app.store.changes import POSITION, begin_change
 from app.store.tables import deliveries
-
-# Where a change stands in the feed; see `docs/decisions/0006-change-feed.md`.
-POSITION = {
-    "sqlite": "(SELECT base FROM feed)",
-    "postgresql": "(SELECT base FROM feed) + pg_current_xact_id()::text::bigint",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +28,7 @@ def register(connection: Connection, submission: Submission, now: int) -> None:
     The caller commits, unless the connection does by itself.
     """
     is_sqlite = connection.dialect.name == "sqlite"
-    if is_sqlite:
-        connection.exec_driver_sql("UPDATE feed SET base = base + 1")
+    begin_change(connection)
     submitted_at = now if submission.submitted_at is None else submission.submitted_at
     rows: list[dict[str, Any]] = [
         {
@@ -96,8 +90,7 @@ def expire(connection: Connection, cutoff: int, now: int, limit: int) -> int:
     for overdue in _OVERDUE:
         # Most of the time there is nothing to write.
         if connection.execute(_first(overdue), parameters).first():
-            if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("UPDATE feed SET base = base + 1")
+            begin_change(connection)
             update = _expiry(connection.dialect.name, overdue)
             expired += connection.execute(update, parameters).rowcount
     return expired

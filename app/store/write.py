@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from app.reports import LOWEST_REPORTED_FINAL_RANK, DeliveryReport
+from app.store.changes import POSITION, begin_change
 
 # Column and PostgreSQL type, in the order of `DeliveryReport`.
 REPORT_COLUMNS = {
@@ -102,7 +103,7 @@ history AS (
 {_STATUS}
 SELECT message_id, recipient, fingerprint, rank, {_CLAIM},
     last_received_at, received_at, last_received_at, false,
-    (SELECT base FROM feed) + pg_current_xact_id()::text::bigint
+    {POSITION["postgresql"]}
 FROM batch
 {_ON_KNOWN_DELIVERY}
 """
@@ -119,10 +120,9 @@ VALUES ({_MARKED_KEY}, {_MARK["query"]}, {_MARK["source"]}, {_MARKED_CLAIM}, {_A
 """
 _SQLITE_STATUS = f"""{_STATUS}
 VALUES ({_MARKED_KEY}, {_MARK["rank"]}, {_MARKED_CLAIM}, {_AT}, {_AT}, {_AT}, false,
-    (SELECT base FROM feed))
+    {POSITION["sqlite"]})
 {_ON_KNOWN_DELIVERY}
 """
-_SQLITE_NEXT_POSITION = "UPDATE feed SET base = base + 1"
 
 
 def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
@@ -133,7 +133,7 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     """
     # Straight to the driver: per-row work in between costs more than the disk does.
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_SQLITE_NEXT_POSITION)
+        begin_change(connection)
         connection.exec_driver_sql(_SQLITE_HISTORY, list(batch))
         connection.exec_driver_sql(_SQLITE_STATUS, list(batch))
         return
