@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -42,12 +42,14 @@ def _each_once(recipients: Sequence[str]) -> Sequence[str]:
     return recipients
 
 
+Number = TypeVar("Number")
 Recipients = Annotated[
-    list[Msisdn],
+    list[Number],
     Field(
         min_length=1,
         max_length=MAX_RECIPIENTS,
         description="The recipients: country code first; a leading `+` or `00` is dropped.",
+        examples=[["6588888888"]],
     ),
     AfterValidator(_each_once),
 ]
@@ -68,7 +70,7 @@ class SentElsewhere(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    to: Recipients
+    to: Recipients[Msisdn]
     reference: Reference = None
     submitted_at: Annotated[
         Moment | None,
@@ -83,27 +85,19 @@ def _dialable(msisdn: str) -> str:
     return msisdn
 
 
+Dialable = Annotated[
+    Msisdn,
+    Field(json_schema_extra={"pattern": "^([+ ]|00)?[1-9][0-9]{2,19}$"}),
+    AfterValidator(_dialable),
+]
+
+
 class MessageToSend(BaseModel):
     """A message to send through PaaSoo: one call, one `messageid`."""
 
     model_config = ConfigDict(extra="forbid")
 
-    to: Annotated[
-        list[
-            Annotated[
-                Msisdn,
-                Field(json_schema_extra={"pattern": "^([+ ]|00)?[1-9][0-9]{2,19}$"}),
-                AfterValidator(_dialable),
-            ]
-        ],
-        Field(
-            min_length=1,
-            max_length=MAX_RECIPIENTS,
-            description="The recipients: country code first; a leading `+` or `00` is dropped.",
-            examples=[["6588888888"]],
-        ),
-        AfterValidator(_each_once),
-    ]
+    to: Recipients[Dialable]
     text: PlainText = Field(
         # The guide gives no limit. So many fit into 64 KiB of URL, whatever the characters.
         max_length=4000,
