@@ -7,14 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
 from app.callback.parse import parse
 from app.store import write
 from app.store.engine import open_database
+from tests.process import until
 from tests.service import READ_KEY, a_report
 
+_NOTHING_RUNS = text(
+    "SELECT pg_snapshot_xmin(snapshot) = pg_snapshot_xmax(snapshot)"
+    " FROM pg_current_snapshot() AS snapshot"
+)
 AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
+
+
+def wait_until_settled(database_url: URL) -> None:
+    """Until no transaction runs that the feed may wait for.
+
+    Any in the whole server delays it: the service's own periodic work, or an autovacuum.
+    """
+    if database_url.get_backend_name() == "sqlite":
+        return
+    database = open_database(database_url, hurried=False)
+    with database.read.connect() as connection:
+        until(lambda: connection.scalar(_NOTHING_RUNS))
+    database.close()
 
 
 def changes(http: httpx2.Client, **parameters: object) -> Any:

@@ -23,7 +23,7 @@ from app.store.engine import Database, open_database
 from app.store.tables import deliveries
 from tests.faults.ledger import Ledger, Load
 from tests.faults.test_outages import call_back, port_of, settings_for
-from tests.feed import AUTHORIZED, all_changes, changes, events, record, stream
+from tests.feed import AUTHORIZED, all_changes, changes, events, record, stream, wait_until_settled
 from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until
 from tests.service import READ_KEY, a_report
@@ -218,16 +218,19 @@ def test_restored_database_has_its_changes_after_those_that_were_there(
 ) -> None:
     record(postgres_url, ["before-1", "before-2"])
     with serving(**settings_for(postgres_url)) as program:
+        wait_until_settled(postgres_url)
         assert len(all_changes(program.http)) == 2
     # As in a server whose transactions have far lower numbers than that of the dump had.
     with database.write.connect() as connection:
         connection.execute(text("UPDATE deliveries SET changed_in = changed_in + 1000000000"))
 
     with three_replicas(postgres_url, tmp_path) as programs:
+        wait_until_settled(postgres_url)
         page = changes(programs[0].http)
         for number, program in enumerate(programs):
             assert call_back(program, f"after-{number}") == 200
-        later = changes(programs[1].http, cursor=page["next_cursor"], wait=10)
+        wait_until_settled(postgres_url)
+        later = changes(programs[1].http, cursor=page["next_cursor"])
 
     assert [one["messageid"] for one in page["items"]] == ["before-1", "before-2"]
     assert [one["messageid"] for one in later["items"]] == ["after-0", "after-1", "after-2"]
@@ -356,6 +359,7 @@ def dropped(program: Serving) -> int:
 def test_clients_that_read_nothing_cost_a_bounded_memory_and_are_dropped(full_feed: URL) -> None:
     settings = settings_for(full_feed, DLR_SEND_TIMEOUT_SECONDS="3")
     with serving(**settings) as program, ExitStack() as opened:
+        wait_until_settled(full_feed)
         assert len(all_changes(program.http)) == FEED
         memory = psutil.Process(program.process.pid).memory_info
         before = most = memory().rss
@@ -368,6 +372,7 @@ def test_clients_that_read_nothing_cost_a_bounded_memory_and_are_dropped(full_fe
         print(f"{(most - before) / 2**20:.0f} MiB for 100 streams of 5 MB that nobody reads")
         assert most - before < 40 * 2**20
         assert not [line for line in program.log_lines() if line["level"] == "error"]
+        wait_until_settled(full_feed)
         assert len(all_changes(program.http)) == FEED
 
 

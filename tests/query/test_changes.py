@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.feed import all_changes, changes, record
+from tests import feed
+from tests.feed import record, wait_until_settled
 from tests.process import until
 from tests.service import ADMIN_KEY, SAMPLE, Service, a_report
 
@@ -22,51 +23,56 @@ def ids(items: list[Any]) -> list[str]:
     return [delivery["messageid"] for delivery in items]
 
 
+def changes(service: Service, **parameters: object) -> Any:
+    wait_until_settled(service.database_url)
+    return feed.changes(service.http, **parameters)
+
+
 def end_of(service: Service) -> str:
-    cursor: str = changes(service.http, cursor="now")["next_cursor"]
+    cursor: str = changes(service, cursor="now")["next_cursor"]
     return cursor
 
 
 def test_empty_feed_is_an_empty_page_with_a_cursor_that_goes_on(service: Service) -> None:
-    empty = changes(service.http)
+    empty = changes(service)
     assert empty["items"] == []
     call_back(service, "a")
 
-    assert ids(changes(service.http, cursor=empty["next_cursor"])["items"]) == ["a"]
+    assert ids(changes(service, cursor=empty["next_cursor"])["items"]) == ["a"]
 
 
 def test_change_is_the_delivery_as_a_lookup_shows_it(service: Service) -> None:
     call_back(service, ID)
 
-    assert changes(service.http)["items"] == [service.delivery()]
+    assert changes(service)["items"] == [service.delivery()]
 
 
 def test_oldest_change_comes_first(service: Service) -> None:
     call_back(service, "c", "a", "b")
 
-    assert ids(changes(service.http)["items"]) == ["c", "a", "b"]
+    assert ids(changes(service)["items"]) == ["c", "a", "b"]
 
 
 def test_cursor_goes_on_behind_the_page(service: Service) -> None:
     call_back(service, "a", "b")
-    first = changes(service.http)
+    first = changes(service)
     call_back(service, "c")
 
-    second = changes(service.http, cursor=first["next_cursor"])
-    third = changes(service.http, cursor=second["next_cursor"])
+    second = changes(service, cursor=first["next_cursor"])
+    third = changes(service, cursor=second["next_cursor"])
 
     assert ids(second["items"]) == ["c"]
     assert third["items"] == []
-    assert changes(service.http, cursor=third["next_cursor"])["items"] == []
+    assert changes(service, cursor=third["next_cursor"])["items"] == []
 
 
 def test_now_begins_at_the_end(service: Service) -> None:
     call_back(service, "before")
-    now = changes(service.http, cursor="now")
+    now = changes(service, cursor="now")
     call_back(service, "after")
 
     assert now["items"] == []
-    assert ids(changes(service.http, cursor=now["next_cursor"])["items"]) == ["after"]
+    assert ids(changes(service, cursor=now["next_cursor"])["items"]) == ["after"]
 
 
 def test_delivery_that_changes_again_moves_to_the_end_in_its_current_form(
@@ -77,18 +83,18 @@ def test_delivery_that_changes_again_moves_to_the_end_in_its_current_form(
     cursor = end_of(service)
     call_back(service, "a", status=0, statuscode="delivered")
 
-    assert [(one["messageid"], one["state"]) for one in changes(service.http)["items"]] == [
+    assert [(one["messageid"], one["state"]) for one in changes(service)["items"]] == [
         ("b", "delivered"),
         ("a", "delivered"),
     ]
-    assert ids(changes(service.http, cursor=cursor)["items"]) == ["a"]
+    assert ids(changes(service, cursor=cursor)["items"]) == ["a"]
 
 
 def test_reader_between_two_changes_of_one_delivery_sees_both(service: Service) -> None:
     call_back(service, "a", status=0, statuscode="accepted")
-    first = changes(service.http)
+    first = changes(service)
     call_back(service, "a", status=404, statuscode="failed")
-    second = changes(service.http, cursor=first["next_cursor"])
+    second = changes(service, cursor=first["next_cursor"])
 
     assert [one["state"] for one in (*first["items"], *second["items"])] == [
         "accepted",
@@ -113,7 +119,7 @@ def test_only_what_changes_the_visible_status_is_news(service: Service, later: s
 
     call_back(service, ID, **fields)
 
-    shown = changes(service.http, cursor=cursor)["items"]
+    shown = changes(service, cursor=cursor)["items"]
     assert shown == ([service.delivery()] if is_news else [])
 
 
@@ -124,13 +130,13 @@ def test_second_contradiction_is_no_news(service: Service) -> None:
 
     call_back(service, ID, status=401)
 
-    assert changes(service.http, cursor=cursor)["items"] == []
+    assert changes(service, cursor=cursor)["items"] == []
 
 
 def test_refused_callback_is_no_change(service: Service) -> None:
     assert service.call_back(a_report(to="someone")).status_code == 400
 
-    assert changes(service.http)["items"] == []
+    assert changes(service)["items"] == []
 
 
 def test_pages_of_any_size_skip_and_repeat_nothing_within_one_commit(service: Service) -> None:
@@ -140,7 +146,8 @@ def test_pages_of_any_size_skip_and_repeat_nothing_within_one_commit(service: Se
     call_back(service, "after")
 
     for limit in (1, 7, 100, 152, 1000):
-        found = all_changes(service.http, limit=limit)
+        wait_until_settled(service.database_url)
+        found = feed.all_changes(service.http, limit=limit)
 
         assert ids(found) == ["before", *in_one_commit, "after"], limit
 
@@ -148,15 +155,15 @@ def test_pages_of_any_size_skip_and_repeat_nothing_within_one_commit(service: Se
 def test_hundred_changes_a_page_unless_asked_otherwise(service: Service) -> None:
     record(service.database_url, [f"m-{number}" for number in range(1001)])
 
-    assert len(changes(service.http)["items"]) == 100
-    assert len(changes(service.http, limit=1000)["items"]) == 1000
+    assert len(changes(service)["items"]) == 100
+    assert len(changes(service, limit=1000)["items"]) == 1000
 
 
 def test_recipients_of_one_message_are_changes_of_their_own(service: Service) -> None:
     for recipient in ("6588888882", "6588888881"):
         service.call_back(a_report(to=recipient))
 
-    assert [one["to"] for one in changes(service.http)["items"]] == ["6588888882", "6588888881"]
+    assert [one["to"] for one in changes(service)["items"]] == ["6588888882", "6588888881"]
 
 
 MALFORMED = [
@@ -205,31 +212,31 @@ def test_wait_answers_at_once_with_what_is_there(service: Service) -> None:
 def test_wait_answers_at_the_commit(service: Service, cursor: str | None) -> None:
     parameters = {"wait": "30"} if cursor is None else {"wait": "30", "cursor": cursor}
     with ThreadPoolExecutor(1) as threads:
-        waiting = threads.submit(changes, service.http, **parameters)
+        waiting = threads.submit(changes, service, **parameters)
         until(lambda: service.metric("dlr_waiting") == 1)
         call_back(service, "a")
         page = waiting.result(5)
 
     assert ids(page["items"]) == ["a"]
-    assert changes(service.http, cursor=page["next_cursor"])["items"] == []
+    assert changes(service, cursor=page["next_cursor"])["items"] == []
 
 
 def test_wait_ends_with_a_cursor_that_goes_on(service: Service) -> None:
     call_back(service, "a")
-    page = changes(service.http, cursor="now", wait=0.2)
+    page = changes(service, cursor="now", wait=0.2)
     assert page["items"] == []
     call_back(service, "b")
 
-    assert ids(changes(service.http, cursor=page["next_cursor"])["items"]) == ["b"]
+    assert ids(changes(service, cursor=page["next_cursor"])["items"]) == ["b"]
 
 
 def test_those_who_wait_from_different_places_each_get_their_own(service: Service) -> None:
     """One look serves all of them: whoever is further on gets what is left for them."""
-    cursors = [changes(service.http, cursor="now")["next_cursor"] for _ in range(3)]
+    cursors = [changes(service, cursor="now")["next_cursor"] for _ in range(3)]
     far_on = end_of(service)
     with ThreadPoolExecutor(4) as threads:
         waiting = [
-            threads.submit(changes, service.http, cursor=cursor, wait=30, limit=limit)
+            threads.submit(changes, service, cursor=cursor, wait=30, limit=limit)
             for cursor, limit in zip([*cursors, far_on], (1, 2, 3, 1000), strict=True)
         ]
         until(lambda: service.metric("dlr_waiting") == 4)
@@ -245,6 +252,6 @@ def test_now_is_behind_the_last_change_and_not_ahead_of_it(service: Service) -> 
     # A position ahead of all changes would be ahead of the first ones of a restored database.
     for number in range(3):
         service.call_back(a_report(messageid=f"m-{number}"))
-    last = service.get("/v1/changes?limit=1000").json()["next_cursor"]
+    last = changes(service, limit=1000)["next_cursor"]
 
-    assert service.get("/v1/changes?cursor=now").json() == {"items": [], "next_cursor": last}
+    assert changes(service, cursor="now") == {"items": [], "next_cursor": last}

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.conftest import migrated_database
-from tests.feed import AUTHORIZED, changes, events, record, stream
+from tests.feed import AUTHORIZED, changes, events, record, stream, wait_until_settled
 from tests.process import until
 from tests.service import READ_KEY, SAMPLE, Service, a_report, running_service
 
@@ -29,6 +29,7 @@ def test_event_is_the_delivery_with_its_cursor(service: Service) -> None:
 
     assert event.kind == "delivery"
     assert event.delivery == service.delivery()
+    wait_until_settled(service.database_url)
     assert event.id == changes(service.http)["next_cursor"]
 
 

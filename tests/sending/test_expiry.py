@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import URL, text
 
 from app.store.engine import open_database
+from tests.feed import wait_until_settled
 from tests.process import until
 from tests.service import SAMPLE, Service, a_report, running_service
 
@@ -38,6 +39,7 @@ def test_sent_messages_without_a_final_report_in_time_expire(database_url: URL) 
         service.register("young", to=["6588888884"], submitted_at=hours_ago(71))
         service.call_back(a_report(messageid="old", to="6588888882"))
         service.call_back(a_report(messageid="old", to="6588888883", statuscode="accepted"))
+        wait_until_settled(database_url)
         end = service.get("/v1/changes?cursor=now").json()["next_cursor"]
 
     with running_service(database_url) as service:
@@ -47,6 +49,7 @@ def test_sent_messages_without_a_final_report_in_time_expire(database_url: URL) 
         assert [it["state"] for it in old["deliveries"]] == ["expired", "delivered", "expired"]
         assert old["final"]
         assert service.message("young")["state"] == "pending"
+        wait_until_settled(database_url)
         changed = service.get(f"/v1/changes?cursor={end}").json()["items"]
         assert {(item["to"], item["state"]) for item in changed} == {
             ("6588888881", "expired"),

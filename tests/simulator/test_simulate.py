@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.simulator.behaviours import BEHAVIOURS
-from tests.feed import all_changes
+from tests.feed import all_changes, wait_until_settled
 from tests.process import PROGRAM, Ended, free_port, run
 from tests.service import READ_KEY, Service, a_report
 from tests.simulator.simulating import QUICK, callback_of, check_of, events, only, simulate
@@ -64,6 +64,7 @@ def test_lookups_changes_and_statistics_agree_with_the_ledger(service: Service) 
         if event["answer"] == 200
     }
 
+    wait_until_settled(service.database_url)
     changed = {(item["messageid"], item["to"]): item for item in all_changes(service.http)}
     looked_up = {
         (message_id, delivery["to"]): delivery
