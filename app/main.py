@@ -96,7 +96,6 @@ def create_app(settings: Settings) -> FastAPI:
         database.close()
 
     app = Service(
-        door,
         title="PaaSoo delivery-report receiver",
         version=version("paasoo-dlr"),
         description="Takes PaaSoo's delivery reports and answers what became of each message.",
@@ -106,6 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.settings = settings
+    app.state.door = door
     app.state.metrics = metrics
     app.state.database = database
     app.state.writer = writer
@@ -148,17 +148,12 @@ class Service(FastAPI):
     And `/v1/` is routed by the path as it was sent, so that an id may have a `/` in it, as `%2F`.
     """
 
-    def __init__(self, door: Door, **options: Any) -> None:
-        super().__init__(**options)
-        self.door = door
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
         elif scope["path"].startswith(CALLBACK_PATH):
-            answer = await self.door(scope)
-            await send(answer.start)
-            await send(answer.body)
+            answer = await self.state.door(scope)
+            await send_answer(send, answer.status, answer.headers, answer.body)
         else:
             if scope["path"].startswith("/v1/"):
                 scope["path"] = scope["raw_path"].decode("ascii")
@@ -213,7 +208,13 @@ class Service(FastAPI):
 
 async def send_json(send: Send, body: bytes) -> None:
     headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send_answer(send, 200, headers, body)
+
+
+async def send_answer(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

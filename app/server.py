@@ -8,18 +8,14 @@ import resource
 import signal
 import threading
 from types import FrameType
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Answer, Door
+from app.callback.usual import usual_callback
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -47,7 +43,11 @@ _UNESCAPED: Final = re.compile(rb"[^!-~]|#")
 
 
 class TolerantProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, bounded, and patient with a URL that was not escaped.
+    """uvicorn's protocol, bounded, patient with a URL that was not escaped, and soon done.
+
+    A callback that has nothing special about it goes to the door as it is, and its answer to the
+    client: parser, ASGI scope and a task for each request cost as much as recording a report. All
+    else goes uvicorn's way, to the same door.
 
     uvicorn bounds neither URL, headers nor the time they take, nor how long a client may leave an
     answer unread, and its parser fails on a URL over 64 KiB. And nobody says how PaaSoo encodes
@@ -57,6 +57,8 @@ class TolerantProtocol(HttpToolsProtocol):
     """
 
     send_timeout_s: float
+    door: Door
+    draining: threading.Event
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -65,6 +67,9 @@ class TolerantProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
         self._in_head = True
+        # What comes in while a callback waits for its commit; None while none does.
+        self._behind_callback: bytearray | None = None
+        self._is_ending = False
         self._watch_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -73,6 +78,15 @@ class TolerantProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._behind_callback is not None:
+            self._behind_callback += data
+            self.flow.pause_reading()
+            return
+        if self._is_idle():
+            scope = usual_callback(data, self.client)
+            if scope is not None:
+                self._take_callback(scope)
+                return
         if self._line is not None:
             if not self._line and _USUAL_LINE.match(data, 0, MAX_LINE_BYTES):
                 self._line = None
@@ -94,52 +108,56 @@ class TolerantProtocol(HttpToolsProtocol):
         if not self._line and not data[:1].isalpha() and data[:1] not in b"\r\n":
             self._line = None  # not HTTP at all, TLS say: the parser need not wait to refuse it
             return data
+        if not self._line:
+            data = data.lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines before one are ignored
         line, newline, rest = data.partition(b"\n")
-        if not self._line and not line.strip() and newline:
-            return self._take_line(rest)  # RFC 9112, 2.2: empty lines before a request are ignored
         self._line += line[: MAX_LINE_BYTES - len(self._line)]
         if not newline:
             return b""
         whole, self._line = bytes(self._line), None
         return _escaped(whole) + b"\n" + rest
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """A callback needs no task of its own: it is answered when its commit is through.
+    def _take_callback(self, scope: dict[str, Any]) -> None:
+        self._head_is_there()
+        self._in_head = True  # of the next one
+        self._unset_keepalive_if_required()
+        self._behind_callback = bytearray()
+        self.door.receive(scope, self._answer_callback)
 
-        Unless its client doesn't read, or has sent several at once: then uvicorn's way, which waits
-        for the one, and takes the others in turns of the loop.
-        """
-        is_callback = cycle.scope["path"].startswith(CALLBACK_PATH)
-        if not is_callback or self.flow.write_paused or self.pipeline:
-            super()._start_asgi_task(cycle, app)
+    def _answer_callback(self, answer: Answer) -> None:
+        """No task and no ASGI messages: the answer is written when the commit is through."""
+        assert self._behind_callback is not None
+        data, self._behind_callback = bytes(self._behind_callback), None
+        if self.transport.is_closing():
             return
-        door: Door = app.door
-        received = door.receive(cast("dict[str, Any]", cycle.scope))
-        if isinstance(received, Answer):
-            self._answer(cycle, received)
-            return
-        entry, outcome = received
-        outcome.add_done_callback(
-            lambda done: self._answer(cycle, door.conclude(entry, done.result()))
-        )
-
-    def _answer(self, cycle: RequestResponseCycle, answer: Answer) -> None:
-        if cycle.disconnected:
-            return
-        cycle.response_started = cycle.response_complete = True
-        cycle.message_event.set()
-        content = [STATUS_LINE[answer.status]]
-        for name, value in (*cycle.default_headers, *answer.start["headers"]):
+        content = [answer.status_line]
+        for name, value in self.server_state.default_headers:
             content += (name, b": ", value, b"\r\n")
-        if not cycle.keep_alive:
+        content.append(answer.header_lines)
+        # While it drains too: rather now than later, with a request under way.
+        is_last = self.draining.is_set() and not data
+        if is_last:
             content.append(b"connection: close\r\n")
-        content.append(b"\r\n")
-        if cycle.scope["method"] != "HEAD":
-            content.append(answer.body["body"])
+        content += (b"\r\n", answer.body)
         self.transport.write(b"".join(content))
-        if not cycle.keep_alive:
+        if is_last:
             self.transport.close()
-        cycle.on_response()
+        self.on_response_complete()
+        if data:
+            self._take_what_is_behind(data)
+
+    def _take_what_is_behind(self, data: bytes) -> None:
+        try:
+            self.data_received(data)
+        except Exception:
+            # As it ends where the event loop calls us.
+            log.exception("a request failed")
+            self.transport.abort()
+        if self._is_ending and self._behind_callback is None:
+            super().shutdown()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing to say: a client may ask for HTTP/2, and is answered as if it hadn't."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -154,6 +172,8 @@ class TolerantProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_is_there()
         super().on_headers_complete()
+        if self.draining.is_set():
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -163,6 +183,14 @@ class TolerantProtocol(HttpToolsProtocol):
 
     def _is_between_requests(self) -> bool:
         return self._line is not None and not self._line
+
+    def _is_idle(self) -> bool:
+        """All requests are answered, and the client reads its answers."""
+        return (
+            self._is_between_requests()
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+        )
 
     def _watch_head(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._hang_up)
@@ -186,7 +214,9 @@ class TolerantProtocol(HttpToolsProtocol):
         self._stop_watching_answer()
 
     def shutdown(self) -> None:
-        super().shutdown()
+        self._is_ending = True
+        if self._behind_callback is None:
+            super().shutdown()
         self.send_timeout_s = LAST_ANSWERS_S
         self._watch_answer()
 
@@ -233,6 +263,8 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
 
     class Protocol(TolerantProtocol):
         send_timeout_s = settings.send_timeout_seconds
+        door = app.state.door
+        draining = app.state.draining
 
     return uvicorn.Config(
         app,
@@ -284,11 +316,11 @@ class DrainingServer(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._watch.stop)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self.close)
         else:
-            self._draining.set()
             self.close()
 
     def close(self) -> None:
         """Stop listening, and end once everything that is under way is answered."""
+        self._draining.set()
         self._loop.call_soon_threadsafe(self._watch.stop)
         self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._give_up)
         self.should_exit = True

@@ -43,6 +43,7 @@ class Service:
     """A running service and an HTTP client for it."""
 
     app: FastAPI
+    server: DrainingServer
     http: httpx2.Client
     database_url: URL
 
@@ -135,7 +136,8 @@ def running_service(database_url: URL, **changes: Any) -> Iterator[Service]:
             with httpx2.Client(
                 base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
             ) as http:
-                yield Service(app, http, database_url)
+                http.get("/livez")  # it has looked at its database by then
+                yield Service(app, server, http, database_url)
         finally:
             server.close()
             thread.join()

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from http import HTTPStatus
+from typing import Any, Final
 
 from app import errors, guards
 from app.callback.parse import understand
@@ -23,18 +24,13 @@ RETRY_AFTER_S: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, its two ASGI messages made in advance."""
+    """An HTTP answer, ready to be sent: by a server of ASGI, or as it stands."""
 
     status: int
-    start: dict[str, Any]
-    body: dict[str, Any]
-
-
-class Admitted(NamedTuple):
-    """What waits for its commit, and the future that tells how that went."""
-
-    entry: Entry
-    outcome: "asyncio.Future[Outcome]"
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    status_line: bytes
+    header_lines: bytes
 
 
 def _answer(status: int, content_type: str, body: bytes, **headers: str) -> Answer:
@@ -44,11 +40,12 @@ def _answer(status: int, content_type: str, body: bytes, **headers: str) -> Answ
         "content-type": content_type,
         **{name.replace("_", "-"): value for name, value in headers.items()},
     }
-    raw = [(name.encode(), value.encode()) for name, value in fields.items()]
     return Answer(
         status,
-        {"type": "http.response.start", "status": status, "headers": raw},
-        {"type": "http.response.body", "body": body},
+        [(name.encode(), value.encode()) for name, value in fields.items()],
+        body,
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode(),
+        "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode(),
     )
 
 
@@ -85,18 +82,26 @@ class Door:
         self._answered = metrics.callbacks.times
         self._presented = metrics.callback_tokens.times
 
-    async def __call__(self, scope: MutableMapping[str, Any]) -> Answer:
-        received = self.receive(scope)
-        if isinstance(received, Answer):
-            return received
-        return self.conclude(received.entry, await received.outcome)
+    async def __call__(self, scope: Mapping[str, Any]) -> Answer:
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
-    def receive(self, scope: MutableMapping[str, Any]) -> "Answer | Admitted":
-        """The answer, where it needs no commit; else what was admitted, for `conclude`."""
+        def reply(found: Answer) -> None:
+            if not answer.done():  # cancelled with its caller
+                answer.set_result(found)
+
+        self.receive(scope, reply)
+        return await answer
+
+    def receive(self, scope: Mapping[str, Any], reply: Callable[[Answer], None]) -> None:
+        """Call `reply` once: now, or when it is known whether the report is on disk.
+
+        Of the ASGI scope only `method`, `path`, `query_string`, `headers` and `client` matter.
+        """
         refusal = self._turn_away(scope)
         if refusal is not None:
             self._answered[refusal.status] += 1
-            return refusal
+            reply(refusal)
+            return
         entry = understand(scope["query_string"], time.time_ns() // 1000)
         if isinstance(entry, Refusal):
             log.warning(
@@ -104,11 +109,11 @@ class Door:
                 extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
             )
         try:
-            return Admitted(entry, self._writer.admit(entry))
+            self._writer.admit(entry, lambda outcome: reply(self._conclude(entry, outcome)))
         except QueueFullError:
-            return self.conclude(entry, Outcome.UNAVAILABLE)
+            reply(self._conclude(entry, Outcome.UNAVAILABLE))
 
-    def conclude(self, entry: Entry, outcome: Outcome) -> Answer:
+    def _conclude(self, entry: Entry, outcome: Outcome) -> Answer:
         """The answer, now that it is known whether the entry is on disk."""
         if outcome is Outcome.UNAVAILABLE:
             answer = UNAVAILABLE
@@ -120,7 +125,7 @@ class Door:
         self._answered[answer.status] += 1
         return answer
 
-    def _turn_away(self, scope: MutableMapping[str, Any]) -> Answer | None:
+    def _turn_away(self, scope: Mapping[str, Any]) -> Answer | None:
         """The answer to what is not even looked at, and of which nothing is stored."""
         answer = None
         if not self._is_known_path(scope["path"]):
@@ -148,23 +153,23 @@ class Door:
         self._presented[position + 1] += 1
         return True
 
-    def _is_from_allowed_network(self, scope: MutableMapping[str, Any]) -> bool:
+    def _is_from_allowed_network(self, scope: Mapping[str, Any]) -> bool:
         address = self._caller(scope)
         return address is not None and guards.is_in(address, self._allowed_networks)
 
-    def _caller(self, scope: MutableMapping[str, Any]) -> guards.Address | None:
+    def _caller(self, scope: Mapping[str, Any]) -> guards.Address | None:
         client = scope.get("client")
         forwarded_for = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         return guards.caller_address(
             client[0] if client else None, forwarded_for, self._trusted_proxies
         )
 
-    def _who(self, scope: MutableMapping[str, Any]) -> dict[str, object]:
+    def _who(self, scope: Mapping[str, Any]) -> dict[str, object]:
         """For the log: who is connected, and who called, which behind a proxy is another."""
         return {**peer(scope), "caller": str(self._caller(scope))}
 
 
-def peer(scope: MutableMapping[str, Any]) -> dict[str, object]:
+def peer(scope: Mapping[str, Any]) -> dict[str, object]:
     """Who is connected, for the log."""
     client = scope.get("client")
     return {"peer": client[0] if client else None}

@@ -91,8 +91,8 @@ def callback_router(door: Door, *, with_token: bool) -> APIRouter:
     async def receive_delivery_report(request: Request) -> Response:
         """Take one delivery report. 200 and `OK` mean that it is on disk."""
         answer = await door(request.scope)
-        headers = {name.decode(): value.decode() for name, value in answer.start["headers"]}
-        return Response(answer.body["body"], answer.status, headers)
+        headers = {name.decode(): value.decode() for name, value in answer.headers}
+        return Response(answer.body, answer.status, headers)
 
     router.add_api_route(
         f"{PATH}/{{token}}" if with_token else PATH,

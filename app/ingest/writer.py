@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 # A commit that takes long makes everyone wait who rides in it.
 MAX_BATCH: Final = 1000
 
-Waiting = tuple[Entry, "asyncio.Future[Outcome]"]
+Tell = Callable[[Outcome], object]
+Waiting = tuple[Entry, Tell]
 Handover = tuple[asyncio.AbstractEventLoop, list[Entry]] | None  # None ends the thread
 
 
@@ -55,21 +56,18 @@ class Writer:
     def is_full(self) -> bool:
         return self.queued >= self._limit
 
-    def admit(self, entry: Entry) -> "asyncio.Future[Outcome]":
-        """Take an entry; the future tells what became of it. Raises `QueueFullError`.
+    def admit(self, entry: Entry, tell: Tell) -> None:
+        """Take an entry; `tell` is called once, later, with what became of it.
 
-        What was admitted is stored, whether or not anybody still waits for the future.
+        Raises `QueueFullError`. What was admitted is stored, whoever still cares to be told.
         """
         if self.is_full:
             raise QueueFullError
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        self._waiting.append((entry, future))
+        self._waiting.append((entry, tell))
         if self._idle.is_set():
             self._idle.clear()
             # Not at once, but after all that arrived in this same turn of the loop.
-            loop.call_soon(self._start_commit)
-        return future
+            asyncio.get_running_loop().call_soon(self._start_commit)
 
     async def stop(self, timeout_s: float) -> None:
         """Return when all that was admitted is answered: committed, or given up after a while."""
@@ -81,10 +79,11 @@ class Writer:
 
     def give_up(self) -> None:
         """Answer all that still wait that they are not on disk, as far as anybody can say."""
-        abandoned, self._waiting = [*self._in_commit, *self._waiting], []
+        abandoned = [*self._in_commit, *self._waiting]
+        self._in_commit, self._waiting = [], []
         if abandoned:
             log.error("gave up waiting for the database", extra={"rows": len(abandoned)})
-        _answer(abandoned, [Outcome.UNAVAILABLE] * len(abandoned))
+        _tell(abandoned, [Outcome.UNAVAILABLE] * len(abandoned))
 
     def _start_commit(self) -> None:
         if not self._waiting:  # given up since
@@ -114,12 +113,15 @@ class Writer:
             self._start_commit()
         else:
             self._idle.set()
-        _answer(committed, outcomes)
+        if committed:  # not given up since
+            _tell(committed, outcomes)
         if self.after_commit is not None:
             self.after_commit()
 
 
-def _answer(entries: list[Waiting], outcomes: list[Outcome]) -> None:
-    for (_, future), outcome in zip(entries, outcomes, strict=True):
-        if not future.done():  # given up before, or cancelled with its caller
-            future.set_result(outcome)
+def _tell(entries: list[Waiting], outcomes: list[Outcome]) -> None:
+    for (_, tell), outcome in zip(entries, outcomes, strict=True):
+        try:
+            tell(outcome)
+        except Exception:
+            log.exception("an answer failed")  # the others are to have theirs

@@ -52,6 +52,10 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
+def statuses_of(answers: bytes) -> list[int]:
+    return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+
+
 class Case(NamedTuple):
     label: str
     request: bytes
@@ -230,8 +234,7 @@ def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
 
     answers = send(service, first + second + third)
 
-    statuses = [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
-    assert statuses == [200, 400, 200]
+    assert statuses_of(answers) == [200, 400, 200]
     assert service.message("first")["final"]
     assert service.message("third")["final"]
 

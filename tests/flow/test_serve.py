@@ -223,6 +223,8 @@ def test_sigterm_fails_readiness_first_and_still_takes_reports_meanwhile() -> No
     assert draining.status_code == 503
     assert "draining" in draining.json()["detail"]
     assert answer.status_code == 200
+    # So that nobody has a request under way on a kept connection when the port closes.
+    assert draining.headers["connection"] == answer.headers["connection"] == "close"
     assert code == 0
 
 
