@@ -11,11 +11,12 @@ from typing import Annotated, Any, Final, TextIO
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from app.commands import progress
 from app.commands.database import database_to_read
 from app.query.requests import Moment
-from app.query.schemas import Delivery
+from app.query.schemas import Delivery, delivery_of
 from app.reports import State
 from app.settings import SettingsError, load_settings
 from app.store import export as store
@@ -61,7 +62,7 @@ def export(
         write = WRITERS[form](file)
         with progress.shown("exporting", None) as advance:
             for number, row in enumerate(rows, start=1):
-                write(Delivery.of(row))
+                write(delivery_of(row))
                 if number % PROGRESS_EVERY == 0:
                     advance(PROGRESS_EVERY)
 
@@ -86,10 +87,10 @@ def opened(output: Path | None) -> Iterator[TextIO]:
 def csv_writer(file: TextIO) -> Callable[[Delivery], object]:
     """RFC 4180: null is empty, and truth is `true` or `false`, as in JSON."""
     writer = csv.writer(file)
-    writer.writerow(Delivery.model_fields)
+    writer.writerow(Delivery.__annotations__)
 
     def write(delivery: Delivery) -> None:
-        writer.writerow(as_text(value) for value in delivery.model_dump(mode="json").values())
+        writer.writerow(as_text(value) for value in delivery.values())
 
     return write
 
@@ -99,7 +100,7 @@ def as_text(value: Any) -> Any:
 
 
 def jsonl_writer(file: TextIO) -> Callable[[Delivery], object]:
-    return lambda delivery: file.write(delivery.model_dump_json() + "\n")
+    return lambda delivery: file.write(to_json(delivery).decode() + "\n")
 
 
 WRITERS: Final[dict[Format, Callable[[TextIO], Callable[[Delivery], object]]]] = {

@@ -15,7 +15,7 @@ from app.query.requests import (
     problems,
     refuse_unknown_parameters,
 )
-from app.query.schemas import DeliveriesPage, Delivery
+from app.query.schemas import DeliveriesPage, delivery_of
 from app.reports import Reason, State
 from app.store import read
 
@@ -64,9 +64,9 @@ def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     rows = rows[:limit]
     last = rows[-1] if more else None
     return answer(
-        DeliveriesPage(
-            items=[Delivery.of(row) for row in rows],
-            next_cursor=last
+        {
+            "items": [delivery_of(row) for row in rows],
+            "next_cursor": last
             and cursors.encode((last.last_received_at, last.message_id, last.recipient)),
-        )
+        }
     )

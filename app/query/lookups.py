@@ -5,12 +5,13 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from pydantic_core import to_json
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DatabaseUnavailableError, MessageNotFoundError
 from app.guards import known_key
-from app.query.schemas import Message
+from app.query.schemas import message_of
 from app.settings import ApiKey
 from app.store import read
 from app.store.engine import Database
@@ -95,4 +96,4 @@ async def look_up(lookups: Lookups, message_id: str) -> bytes:
         raise DatabaseUnavailableError from None
     if not deliveries:
         raise MessageNotFoundError(message_id)
-    return Message.of(deliveries).model_dump_json().encode()
+    return to_json(message_of(deliveries))

@@ -16,7 +16,7 @@ from app.query.requests import (
     refuse_unknown_parameters,
     refuse_while_away,
 )
-from app.query.schemas import Message, MessagesFound, Report, Reports
+from app.query.schemas import Message, MessagesFound, Report, Reports, message_of
 from app.query.waiting import Wait
 from app.store import read
 
@@ -36,7 +36,7 @@ async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -
     """
     refuse_while_away(request)
     message = await _find(request, messageid)
-    if wait and (message is None or not message.final):
+    if wait and (message is None or not message["final"]):
         await request.app.state.watch.until_final(messageid, wait, request)
         message = await _find(request, messageid)
     if message is None:
@@ -46,7 +46,7 @@ async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -
 
 async def _find(request: Request, message_id: str) -> Message | None:
     deliveries = await request.app.state.lookups.deliveries_of(message_id)
-    return Message.of(deliveries) if deliveries else None
+    return message_of(deliveries) if deliveries else None
 
 
 @router.get("/{messageid}/reports", responses=problems(404))
@@ -76,8 +76,8 @@ def look_up_messages(wanted: Annotated[MessagesWanted, Body()], engine: ReadEngi
     with engine.connect() as connection:
         found = read.deliveries_of_each(connection, message_ids)
     return answer(
-        MessagesFound(
-            messages=[Message.of(found[known]) for known in message_ids if known in found],
-            not_found=[unknown for unknown in message_ids if unknown not in found],
-        )
+        {
+            "messages": [message_of(found[known]) for known in message_ids if known in found],
+            "not_found": [unknown for unknown in message_ids if unknown not in found],
+        }
     )

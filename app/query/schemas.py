@@ -6,7 +6,9 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
+from pydantic_core import to_json
 from sqlalchemy import Row
+from typing_extensions import TypedDict  # Pydantic wants this one before Python 3.12
 
 from app.query import cursors
 from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
@@ -27,111 +29,136 @@ def _to_the_second(second: int) -> str:
     return (EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")[:19]
 
 
-Time = Annotated[
-    int,
-    PlainSerializer(rfc3339, return_type=str),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
-]
+_TIME: Final = WithJsonSchema({"type": "string", "format": "date-time"})
+Rfc3339 = Annotated[str, _TIME]
+# In a model: microseconds, which are written out as such a text.
+Time = Annotated[int, PlainSerializer(rfc3339, return_type=str), _TIME]
+
+# What may be a thousand times in an answer is a dictionary: a model takes three times as long to
+# make and to write out. Those who ask for it as JSON call `pydantic_core.to_json`.
 
 
-class Delivery(BaseModel):
+class Delivery(TypedDict):
     """One recipient of one message, and what became of it."""
 
-    messageid: str = Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
-    to: str = Field(
-        description="The recipient's number: digits, country code first.", examples=["6588888888"]
-    )
-    state: State = Field(description="What became of it.", examples=["delivered"])
-    final: bool = Field(description="No later report is expected to change the state.")
-    reason: Reason | None = Field(description="Why it is not known to be a success.")
-    retryable: bool = Field(description="Sending it again may help.")
-    conflicting: bool = Field(description="Two final reports disagree on the state.")
-    status: int | None = Field(description="PaaSoo's `status`, of the deciding report.")
-    statuscode: str | None = Field(description="PaaSoo's `statuscode`, of the deciding report.")
-    errcode: str | None = Field(description="PaaSoo's `errcode`, of the deciding report.")
-    network: str | None = Field(
-        description="PaaSoo's `network`, of the deciding report: MCC and MNC, or text.",
-        examples=["52099"],
-    )
-    first_received_at: Time | None = Field(description="When its first report came.")
-    last_received_at: Time | None = Field(description="When its last report came.")
-    submitted_at: Time | None = Field(description="When it was sent, where that is known.")
-    reference: str | None = Field(description="The sender's own name for it.")
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> Self:
-        """From the columns of `read.SHOWN`."""
-        (
-            message_id,
-            recipient,
-            state,
-            reason,
-            conflicting,
-            status,
-            statuscode,
-            errcode,
-            mcc_mnc,
-            first_received_at,
-            last_received_at,
-            submitted_at,
-            reference,
-        ) = tuple(row)
-        return cls(
-            messageid=message_id,
-            to=recipient,
-            state=state,
-            final=state in FINAL_STATES,
-            reason=reason,
-            retryable=reason in RETRYABLE_REASONS,
-            conflicting=conflicting,
-            status=status,
-            statuscode=statuscode,
-            errcode=errcode,
-            network=mcc_mnc,
-            first_received_at=first_received_at,
-            last_received_at=last_received_at or None,  # 0 while none came
-            submitted_at=submitted_at,
-            reference=reference,
-        )
+    messageid: Annotated[
+        str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
+    ]
+    to: Annotated[
+        str,
+        Field(
+            description="The recipient's number: digits, country code first.",
+            examples=["6588888888"],
+        ),
+    ]
+    state: Annotated[State, Field(description="What became of it.", examples=["delivered"])]
+    final: Annotated[bool, Field(description="No later report is expected to change the state.")]
+    reason: Annotated[Reason | None, Field(description="Why it is not known to be a success.")]
+    retryable: Annotated[bool, Field(description="Sending it again may help.")]
+    conflicting: Annotated[bool, Field(description="Two final reports disagree on the state.")]
+    status: Annotated[int | None, Field(description="PaaSoo's `status`, of the deciding report.")]
+    statuscode: Annotated[
+        str | None, Field(description="PaaSoo's `statuscode`, of the deciding report.")
+    ]
+    errcode: Annotated[str | None, Field(description="PaaSoo's `errcode`, of the deciding report.")]
+    network: Annotated[
+        str | None,
+        Field(
+            description="PaaSoo's `network`, of the deciding report: MCC and MNC, or text.",
+            examples=["52099"],
+        ),
+    ]
+    first_received_at: Annotated[Rfc3339 | None, Field(description="When its first report came.")]
+    last_received_at: Annotated[Rfc3339 | None, Field(description="When its last report came.")]
+    submitted_at: Annotated[
+        Rfc3339 | None, Field(description="When it was sent, where that is known.")
+    ]
+    reference: Annotated[str | None, Field(description="The sender's own name for it.")]
 
 
-class Message(BaseModel):
+def delivery_of(row: Sequence[Any]) -> Delivery:
+    """From the columns of `read.SHOWN`."""
+    (
+        message_id,
+        recipient,
+        state,
+        reason,
+        conflicting,
+        status,
+        statuscode,
+        errcode,
+        mcc_mnc,
+        first_received_at,
+        last_received_at,
+        submitted_at,
+        reference,
+    ) = tuple(row)
+    return {
+        "messageid": message_id,
+        "to": recipient,
+        "state": state,
+        "final": state in FINAL_STATES,
+        "reason": reason,
+        "retryable": reason in RETRYABLE_REASONS,
+        "conflicting": conflicting,
+        "status": status,
+        "statuscode": statuscode,
+        "errcode": errcode,
+        "network": mcc_mnc,
+        "first_received_at": rfc3339(first_received_at) if first_received_at else None,
+        "last_received_at": rfc3339(last_received_at) if last_received_at else None,
+        "submitted_at": rfc3339(submitted_at) if submitted_at is not None else None,
+        "reference": reference,
+    }
+
+
+class Message(TypedDict):
     """What one send call sent, up to 50 deliveries."""
 
-    messageid: str = Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
-    state: str = Field(
-        description="The deliveries' state where they agree, else `mixed`.",
-        json_schema_extra={"enum": [*State, "mixed"]},
-        examples=["delivered"],
-    )
-    final: bool = Field(description="All deliveries are final.")
-    deliveries: list[Delivery] = Field(description="Ordered by `to`.")
-
-    @classmethod
-    def of(cls, rows: Sequence[Row[Any]]) -> Self:
-        deliveries = [Delivery.of(row) for row in rows]
-        first = deliveries[0]
-        agree = len(deliveries) == 1 or all(it.state is first.state for it in deliveries)
-        return cls(
-            messageid=first.messageid,
-            state=first.state if agree else "mixed",
-            final=all(delivery.final for delivery in deliveries),
-            deliveries=deliveries,
-        )
+    messageid: Annotated[
+        str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
+    ]
+    state: Annotated[
+        str,
+        Field(
+            description="The deliveries' state where they agree, else `mixed`.",
+            json_schema_extra={"enum": [*State, "mixed"]},
+            examples=["delivered"],
+        ),
+    ]
+    final: Annotated[bool, Field(description="All deliveries are final.")]
+    deliveries: Annotated[list[Delivery], Field(description="Ordered by `to`.")]
 
 
-class MessagesFound(BaseModel):
+def message_of(rows: Sequence[Row[Any]]) -> Message:
+    """From the rows of its deliveries, at least one."""
+    deliveries = [delivery_of(row) for row in rows]
+    first = deliveries[0]
+    agree = len(deliveries) == 1 or all(it["state"] == first["state"] for it in deliveries)
+    return {
+        "messageid": first["messageid"],
+        "state": first["state"] if agree else "mixed",
+        "final": all(delivery["final"] for delivery in deliveries),
+        "deliveries": deliveries,
+    }
+
+
+class MessagesFound(TypedDict):
     """What is known of the messages that were asked for."""
 
-    messages: list[Message] = Field(description="Those that are known, in the order asked.")
-    not_found: list[str] = Field(description="The ids that are not known, in the order asked.")
+    messages: Annotated[
+        list[Message], Field(description="Those that are known, in the order asked.")
+    ]
+    not_found: Annotated[
+        list[str], Field(description="The ids that are not known, in the order asked.")
+    ]
 
 
-class DeliveriesPage(BaseModel):
+class DeliveriesPage(TypedDict):
     """A page of deliveries."""
 
-    items: list[Delivery] = Field(description="Latest `last_received_at` first.")
-    next_cursor: str | None = Field(description="For the next page; null on the last.")
+    items: Annotated[list[Delivery], Field(description="Latest `last_received_at` first.")]
+    next_cursor: Annotated[str | None, Field(description="For the next page; null on the last.")]
 
 
 class Change:
@@ -144,28 +171,30 @@ class Change:
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
         changed_in, *shown = tuple(row)
-        return cls((changed_in, row.message_id, row.recipient), Delivery.of(shown))
+        return cls((changed_in, row.message_id, row.recipient), delivery_of(shown))
 
     @cached_property
     def event(self) -> bytes:
         """As a server-sent event: made once, for all who read the stream."""
-        cursor, data = cursors.encode(self.position), self.delivery.model_dump_json()
-        return f"event: delivery\nid: {cursor}\ndata: {data}\n\n".encode()
+        cursor, data = cursors.encode(self.position).encode(), to_json(self.delivery)
+        return b"event: delivery\nid: %b\ndata: %b\n\n" % (cursor, data)
 
 
-class ChangesPage(BaseModel):
+class ChangesPage(TypedDict):
     """A page of what changed."""
 
-    items: list[Delivery] = Field(description="Oldest change first, in their current form.")
-    next_cursor: str = Field(description="Goes on behind this page.")
+    items: Annotated[
+        list[Delivery], Field(description="Oldest change first, in their current form.")
+    ]
+    next_cursor: Annotated[str, Field(description="Goes on behind this page.")]
 
-    @classmethod
-    def of(cls, changes: Sequence[Change], position: Position) -> Self:
-        """The changes after a position."""
-        return cls(
-            items=[change.delivery for change in changes],
-            next_cursor=cursors.encode(changes[-1].position if changes else position),
-        )
+
+def changes_page(changes: Sequence[Change], position: Position) -> ChangesPage:
+    """The changes after a position."""
+    return {
+        "items": [change.delivery for change in changes],
+        "next_cursor": cursors.encode(changes[-1].position if changes else position),
+    }
 
 
 class Report(BaseModel):

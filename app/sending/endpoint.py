@@ -19,7 +19,7 @@ from app.query.requests import (
     refuse_unknown_parameters,
     refuse_while_away,
 )
-from app.query.schemas import Message
+from app.query.schemas import Message, message_of
 from app.sending.once import Order, Sending, send_once
 from app.sending.problems import SendingNotConfiguredError
 from app.store import read, submissions
@@ -201,4 +201,4 @@ def register_message(
     with database.write.begin() as connection:
         submissions.register(connection, submission, time.time_ns() // 1000)
     with database.read.connect() as connection:
-        return answer(Message.of(read.deliveries_of(connection, messageid)))
+        return answer(message_of(read.deliveries_of(connection, messageid)))

@@ -17,12 +17,13 @@ from hashlib import sha256
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
+from pydantic_core import to_json
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import encode
-from app.query.schemas import Message
+from app.query.schemas import message_of
 from app.sending.paasoo_client import TOTAL_TIMEOUT_S, PaasooClient
 from app.sending.problems import (
     IdempotencyKeyReusedError,
@@ -192,8 +193,8 @@ async def _record(
             submission = Submission(message_id, order.recipients, order.reference, send.started_at)
             submissions.register(connection, submission, send.started_at)
             if problem is None:
-                message = Message.of(read.deliveries_of(connection, message_id))
-                answer = Answer(201, message.model_dump_json())
+                message = message_of(read.deliveries_of(connection, message_id))
+                answer = Answer(201, to_json(message).decode())
             else:
                 answer = Answer(problem.status, encode(problem.document()).decode())
             if order.idempotency_key is None:

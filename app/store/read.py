@@ -17,7 +17,6 @@ from sqlalchemy import (
     text,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Text
 
 from app.reports import LOWEST_FINAL_RANK, State
@@ -41,12 +40,14 @@ SHOWN = deliveries.c[
 ]
 
 _OF_MESSAGES = select(*SHOWN).order_by(deliveries.c.message_id, deliveries.c.recipient)
-# One parameter for any number of ids: the statement stays the same, and prepared.
+# One parameter for any number of ids: the statement stays the same, and prepared. A text, as the
+# driver takes longer over an array than the database over taking it apart. No id has a space.
 _ANY_OF = {
     "sqlite": deliveries.c.message_id.in_(
         select(text("value")).select_from(func.json_each(bindparam("ids")))
     ),
-    "postgresql": deliveries.c.message_id == func.any(bindparam("ids", type_=ARRAY(Text))),
+    "postgresql": deliveries.c.message_id
+    == func.any(func.string_to_array(bindparam("ids", type_=Text), " ")),
 }
 _OF_MESSAGES_ON = {dialect: _OF_MESSAGES.where(any_of) for dialect, any_of in _ANY_OF.items()}
 _FINAL_OF = (
@@ -75,9 +76,8 @@ def deliveries_of_each(
 ) -> dict[str, list[Row[Any]]]:
     """The deliveries of each message that is known, ordered by recipient."""
     dialect = connection.dialect.name
-    ids = json.dumps(message_ids) if dialect == "sqlite" else list(message_ids)
     found = defaultdict(list)
-    for row in connection.execute(_OF_MESSAGES_ON[dialect], {"ids": ids}):
+    for row in connection.execute(_OF_MESSAGES_ON[dialect], _bound(dialect, message_ids)).all():
         found[row[0]].append(row)
     return found
 
@@ -85,8 +85,13 @@ def deliveries_of_each(
 def final_of(connection: Connection, message_ids: Collection[str]) -> set[str]:
     """Which of the messages are known, and final in each of their deliveries."""
     dialect = connection.dialect.name
-    ids = json.dumps([*message_ids]) if dialect == "sqlite" else [*message_ids]
-    return set(connection.execute(_FINAL_OF_ON[dialect], {"ids": ids}).scalars())
+    return set(connection.execute(_FINAL_OF_ON[dialect], _bound(dialect, message_ids)).scalars())
+
+
+def _bound(dialect: str, message_ids: Collection[str]) -> dict[str, str]:
+    if dialect == "sqlite":
+        return {"ids": json.dumps([*message_ids])}
+    return {"ids": " ".join(message_ids)}
 
 
 def reports_of(connection: Connection, message_id: str) -> Sequence[Row[Any]]:
