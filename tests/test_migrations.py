@@ -3,9 +3,11 @@
 from alembic import command
 from sqlalchemy import URL, inspect
 
-from app.store import schema
+from app.store import schema, stats
 from app.store.engine import open_database
 from app.store.tables import metadata
+from tests.recount import KEYS, counted, recount
+from tests.store.test_stats import HOUR, take
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_has(database_url: URL) -> None:
@@ -30,4 +32,33 @@ def test_down_and_up_again_is_the_same_schema(database_url: URL) -> None:
         assert schema.is_current(connection)
         config.attributes["connection"] = connection
         command.check(config)
+    database.close()
+
+
+def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url: URL) -> None:
+    database = open_database(database_url, hurried=False)
+    config = schema.alembic_config()
+
+    def record(message_id: str, network: str, hour: int) -> None:
+        with database.transaction() as connection:
+            take(connection, ("record", [(message_id, {"status": 0}, network, hour * HOUR)]))
+
+    for is_compacted in (True, False):
+        record(f"m-{is_compacted}", "52099", 1)
+        if is_compacted:
+            with database.transaction() as connection:
+                assert stats.compact(connection) == 1
+    with database.write.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0003")
+    record("m-meanwhile", "52001", 2)
+    record("m-True", "52001", 3)  # moves from its hour to another
+    schema.upgrade(database.write)
+    record("m-after", "52001", 2)
+
+    for _ in range(2):
+        with database.transaction() as connection:
+            for keys in (KEYS, ["hour"]):
+                assert counted(connection, keys) == recount(connection, keys)
+            stats.compact(connection)
     database.close()

@@ -3,7 +3,10 @@
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import Final
+
+from sqlalchemy import Connection
 
 from app.ops.periodic import Job
 from app.settings import Settings
@@ -29,14 +32,15 @@ DAYS_OF_KEYS: Final = 30
 
 def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
     """What there is to do with these settings on this database."""
-    found = [Job("forgetting sends", PURGE_INTERVAL_S, lambda it: forget_sends(database, it))]
+    found = [
+        Job("forgetting sends", PURGE_INTERVAL_S, lambda it: forget_sends(database, it)),
+        Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)),
+    ]
     if settings.report_timeout_hours:
         hours = settings.report_timeout_hours
         found.append(
             Job("expiry", EXPIRY_INTERVAL_S, lambda it: expire(database, metrics, hours, it))
         )
-    if not database.is_embedded:
-        found.append(Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)))
     if settings.retention_days:
         days = settings.retention_days
         found.append(Job("purge", PURGE_INTERVAL_S, lambda it: purge(database, days, it)))
@@ -45,29 +49,43 @@ def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
 
 def expire(database: Database, metrics: Metrics, hours: int, stopping: threading.Event) -> None:
     """Mark what was sent so long ago, and has no final report, as expired."""
-    expired = MAX_EXPIRED
-    while expired >= MAX_EXPIRED and not stopping.wait(PAUSE_S):
+
+    def expire_some(connection: Connection) -> int:
         now = time.time_ns() // 1000
-        with database.transaction() as connection:
-            cutoff = now - hours * stats.HOUR
-            expired = submissions.expire(connection, cutoff, now, MAX_EXPIRED)
+        return submissions.expire(connection, now - hours * stats.HOUR, now, MAX_EXPIRED)
+
+    for expired in _batches(database, stopping, MAX_EXPIRED, expire_some):
         metrics.expired.inc(expired)
 
 
 def forget_sends(database: Database, stopping: threading.Event) -> None:
     """Forget keys that are too old to be repeated."""
-    forgotten = MAX_FORGOTTEN
-    while forgotten >= MAX_FORGOTTEN and not stopping.wait(PAUSE_S):
-        with database.transaction() as connection:
-            forgotten = sends.forget_before(connection, days_ago(DAYS_OF_KEYS), MAX_FORGOTTEN)
+
+    def forget_some(connection: Connection) -> int:
+        return sends.forget_before(connection, days_ago(DAYS_OF_KEYS), MAX_FORGOTTEN)
+
+    for _ in _batches(database, stopping, MAX_FORGOTTEN, forget_some):
+        pass
 
 
 def compact(database: Database, stopping: threading.Event) -> None:
     """Add up what transactions left, until no more is there."""
-    added_up = stats.MAX_PARTS
-    while added_up >= stats.MAX_PARTS and not stopping.wait(PAUSE_S):
+    for _ in _batches(database, stopping, stats.MAX_PARTS, stats.compact):
+        pass
+
+
+def _batches(
+    database: Database,
+    stopping: threading.Event,
+    most: int,
+    take: Callable[[Connection], int],
+) -> Iterator[int]:
+    """How many rows each transaction took, until one took fewer than it may."""
+    taken = most
+    while taken >= most and not stopping.wait(PAUSE_S):
         with database.transaction() as connection:
-            added_up = stats.compact(connection)
+            taken = take(connection)
+        yield taken
 
 
 def purge(database: Database, days: int, stopping: threading.Event) -> None:

@@ -21,21 +21,17 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
-    tuple_,
     union_all,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from app.store.tables import deliveries, delivery_counts, state_counts
+from app.store.tables import deliveries, delivery_counts, state_totals
 
 HOUR: Final = 3_600_000_000  # us
 HOURS_A_DAY: Final = 24
 
-COUNTS: Final = (delivery_counts, state_counts)
-
 # Parts that one call adds up at most: few enough that nobody waits long for it.
-MAX_PARTS: Final = 5_000
+MAX_PARTS: Final = 2_000
 # Any number will do that no other program takes a lock on in the same database.
 COMPACTION_LOCK: Final = 7_266_332
 
@@ -54,7 +50,7 @@ KEYS: Final[dict[str, Callable[[Columns], ColumnElement[Any]]]] = {
     "hour": lambda counted: counted.hour,
     "day": lambda counted: counted.hour // HOURS_A_DAY,
 }
-_KEYS_OF_STATE_COUNTS: Final = frozenset({"state", "hour", "day"})
+_KEYS_OF_STATE_TOTALS: Final = frozenset({"state", "hour", "day"})
 
 
 def count(
@@ -70,7 +66,7 @@ def count(
     empty. From `since` (inclusive) to `until` (exclusive), in microseconds since 1970 UTC. At most
     `max_rows` rows, in no order.
     """
-    table = state_counts if _KEYS_OF_STATE_COUNTS.issuperset(keys) else delivery_counts
+    table = state_totals if _KEYS_OF_STATE_TOTALS.issuperset(keys) else delivery_counts
     counted = union_all(*_counted(table, since, until)).subquery("counted")
     total = func.sum(counted.c.deliveries)
     names = [*keys, "of_state"]
@@ -92,18 +88,32 @@ def _counted(table: Table, since: int | None, until: int | None) -> Iterator[Sel
     if since is not None and until is not None and until < (-(-since // HOUR) + 1) * HOUR:
         yield _one_by_one(table, since, until)  # no whole hour in it
         return
-    hours = select(*(column for column in table.c if column.name != "part"))
+    first_hour = end_hour = None
     if since is not None:
         first_hour = -(-since // HOUR)
-        hours = hours.where(table.c.hour >= first_hour)
         if since < first_hour * HOUR:
             yield _one_by_one(table, since, first_hour * HOUR)
     if until is not None:
         end_hour = until // HOUR
-        hours = hours.where(table.c.hour < end_hour)
         if until > end_hour * HOUR:
             yield _one_by_one(table, end_hour * HOUR, until)
-    yield hours
+    names = _names(table)
+    yield select(*(table.c[name] for name in names)).where(
+        *_between(table.c.hour, first_hour, end_hour)
+    )
+    if table is state_totals:  # which lacks what has not been added up yet
+        parts = select(*(delivery_counts.c[name] for name in names)).where(text("part <> 0"))
+        # `+ 0`, for them to be found by their own index: of an hour's rows they are the fewest.
+        yield parts.where(*_between(delivery_counts.c.hour + 0, first_hour, end_hour))
+
+
+def _between(
+    hour: ColumnElement[int], first: int | None, end: int | None
+) -> Iterator[ColumnElement[bool]]:
+    if first is not None:
+        yield hour >= first
+    if end is not None:
+        yield hour < end
 
 
 def _one_by_one(table: Table, since: int, until: int) -> Select[Any]:
@@ -126,59 +136,69 @@ def _one_by_one(table: Table, since: int, until: int) -> Select[Any]:
         "reason": func.coalesce(at.c.reason, ""),
         "deliveries": literal_column("1"),
     }
-    return select(
-        *(values[column.name].label(column.name) for column in table.c if column.name != "part")
-    )
+    return select(*(values[name].label(name) for name in _names(table)))
+
+
+def _names(table: Table) -> list[str]:
+    return [name for name in table.columns.keys() if name != "part"]  # noqa: SIM118 - no dict
+
+
+_INTO_STATE_TOTALS = """
+INSERT INTO state_totals (hour, state, deliveries) {added}
+ON CONFLICT (hour, state) DO UPDATE SET deliveries = state_totals.deliveries + excluded.deliveries
+"""
+_INTO_PART_0 = """
+INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries) {added}
+ON CONFLICT (hour, mcc_mnc, state, reason, part)
+DO UPDATE SET deliveries = delivery_counts.deliveries + excluded.deliveries
+"""
+_BY_STATE = "SELECT hour, state, sum(deliveries) FROM parts GROUP BY hour, state"
+_BY_GROUP = """
+SELECT hour, mcc_mnc, state, reason, 0, sum(deliveries) FROM parts
+GROUP BY hour, mcc_mnc, state, reason
+"""
+# As one statement, so that no reader sees parts twice or not at all, and no writer waits. An
+# array, for rows to be fetched one by one, and not looked for in the whole table.
+_COMPACT_POSTGRESQL = f"""
+WITH parts AS (
+    DELETE FROM delivery_counts WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM delivery_counts WHERE part <> 0 ORDER BY part LIMIT %(limit)s))
+    RETURNING hour, mcc_mnc, state, reason, deliveries
+),
+by_state AS ({_INTO_STATE_TOTALS.format(added=_BY_STATE)}),
+by_group AS ({_INTO_PART_0.format(added=_BY_GROUP)})
+SELECT count(*) FROM parts
+"""
+_TAKE_SQLITE = """
+DELETE FROM delivery_counts WHERE (hour, mcc_mnc, state, reason, part) IN (
+    SELECT hour, mcc_mnc, state, reason, part FROM delivery_counts WHERE part <> 0 LIMIT ?)
+RETURNING hour, mcc_mnc, state, reason, deliveries
+"""
+_ADD_SQLITE = (
+    _INTO_STATE_TOTALS.format(added="VALUES (?1, ?3, ?5)"),
+    _INTO_PART_0.format(added="VALUES (?1, ?2, ?3, ?4, 0, ?5)"),
+)
 
 
 def compact(connection: Connection) -> int:
-    """Add up parts that transactions left, and return how many they were.
+    """Add up parts that transactions left, and return how many they were. In a transaction.
 
-    At most `MAX_PARTS`, the oldest first, and none while somebody else is at it. PostgreSQL, in a
-    transaction: it deletes what is committed, and adds the same to part 0, so that no reader sees
-    either alone, and no writer waits.
+    At most `MAX_PARTS`. On PostgreSQL the oldest first, and none while somebody else is at it.
     """
+    if connection.dialect.name == "sqlite":
+        parts = [tuple(row) for row in connection.exec_driver_sql(_TAKE_SQLITE, (MAX_PARTS,))]
+        for statement in _ADD_SQLITE if parts else ():
+            connection.exec_driver_sql(statement, parts)
+        return len(parts)
     lock = select(func.pg_try_advisory_xact_lock(COMPACTION_LOCK))
     if not connection.scalar(lock):
         return 0
-    return sum(_compact(connection, table) for table in COUNTS)
-
-
-def _compact(connection: Connection, table: Table) -> int:
-    keys = [column for column in table.primary_key if column.name != "part"]
-    ctid: ColumnElement[Any] = literal_column("ctid")
-    oldest = (
-        select(ctid)
-        .select_from(table)
-        .where(text("part <> 0"))
-        .order_by(table.c.part)
-        .limit(MAX_PARTS)
-    )
-    # An array, for them to be fetched one by one, and not looked for in the whole table.
-    is_old = ctid == func.any(func.array(oldest.scalar_subquery()))
-    parts = delete(table).where(is_old).returning(*keys, table.c.deliveries).cte("parts")
-    of_group = [parts.c[key.name] for key in keys]
-    added = func.sum(parts.c.deliveries)
-    insert = postgresql.insert(table).from_select(
-        [*(key.name for key in keys), "part", "deliveries"],
-        select(*of_group, literal_column("0"), added).group_by(*of_group).order_by(*of_group),
-    )
-    merged = insert.on_conflict_do_update(
-        index_elements=[*keys, table.c.part],
-        set_={"deliveries": table.c.deliveries + insert.excluded.deliveries},
-    ).returning(
-        *keys, table.c.deliveries, select(func.count()).select_from(parts).scalar_subquery()
-    )
-    rows = connection.execute(merged).all()
-    empty = [row[: len(keys)] for row in rows if row.deliveries == 0]
-    if empty:
-        is_empty = (table.c.part == 0, table.c.deliveries == 0, tuple_(*keys).in_(empty))
-        connection.execute(delete(table).where(*is_empty))
-    return int(rows[0][-1]) if rows else 0
+    compacted = connection.exec_driver_sql(_COMPACT_POSTGRESQL, {"limit": MAX_PARTS})
+    return int(compacted.scalar_one())
 
 
 def forget_empty(connection: Connection, before_hour: int) -> None:
     """Remove the groups of long ago that have nothing left in them."""
-    for table in COUNTS:
-        is_empty = (table.c.part == 0, table.c.deliveries == 0, table.c.hour < before_hour)
+    for table in (delivery_counts, state_totals):
+        is_empty = (table.c.deliveries == 0, table.c.hour < before_hour)
         connection.execute(delete(table).where(*is_empty))

@@ -4,8 +4,6 @@ Times are BIGINT, microseconds since 1970 UTC, on both databases: they sort, sub
 alike on both, and cost nothing to bind (`docs/decisions/0002-times-as-integers.md`).
 """
 
-from typing import Any
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -129,40 +127,38 @@ deliveries = Table(
 )
 
 
-def _counts(name: str, *keys: Column[Any]) -> Table:
-    """How many deliveries there are, by hour: kept by triggers on `deliveries`, whoever writes.
-
-    What counts is the sum of a group's parts. On PostgreSQL each transaction adds a part of its
-    own, as one row a group would be a lock that all replicas wait for; `store.stats.compact` adds
-    them up (`docs/decisions/0007-statistics-by-triggers.md`).
-    """
-    return Table(
-        name,
-        metadata,
-        Column("hour", BigInteger, primary_key=True, autoincrement=False, comment="since 1970 UTC"),
-        *keys,
-        Column(
-            "part",
-            BigInteger,
-            primary_key=True,
-            autoincrement=False,
-            comment="0, or the transaction that added it",
-        ),
-        Column("deliveries", BigInteger, nullable=False, comment="may be negative in a part"),
-        _partial(f"ix_{name}_part", "part", where=text("part <> 0")),  # what is to be added up
-        sqlite_with_rowid=False,
-    )
-
-
-delivery_counts = _counts(
+# How many deliveries there are by hour: kept by triggers on `deliveries`, whoever writes.
+#
+# What counts is the sum of a group's parts: 0, and those that `store.stats.compact` hasn't added to
+# it yet (`docs/decisions/0007-statistics-by-triggers.md`).
+delivery_counts = Table(
     "delivery_counts",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False, comment="since 1970 UTC"),
     Column("mcc_mnc", Text, primary_key=True, comment="empty where it is not known"),
     Column("state", String(16), primary_key=True),
     Column("reason", String(32), primary_key=True, comment="empty where there is none"),
+    Column(
+        "part",
+        BigInteger,
+        primary_key=True,
+        autoincrement=False,
+        comment="0, or the transaction that added it",
+    ),
+    Column("deliveries", BigInteger, nullable=False, comment="may be negative in a part"),
+    _partial("ix_delivery_counts_part", "part", where=text("part <> 0")),  # what is to be added up
+    sqlite_with_rowid=False,
 )
 
-# The same of all networks and reasons together, a hundredth of the rows: by hour it must be fast.
-state_counts = _counts("state_counts", Column("state", String(16), primary_key=True))
+# The sums of part 0 by state alone, a hundredth of the rows: by hour it must be fast.
+state_totals = Table(
+    "state_totals",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False, comment="since 1970 UTC"),
+    Column("state", String(16), primary_key=True),
+    Column("deliveries", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 
 # One row. On SQLite `base` is the latest position in the change feed; on PostgreSQL a position is
 # `base` and the number of the transaction (`docs/decisions/0006-change-feed.md`).
