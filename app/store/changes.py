@@ -23,6 +23,9 @@ POSITION: Final = {
     "postgresql": "(SELECT base FROM feed) + pg_current_xact_id()::text::bigint",
 }
 
+# What makes a new position on SQLite; on PostgreSQL each transaction has its own number already.
+BEGIN_ON_SQLITE: Final = "UPDATE feed SET base = base + 1"
+
 _ORDER = deliveries.c["changed_in", "message_id", "recipient"]
 _PAGE = select(deliveries.c.changed_in, *SHOWN).order_by(*_ORDER)
 _BASE = select(feed.c.base).scalar_subquery()
@@ -51,12 +54,9 @@ END $$
 
 
 def begin_change(connection: Connection) -> None:
-    """To be called before whatever changes a visible status, in the same transaction.
-
-    On PostgreSQL each transaction has its own number already.
-    """
+    """To be called before whatever changes a visible status, in the same transaction."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql("UPDATE feed SET base = base + 1")
+        connection.exec_driver_sql(BEGIN_ON_SQLITE)
 
 
 def after(connection: Connection, position: Position, limit: int) -> Deliveries:

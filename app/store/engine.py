@@ -55,13 +55,13 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     `hurried` is for serving, where nobody may wait for long; commands take their time.
     """
     if url.get_backend_name() == "sqlite":
-        return _open_sqlite(url)
+        return _open_sqlite(url, hurried)
     if hurried:
         return _open_postgresql(url, READ_TIMEOUT_S, WRITE_TIMEOUT_S)
     return _open_postgresql(url, None, None)
 
 
-def _open_sqlite(url: URL) -> Database:
+def _open_sqlite(url: URL, hurried: bool) -> Database:
     assert url.database
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     connect_args = {"timeout": SQLITE_LOCK_TIMEOUT_S, "check_same_thread": False}
@@ -78,6 +78,10 @@ def _open_sqlite(url: URL) -> Database:
         # A page that several commits write is then copied into the database but once.
         connection.execute(f"PRAGMA wal_autocheckpoint={SQLITE_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA cache_size=-{SQLITE_CACHE_KIB}")
+        if hurried:
+            # What would undo one statement. Else it's in a file, with half of all that is written;
+            # but a command may sort millions of rows, and a migration make an index of them.
+            connection.execute("PRAGMA temp_store=MEMORY")
 
     @event.listens_for(write, "begin")
     def begin_writing(connection: Any) -> None:

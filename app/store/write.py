@@ -5,12 +5,14 @@ a maximum for every field, which is why the order of arrival never matters.
 """
 
 import re
+import sqlite3
 from collections.abc import Sequence
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from app.reports import LOWEST_REPORTED_FINAL_RANK, DeliveryReport
-from app.store.changes import POSITION, begin_change
+from app.store.changes import BEGIN_ON_SQLITE, POSITION
 
 # Column and PostgreSQL type, in the order of `DeliveryReport`.
 REPORT_COLUMNS = {
@@ -131,15 +133,25 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     `batch` has at least one report, in any order, repeats included. Doing it twice changes
     nothing but `times_received`. The caller commits, unless the connection does by itself.
     """
-    # Straight to the driver: per-row work in between costs more than the disk does.
     if connection.dialect.name == "sqlite":
-        begin_change(connection)
-        connection.exec_driver_sql(_SQLITE_HISTORY, list(batch))
-        connection.exec_driver_sql(_SQLITE_STATUS, list(batch))
+        _record_on_sqlite(connection, batch)
         return
+    # Straight to the driver: per-row work in between costs more than the disk does.
     for rows in _rounds(batch):
         columns = zip(*rows, strict=True)
         connection.exec_driver_sql(_POSTGRESQL, tuple(_array(column) for column in columns))
+
+
+def _record_on_sqlite(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
+    # The driver's own cursor, where three statements of SQLAlchemy's cost as much as three rows.
+    cursor = connection.connection.cursor()
+    rows = [tuple(report) for report in batch]  # bound in half the time of one with names
+    try:
+        cursor.execute(BEGIN_ON_SQLITE)
+        cursor.executemany(_SQLITE_HISTORY, rows)
+        cursor.executemany(_SQLITE_STATUS, rows)
+    except sqlite3.Error as error:
+        raise DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True) from error
 
 
 def _array(values: tuple[object, ...]) -> str:

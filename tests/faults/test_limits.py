@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -28,16 +28,31 @@ from tests.service import READ_KEY, TOKEN
 SECRETS = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 4 MiB."""
+@contextmanager
+def small_disk(tmp_path: Path, mebibytes: int) -> Iterator[Path]:
+    """A disk of so few MiB."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], check=True)
+    size = f"size={mebibytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def disk_for_a_spool(tmp_path: Path) -> Iterator[Path]:
+    """So small that reports soon fill it."""
+    with small_disk(tmp_path, 4) as folder:
+        yield folder
+
+
+@pytest.fixture
+def disk_for_a_database(tmp_path: Path) -> Iterator[Path]:
+    """Full only where something else fills it."""
+    with small_disk(tmp_path, 64) as folder:
+        yield folder
 
 
 def fill_up(filler: Path) -> None:
@@ -50,10 +65,12 @@ def messages_of(program: Serving) -> list[str]:
     return [line["message"] for line in program.log_lines()]
 
 
-def test_a_full_disk_refuses_and_recovers_without_a_restart(seed: int, small_disk: Path) -> None:
+def test_a_full_disk_refuses_and_recovers_without_a_restart(
+    seed: int, disk_for_a_database: Path
+) -> None:
     ledger = Ledger(seed)
-    filler = small_disk / "filler"
-    with serving(DLR_DATA_DIR=str(small_disk), **SECRETS) as program:
+    filler = disk_for_a_database / "filler"
+    with serving(DLR_DATA_DIR=str(disk_for_a_database), **SECRETS) as program:
         load = Load(ledger, [port_of(program)])
         load.start()
         until(lambda: ledger.answers[200] > 100)
@@ -68,14 +85,14 @@ def test_a_full_disk_refuses_and_recovers_without_a_restart(seed: int, small_dis
         assert call_back(program, "afterwards") == 200
         assert "the database takes no reports" in messages_of(program)
         assert "the database takes reports again" in messages_of(program)
-    ledger.check(URL.create("sqlite", database=str(small_disk / "dlr.db")))
+    ledger.check(URL.create("sqlite", database=str(disk_for_a_database / "dlr.db")))
 
 
 def test_a_disk_that_the_spool_has_filled_loses_nothing_and_is_freed(
-    seed: int, small_disk: Path, server: StoppableServer, server_database: URL
+    seed: int, disk_for_a_spool: Path, server: StoppableServer, server_database: URL
 ) -> None:
     ledger = Ledger(seed)
-    settings = settings_for(server_database, DLR_DATA_DIR=str(small_disk))
+    settings = settings_for(server_database, DLR_DATA_DIR=str(disk_for_a_spool))
     with serving(**settings) as program:
         load = Load(ledger, [port_of(program)])
         load.start()
@@ -87,7 +104,7 @@ def test_a_disk_that_the_spool_has_filled_loses_nothing_and_is_freed(
         load.stop()
         until(lambda: spool_is_empty(program), 30)
 
-        assert sum(file.stat().st_size for file in small_disk.glob("spool-*")) < 1024**2
+        assert sum(file.stat().st_size for file in disk_for_a_spool.glob("spool-*")) < 1024**2
     ledger.check(server_database)
 
 
