@@ -102,6 +102,11 @@ def serve(
         first = first_run.with_secrets(settings)
         if first.new_token or first.new_key:
             typer.echo(welcome(first))
+        if not first.settings.callback_tokens:
+            log.warning(
+                "the callback's path has no token: only DLR_CALLBACK_ALLOWED_NETWORKS guard it",
+                extra={"path": CALLBACK_PATH},
+            )
         app = build_app(first.settings)
         log.info(
             "serving",
@@ -154,9 +159,11 @@ def prepare_schema(settings: Settings) -> None:
 
     A server database that is away is checked when it's back.
     """
-    with opened_database(settings, hurried=True) as database:
+    with opened_database(settings, hurried=not settings.is_embedded) as database:
         if settings.is_embedded:
-            schema.upgrade(database.write)
+            before, after = schema.upgrade(database.write)
+            if before and before != after:
+                log.info("schema brought up to date", extra={"before": before, "after": after})
             return
         try:
             with database.read.connect() as connection:

@@ -179,7 +179,8 @@ class Settings(BaseSettings):
         tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))
     ] = Field(
         default=(),
-        description="CIDRs that may call back, comma-separated. Default: any.",
+        description="CIDRs that may call back, comma-separated. Default: any. Where no token is "
+        "set with them, the path is `/callback/paasoo`.",
     )
     trusted_proxies: Annotated[
         tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))

@@ -45,7 +45,9 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
         try:
             command.upgrade(config, "head")
         except CommandError as error:
-            raise SchemaError(f"the schema is of another version of paasoo-dlr: {error}") from None
+            raise SchemaError(
+                f"the schema was made by a newer version of paasoo-dlr: {error}"
+            ) from None
     with engine.connect() as connection:
         return before, current_revision(connection)
 
