@@ -16,7 +16,7 @@ from sqlalchemy import URL
 
 from benchmarks import contenders, filling, load, measure
 from benchmarks.measure import Figures, LostReportsError
-from benchmarks.page import Table, Target, publish, targets_table
+from benchmarks.page import Table, Target, add_output_option, publish, targets_table
 from benchmarks.stage import Stage, set_up
 
 BARE: Final = "bare uvicorn"
@@ -282,6 +282,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of load, for each row of a round")
     parser.add_argument("--messages", type=int, default=1_000_000, help="to look up among")
+    add_output_option(parser)
     options = parser.parse_args()
     with set_up() as stage, filled_databases(stage, options.messages) as filled:
         rounds = run_rounds(Bench(stage, options, filled), options.rounds)
@@ -290,7 +291,7 @@ def main() -> None:
             f"{options.rounds} rounds, {options.seconds} s of load a row, new ids",
         ]
         tables = [figures_table(rounds), targets_table(list(targets(rounds)))]
-        publish("measured", facts, tables, notes(rounds, options.messages))
+        publish(options, "measured", facts, tables, notes(rounds, options.messages))
 
 
 if __name__ == "__main__":

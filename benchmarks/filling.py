@@ -3,6 +3,7 @@
 So every index, trigger and column that the migrations make has its share, whatever they become.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -12,6 +13,7 @@ import psycopg
 from sqlalchemy import URL, Connection, inspect, text
 
 from app.callback.parse import parse
+from app.ops import upkeep
 from app.reports import DeliveryReport
 from app.store import schema, write
 from app.store.engine import Database, open_database
@@ -77,6 +79,7 @@ def fill(url: URL, deliveries: int, on_progress: Callable[[int], None]) -> None:
                 on_progress(len(batch))
                 if not (batch := list(islice(reports, BATCH))):
                     break
+    upkeep.compact(database, threading.Event())  # as a service that runs does every few seconds
     database.close()
     if not database.is_embedded:
         _let_postgresql_settle(url)

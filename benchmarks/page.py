@@ -1,5 +1,6 @@
 """Tables, for the terminal and for `docs/performance.md`."""
 
+import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,17 @@ def targets_table(targets: Sequence[Target]) -> Table:
     return Table("Targets", ("target", "measured", "reached"), rows)
 
 
-def publish(section: str, facts: Sequence[str], tables: Sequence[Table], notes: str = "") -> None:
+def add_output_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-write", action="store_true", help="only print the tables")
+
+
+def publish(
+    options: argparse.Namespace,
+    section: str,
+    facts: Sequence[str],
+    tables: Sequence[Table],
+    notes: str = "",
+) -> None:
     """Print the tables, and put them between the section's marks in the page."""
     print()
     for fact in facts:
@@ -73,6 +84,8 @@ def publish(section: str, facts: Sequence[str], tables: Sequence[Table], notes: 
         table.show()
     if notes:
         print(notes)
+    if options.no_write:
+        return
     parts = ["\n".join(f"- {fact}" for fact in facts), *(table.markdown() for table in tables)]
     _replace_section(section, "\n\n".join([*parts, notes] if notes else parts))
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from benchmarks import contenders, load, measure, opposite_orders
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError, Run
-from benchmarks.page import Table, publish
+from benchmarks.page import Table, add_output_option, publish
 from benchmarks.stage import Stage, set_up
 
 CONNECTIONS: Final = 64  # to all replicas together
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=6, help="of load, for each figure")
     opposite_orders.add_options(parser)
+    add_output_option(parser)
     options = parser.parse_args()
     with set_up(servers=2) as stage:
         try:
@@ -90,7 +91,7 @@ def main() -> None:
             found = opposite_orders.run(stage, options.minutes, options.keys)
         except LostReportsError as error:
             sys.exit(f"LOST: {error}")
-        publish("measured: replicas", stage.describe(), [table, found.table()])
+        publish(options, "measured: replicas", stage.describe(), [table, found.table()])
     if found.deadlocks:
         sys.exit(1)
 

@@ -19,7 +19,7 @@ from sqlalchemy import URL, create_engine
 from benchmarks import contenders, filling, load, measure
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError
-from benchmarks.page import Table, Target, publish, targets_table
+from benchmarks.page import Table, Target, add_output_option, publish, targets_table
 from benchmarks.stage import Stage, UnableError, set_up
 
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--deliveries", type=int, default=10_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=4, help="of load, for each figure")
+    add_output_option(parser)
     options = parser.parse_args()
     with set_up() as stage:
         free = shutil.disk_usage(stage.folder).free
@@ -214,7 +215,11 @@ def main() -> None:
             figures_table(measured, options.deliveries),
             targets_table(list(targets(measured))),
         ]
-        publish("measured: scale", stage.describe(), tables)
+        facts = [
+            *stage.describe(),
+            f"{options.rounds} rounds, {options.seconds} s of load a figure",
+        ]
+        publish(options, "measured: scale", facts, tables)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sqlite3
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -57,11 +58,18 @@ class Stage:
         databases = f"SQLite {sqlite3.sqlite_version}, {postgres}"
         durable = [f"{name}={self.settings[name]}" for name in (*DURABLE, "shared_buffers")]
         return [
-            f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {memory}, {platform.system()}",
+            f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {memory}, {platform.system()}, {_commit()}",
             f"Python {platform.python_version()}, {', '.join(versions)}, {databases}",
             f"server on {server}, load on {load}, PostgreSQL on {database}",
             f"SQLite: WAL, synchronous=FULL; PostgreSQL: {', '.join(durable)}",
         ]
+
+
+def _commit() -> str:
+    """Of which version the figures are, by its commit where there is one."""
+    git = ("git", "describe", "--always", "--dirty")
+    found = subprocess.run(git, capture_output=True, text=True, check=False)
+    return f"at {found.stdout.strip() or version('paasoo-dlr')}"
 
 
 @contextmanager
