@@ -15,18 +15,23 @@ from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
 from app.store.changes import Position
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+SECOND: Final = 1_000_000  # us
+MINUTE: Final = 60 * SECOND
+DAY: Final = 24 * 60 * MINUTE
+_MINUTES: Final = tuple(f"{minute // 60:02}:{minute % 60:02}" for minute in range(24 * 60))
 
 
 def rfc3339(microseconds: int) -> str:
     """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
-    second, fraction = divmod(microseconds, 1_000_000)
-    return f"{_to_the_second(second)}.{fraction:06}Z"
+    day, rest = divmod(microseconds, DAY)
+    minute, rest = divmod(rest, MINUTE)
+    second, fraction = divmod(rest, SECOND)
+    return f"{_date(day)}T{_MINUTES[minute]}:{second:02}.{fraction:06}Z"
 
 
 @lru_cache(maxsize=4096)
-def _to_the_second(second: int) -> str:
-    # Many rows of an answer are of the same few seconds.
-    return (EPOCH + timedelta(seconds=second)).isoformat(timespec="seconds")[:19]
+def _date(day: int) -> str:
+    return (EPOCH + timedelta(days=day)).date().isoformat()
 
 
 _TIME: Final = WithJsonSchema({"type": "string", "format": "date-time"})
@@ -93,6 +98,11 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         submitted_at,
         reference,
     ) = tuple(row)
+    first = rfc3339(first_received_at) if first_received_at else None
+    if last_received_at == first_received_at:  # most have but one report
+        last = first
+    else:
+        last = rfc3339(last_received_at) if last_received_at else None
     return {
         "messageid": message_id,
         "to": recipient,
@@ -105,8 +115,8 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         "statuscode": statuscode,
         "errcode": errcode,
         "network": mcc_mnc,
-        "first_received_at": rfc3339(first_received_at) if first_received_at else None,
-        "last_received_at": rfc3339(last_received_at) if last_received_at else None,
+        "first_received_at": first,
+        "last_received_at": last,
         "submitted_at": rfc3339(submitted_at) if submitted_at is not None else None,
         "reference": reference,
     }
