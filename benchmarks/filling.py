@@ -24,6 +24,7 @@ BATCH: Final = 10_000
 BATCHES_A_TRANSACTION: Final = 50
 # Filled ids are spread evenly below `e000…`; growing new ones begin with `f`.
 ID_SPACE: Final = 0xE000_0000
+SPREAD: Final = 61803399  # as in load.lua
 
 NETWORKS: Final = (
     *("52099", "52501", "52503", "51503", "51502", "46000", "46001", "45204", "45205", "41001"),
@@ -102,7 +103,7 @@ def _reports(deliveries: int) -> Iterator[DeliveryReport]:
     step = id_step(deliveries)
     meanings = list(_meanings())
     for number in range(deliveries):
-        who = f"messageid={number * step:08x}000000&to=65{number * 7919 % 100_000_000:08}"
+        who = f"messageid={number * step:08x}000000&to=65{number * SPREAD % 100_000_000:08}"
         query = f"type=dlr&{who}&{meanings[number % len(meanings)]}"
         yield parse(query.encode(), start + (now - start) * number // deliveries)
 

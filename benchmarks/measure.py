@@ -49,10 +49,18 @@ class Run:
 
 
 def under_load(
-    running: Running, warm_up: Load, measured: Load, connections: int, seconds: int
+    running: Running,
+    loads: tuple[Load, Load],
+    connections: int,
+    seconds: int,
+    warm_up_s: int = WARM_UP_S,
 ) -> tuple[Figures, list[Run]]:
-    """Warm up, then measure. The runs are for the check, once the server has ended in order."""
-    warm = load.run_wrk(warm_up, running.port, connections, WARM_UP_S)
+    """Warm up with one load, then measure the other.
+
+    The runs are for the check, once the server has ended in order.
+    """
+    warm_up, measured = loads
+    warm = load.run_wrk(warm_up, running.port, connections, warm_up_s)
     cpu_s = running.cpu_s()
     outcome = load.run_wrk(measured, running.port, connections, seconds)
     cpu_s = running.cpu_s() - cpu_s

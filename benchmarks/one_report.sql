@@ -5,7 +5,7 @@
 WITH numbered AS (
     SELECT
         'f' || lpad(to_hex(number), 13, '0') AS message_id,
-        '65' || lpad((number % 100000000)::text, 8, '0') AS recipient,
+        '65' || lpad((number % 100000000 * 61803399 % 100000000)::text, 8, '0') AS recipient,
         1767225600000000 + number AS received_at
     FROM (VALUES (:number::bigint)) AS given (number)
 ),

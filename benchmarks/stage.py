@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from typing import Final
 
 import psutil
 import psycopg
+import yaml
 from sqlalchemy import URL
 
 from tests.postgres import StoppableServer
@@ -24,6 +25,7 @@ from tests.postgres import StoppableServer
 ROOT: Final = Path(__file__).parents[1]
 # What PostgreSQL must have on for a commit to mean "on disk".
 DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
+VERSION: Final = "server_version"
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 
 Cores = frozenset[int]
@@ -54,14 +56,14 @@ class Stage:
         machine = f"{os.cpu_count()} × {_cpu_model()}"
         memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
         versions = [f"{name} {version(name)}" for name in ("uvicorn", "fastapi", "sqlalchemy")]
-        postgres = f"PostgreSQL {self.settings['server_version']}"
+        postgres = f"PostgreSQL {self.settings[VERSION]}"
         databases = f"SQLite {sqlite3.sqlite_version}, {postgres}"
-        durable = [f"{name}={self.settings[name]}" for name in (*DURABLE, "shared_buffers")]
+        set_up = [f"{name}={value}" for name, value in self.settings.items() if name != VERSION]
         return [
             f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {memory}, {platform.system()}, {_commit()}",
             f"Python {platform.python_version()}, {', '.join(versions)}, {databases}",
             f"server on {server}, load on {load}, PostgreSQL on {database}",
-            f"SQLite: WAL, synchronous=FULL; PostgreSQL: {', '.join(durable)}",
+            f"SQLite: WAL, synchronous=FULL; PostgreSQL: {', '.join(set_up)}",
         ]
 
 
@@ -96,11 +98,12 @@ def _build(opened: ExitStack, servers: int) -> Stage:
     # Where the servers leave no core for them, load and PostgreSQL go wherever there is room.
     load = frozenset(others[:1] or available)
     database = frozenset(others[1:]) or load
+    tuned = _settings_of_compose()
     with running_on(database):
-        postgres = opened.enter_context(StoppableServer.started()).url
+        postgres = opened.enter_context(StoppableServer.started(tuned)).url
     # wrk starts from here, and so do the checks; servers say where they want to be.
     opened.enter_context(running_on(load))
-    settings = _settings_of(postgres)
+    settings = _settings_of(postgres, (*DURABLE, *tuned, VERSION))
     if off := [name for name in DURABLE if settings[name] != "on"]:
         raise UnableError(f"PostgreSQL is not durable: {', '.join(off)} must be on")
     return Stage(folder, postgres, frozenset(available[:servers]), load, database, settings)
@@ -147,13 +150,16 @@ def _keep_off_memory() -> None:
         tempfile.tempdir = str(on_disk)
 
 
-def _settings_of(postgres: URL) -> dict[str, str]:
-    names = (*DURABLE, "shared_buffers", "server_version")
+def _settings_of_compose() -> dict[str, str]:
+    """How `docker-compose.yml` sets PostgreSQL up."""
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return dict(word.split("=") for word in services["db"]["command"] if "=" in word)
+
+
+def _settings_of(postgres: URL, names: Iterable[str]) -> dict[str, str]:
     with psycopg.connect(postgres.render_as_string(hide_password=False)) as connection:
-        rows = connection.execute("SELECT name, setting FROM pg_settings").fetchall()
-        shown = dict(rows)
-        (shown["shared_buffers"],) = connection.execute("SHOW shared_buffers").fetchone() or ("",)
-    return {name: shown[name] for name in names}
+        shown = {name: connection.execute("SELECT current_setting(%s)", (name,)) for name in names}
+        return {name: cursor.fetchall()[0][0] for name, cursor in shown.items()}
 
 
 def _cpu_model() -> str:

@@ -3,7 +3,7 @@
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ class StoppableServer:
 
     @classmethod
     @contextmanager
-    def started(cls) -> Iterator[Self]:
+    def started(cls, settings: Mapping[str, str] | None = None) -> Iterator[Self]:
+        """One with its defaults, but for these settings."""
         with tempfile.TemporaryDirectory(prefix="dlr-pg-") as folder:
             # The package warns at import when it has to fall back from this variable.
             runtime = Path(folder, "run")
@@ -36,7 +37,10 @@ class StoppableServer:
             data.mkdir()
             server = get_server(data, cleanup_mode="stop")
             try:
-                yield cls(make_url(server.get_uri()), server, data)
+                started = cls(make_url(server.get_uri()), server, data)
+                if settings:
+                    started._set(settings)
+                yield started
             finally:
                 server.cleanup()
 
@@ -46,6 +50,14 @@ class StoppableServer:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
+
+    def _set(self, settings: Mapping[str, str]) -> None:
+        address = self.url.render_as_string(hide_password=False)
+        with psycopg.connect(address, autocommit=True) as admin:
+            for name, value in settings.items():
+                admin.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
+        self.stop("fast")
+        self.start()
 
     def processes(self) -> list[psutil.Process]:
         """Its processes, the one that takes connections last."""
