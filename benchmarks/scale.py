@@ -224,10 +224,8 @@ def main() -> None:
             figures_table(measured, options.deliveries),
             targets_table(list(targets(measured))),
         ]
-        facts = [
-            *stage.describe(),
-            f"{options.rounds} rounds, a figure of {options.seconds} s after {WARM_UP_S} s to warm up",
-        ]
+        how = f"{options.rounds} rounds, {WARM_UP_S} s to warm up, {options.seconds} s of load"
+        facts = [*stage.describe(), f"{how} a figure"]
         publish(options, "measured: scale", facts, tables)
 
 
