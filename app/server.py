@@ -171,8 +171,12 @@ class TolerantProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_is_there()
+        before = self.cycle
         super().on_headers_complete()
         if self.draining.is_set():
+            # The last answer ends the connection, not one that another request is behind.
+            if before is not None:
+                before.keep_alive = True
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:

@@ -39,6 +39,7 @@ class Intake:
         self._is_embedded = is_embedded
         self._metrics = metrics
         self._failing_since: float | None = None
+        self._said_why = ""
         self._said_spool_is_failing = False
 
     def __call__(self, batch: Sequence[Entry]) -> list[Outcome]:
@@ -68,6 +69,10 @@ class Intake:
         self.is_away = not self._is_embedded
         if self._failing_since is None:
             self._failing_since = time.monotonic()
+        if (
+            why != self._said_why
+        ):  # once for each reason: an outage may end, and a schema be missing
+            self._said_why = why
             instead = "refused" if self.spool is None else "kept in the spool"
             log.error("the database takes no reports", extra={"error": why, "they_are": instead})
 
@@ -76,6 +81,7 @@ class Intake:
         if self._failing_since is not None:
             seconds = round(time.monotonic() - self._failing_since, 1)
             self._failing_since = None
+            self._said_why = ""
             self._said_spool_is_failing = self.spool_is_failing = False
             log.warning("the database takes reports again", extra={"after_seconds": seconds})
 

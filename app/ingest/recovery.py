@@ -53,6 +53,7 @@ class Recovery:
         self._spool_max_bytes = spool_max_bytes
         self._looked_for_abandoned_at = -ABANDONED_INTERVAL_S
         self._complaint = ""
+        self._schema_was_current = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="recovery", daemon=True)
 
@@ -102,8 +103,9 @@ class Recovery:
     def _require_writable(self) -> None:
         try:
             with self._database.write.connect() as connection:
-                schema.require_writable(connection)
+                schema.require_writable(connection, may_be_newer=self._schema_was_current)
                 changes.settle_base(connection)
+                self._schema_was_current = True
         except schema.NotWritableError:
             # Another connection may lead to another server: this one's may be a standby by now.
             self._database.write.dispose()

@@ -74,12 +74,22 @@ def is_current(connection: Connection) -> bool:
     return current_revision(connection) == newest_revision()
 
 
-def require_writable(connection: Connection) -> None:
+@cache
+def known_revisions() -> frozenset[str]:
+    """All that this program has a migration for."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     """Raise `NotWritableError` on a schema of another version, or on a standby.
 
-    Raises the driver's error where a table is locked, or may not be written.
+    `may_be_newer` is for who found it current before: it was migrated since, which the version
+    before must bear. Raises the driver's error where a table is locked, or may not be written.
     """
-    if not is_current(connection):
+    revision = current_revision(connection)
+    is_newer = revision is not None and revision not in known_revisions()
+    if revision != newest_revision() and not (may_be_newer and is_newer):
         raise NotWritableError("the schema is not current; run `paasoo-dlr migrate`")
     if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
         raise NotWritableError("the database is read-only")

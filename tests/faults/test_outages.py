@@ -19,6 +19,7 @@ from tests.service import READ_KEY, TOKEN, a_report
 # A minute, for the record: DLR_TEST_OUTAGE_S=60.
 OUTAGE_S = float(os.environ.get("DLR_TEST_OUTAGE_S", "4"))
 FOUND_WITHIN_S = 20
+MADE_BY_A_NEWER_VERSION = "UPDATE alembic_version SET version_num = 'a newer one'"
 AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
 
 
@@ -47,9 +48,12 @@ def is_found(program: Serving, message_id: str) -> bool:
     return program.http.get(path, headers=AUTHORIZED).status_code == 200
 
 
+def metrics_of(program: Serving) -> str:
+    return program.http.get("/metrics", headers=AUTHORIZED).text
+
+
 def spool_is_empty(program: Serving) -> bool:
-    metrics = program.http.get("/metrics", headers=AUTHORIZED).text
-    return "\ndlr_spool_waiting 0.0\n" in metrics
+    return "\ndlr_spool_waiting 0.0\n" in metrics_of(program)
 
 
 def is_ready(program: Serving) -> bool:
@@ -324,6 +328,43 @@ def test_a_server_that_was_read_only_for_a_while_ends_the_outage(
 
     assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
     ledger.check(server_database)
+
+
+def change_database(url: URL, statement: str) -> None:
+    database = open_database(url, hurried=False)
+    with database.transaction() as connection:
+        connection.execute(text(statement))
+    database.close()
+
+
+def test_a_replica_of_the_version_before_goes_on_after_an_outage(
+    server: StoppableServer, server_database: URL
+) -> None:
+    with serving(**settings_for(server_database)) as program:
+        assert call_back(program, "before") == 200
+        change_database(server_database, MADE_BY_A_NEWER_VERSION)
+        server.stop("immediate")
+        assert call_back(program, "during") == 200
+        server.start()
+        until(lambda: spool_is_empty(program) and is_found(program, "during"), FOUND_WITHIN_S)
+
+        assert call_back(program, "after") == 200
+        assert is_found(program, "after")
+        assert not is_ready(program)  # so that it is restarted, or its successor is asked
+
+
+def test_a_schema_that_never_was_its_own_is_not_written_to(
+    server: StoppableServer, server_database: URL
+) -> None:
+    change_database(server_database, MADE_BY_A_NEWER_VERSION)
+    server.stop("immediate")
+    with serving(**settings_for(server_database)) as program:
+        assert call_back(program, "during") == 200
+        server.start()
+        until(lambda: "the schema is not current" in program.stderr)
+
+        assert call_back(program, "after") == 200
+        assert "\ndlr_spool_waiting 2.0\n" in metrics_of(program)
 
 
 def test_two_replicas_given_the_same_in_opposite_orders_agree(

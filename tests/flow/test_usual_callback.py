@@ -214,6 +214,19 @@ def test_the_end_of_the_service_answers_what_waits_and_what_is_behind_it(
     assert answers.rindex(b"connection: close") > answers.rindex(b"HTTP/1.1 200")
 
 
+@pytest.mark.parametrize("together", [2, 3])
+def test_requests_in_one_packet_are_all_answered_while_it_drains(
+    service: Service, together: int
+) -> None:
+    service.app.state.draining.set()
+    with connect(service) as connection:
+        connection.sendall(USUAL * together)
+        answers = read_all(connection)
+
+    assert statuses_of(answers) == [200] * together
+    assert answers.rindex(b"connection: close") > answers.rindex(b"HTTP/1.1 200")
+
+
 def test_the_end_of_the_service_is_not_kept_by_half_a_request_behind(database_url: URL) -> None:
     with running_service(database_url) as service, connect(service) as connection:
         with held_up_writes(database_url):
