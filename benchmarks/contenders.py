@@ -67,6 +67,13 @@ class Running:
                 return float(line.rpartition(" ")[2])
         raise LookupError(name)
 
+    def commits(self) -> tuple[float, float]:
+        """How many of ours there were, and the seconds they took; none for a baseline."""
+        try:
+            return self.metric("dlr_commit_seconds_count"), self.metric("dlr_commit_seconds_sum")
+        except LookupError:
+            return 0, 0
+
 
 @contextmanager
 def baseline(name: str, cores: Cores, database: URL | None = None) -> Iterator[Running]:
@@ -77,7 +84,18 @@ def baseline(name: str, cores: Cores, database: URL | None = None) -> Iterator[R
     port = free_port()
     command = [
         *(sys.executable, "-m", "uvicorn", f"benchmarks.baselines:{name}"),
-        *("--port", str(port), "--loop", "uvloop", "--http", "httptools", "--ws", "none"),
+        *(
+            "--app-dir",
+            str(ROOT),
+            "--port",
+            str(port),
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--ws",
+            "none",
+        ),
         *("--no-access-log", "--log-level", "warning"),
         *(["--factory"] if name == "naive" else []),
     ]
@@ -138,7 +156,7 @@ def _running(
             process = psutil.Popen(
                 command,
                 env={"PATH": os.defpath, **environment},
-                cwd=ROOT,
+                cwd=folder,  # where no `.env` is
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

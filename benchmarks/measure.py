@@ -61,15 +61,18 @@ def under_load(
     """
     warm_up, measured = loads
     warm = load.run_wrk(warm_up, running.port, connections, warm_up_s)
-    cpu_s = running.cpu_s()
+    cpu_s, (commits, commits_s) = running.cpu_s(), running.commits()
     outcome = load.run_wrk(measured, running.port, connections, seconds)
     cpu_s = running.cpu_s() - cpu_s
+    more_commits, more_commits_s = running.commits()
+    commits, commits_s = more_commits - commits, more_commits_s - commits_s
     figures = Figures(
         per_s=outcome.per_s,
         p50_ms=outcome.p50_ms,
         p99_ms=outcome.p99_ms,
         cpu_us=cpu_s / max(outcome.acknowledged, 1) * 1e6,
         peak_mib=running.peak_mib(),
+        commit_ms=commits_s / commits * 1e3 if commits else None,
         refused=outcome.refused,
     )
     return figures, [Run(warm_up, warm), Run(measured, outcome)]
@@ -85,12 +88,6 @@ def pgbench(database: URL, run: int, seconds: int, cores: Cores) -> Figures:
         p99_ms=outcome.p99_ms,
         cpu_us=cpu_s / outcome.acknowledged * 1e6,
     )
-
-
-def mean_commit_ms(running: Running) -> float:
-    """Of all commits of one of ours since it started."""
-    total = running.metric("dlr_commit_seconds_sum")
-    return total / running.metric("dlr_commit_seconds_count") * 1e3
 
 
 def missing_of(runs: Iterable[Run], database: URL, ids: Any, connections: int) -> int:
@@ -112,10 +109,11 @@ def missing_of(runs: Iterable[Run], database: URL, ids: Any, connections: int) -
                 found = connection.execute(select(ids).where(ids.in_(some))).scalars()
                 lost += len(set(some) - set(found))
             unanswered = run.outcome.unanswered
-            if lost > unanswered:
+            not_acknowledged = unanswered + run.outcome.refused
+            if lost > not_acknowledged:
                 raise LostReportsError(
                     f"{lost} of {run.outcome.sent} reports are not stored, "
-                    f"and only {unanswered} were not acknowledged"
+                    f"and only {not_acknowledged} were not acknowledged"
                 )
             if unanswered > connections + run.outcome.broken:
                 raise LostReportsError(f"{unanswered} requests unanswered: wrk doesn't add up")

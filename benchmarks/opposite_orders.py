@@ -13,6 +13,7 @@ from sqlalchemy import URL
 
 from benchmarks import contenders, load
 from benchmarks.measure import LostReportsError
+from benchmarks.options import parser_of, positive, some_minutes
 from benchmarks.page import Table
 from benchmarks.stage import Stage, set_up
 
@@ -105,15 +106,13 @@ def _count(database: URL, query: str) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--minutes", type=float, default=10, help="of opposite orders")
-    parser.add_argument("--keys", type=int, default=300, help="messages, for opposite orders")
+    parser.add_argument("--minutes", type=some_minutes, default=10, help="of opposite orders")
+    parser.add_argument("--keys", type=positive, default=300, help="messages, for opposite orders")
 
 
 def main() -> None:
     """Print the counts; exit code 1 on a deadlock or a lost report."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.opposite_orders", description=main.__doc__
-    )
+    parser = parser_of("benchmarks.opposite_orders", main.__doc__)
     add_options(parser)
     options = parser.parse_args()
     with set_up(servers=2) as stage:

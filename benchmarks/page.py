@@ -34,10 +34,8 @@ class Table:
         for place, column in enumerate(self.columns):
             table.add_column(escape(column), justify="left" if place < self.names else "right")
         for row in self.rows:
-            table.add_row(*map(escape, row))
-        # Whole lines where nobody looks: a log is wider than the 80 columns rich takes it for.
-        console = Console()
-        (console if console.is_terminal else Console(width=160)).print(table)
+            table.add_row(*(escape(cell.replace("**", "")) for cell in row))
+        Console(width=160).print(table)  # rather broken lines than words cut short
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +61,6 @@ def targets_table(targets: Sequence[Target]) -> Table:
         for target in targets
     ]
     return Table("Targets", ("target", "measured", "reached"), rows)
-
-
-def add_output_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-write", action="store_true", help="only print the tables")
 
 
 def publish(

@@ -1,6 +1,5 @@
 """`make bench-replicas`: two replicas against one, then no deadlock among them."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -14,7 +13,8 @@ from rich.progress import Progress
 from benchmarks import contenders, load, measure, opposite_orders
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError, Run
-from benchmarks.page import Table, add_output_option, publish
+from benchmarks.options import add_rounds, parser_of
+from benchmarks.page import Table, publish
 from benchmarks.stage import Stage, set_up
 
 CONNECTIONS: Final = 64  # to all replicas together
@@ -79,11 +79,9 @@ def compare(stage: Stage, rounds: int, seconds: int) -> Table:
 
 def main() -> None:
     """Measure, print, write to the page; exit code 1 on a deadlock or a lost report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replicas", description=main.__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=6, help="of load, for each figure")
+    parser = parser_of("benchmarks.replicas", main.__doc__)
+    add_rounds(parser, seconds=6)
     opposite_orders.add_options(parser)
-    add_output_option(parser)
     options = parser.parse_args()
     with set_up(servers=2) as stage:
         try:
@@ -91,7 +89,11 @@ def main() -> None:
             found = opposite_orders.run(stage, options.minutes, options.keys)
         except LostReportsError as error:
             sys.exit(f"LOST: {error}")
-        publish(options, "measured: replicas", stage.describe(), [table, found.table()])
+        facts = [
+            *stage.describe(),
+            f"{options.rounds} rounds, {options.seconds} s of load a figure",
+        ]
+        publish(options, "measured: replicas", facts, [table, found.table()])
     if found.deadlocks:
         sys.exit(1)
 

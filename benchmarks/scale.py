@@ -19,7 +19,8 @@ from sqlalchemy import URL, create_engine
 from benchmarks import contenders, filling, load, measure
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError
-from benchmarks.page import Table, Target, add_output_option, publish, targets_table
+from benchmarks.options import add_rounds, parser_of, positive
+from benchmarks.page import Table, Target, publish, targets_table
 from benchmarks.stage import Stage, UnableError, set_up
 
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -205,11 +206,9 @@ def targets(measured: dict[str, Figures]) -> Iterator[Target]:
 
 def main() -> None:
     """Fill, measure, print, write to the page; exit code 1 if a report was lost."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=main.__doc__)
-    parser.add_argument("--deliveries", type=int, default=10_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=4, help="of load, for each figure")
-    add_output_option(parser)
+    parser = parser_of("benchmarks.scale", main.__doc__)
+    add_rounds(parser, seconds=4)
+    parser.add_argument("--deliveries", type=positive, default=10_000_000, help="in a full one")
     options = parser.parse_args()
     with set_up() as stage:
         free = shutil.disk_usage(stage.folder).free

@@ -68,10 +68,19 @@ class Stage:
 
 
 def _commit() -> str:
-    """Of which version the figures are, by its commit where there is one."""
-    git = ("git", "describe", "--always", "--dirty")
-    found = subprocess.run(git, capture_output=True, text=True, check=False)
-    return f"at {found.stdout.strip() or version('paasoo-dlr')}"
+    """Of which version the figures are, by its commit where there is one.
+
+    The page that they are written to may have changed meanwhile, by the benchmark before say.
+    """
+    git = (shutil.which("git") or "false", "-C", str(ROOT))
+    found = subprocess.run(
+        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    if found.returncode:
+        return f"version {version('paasoo-dlr')}"
+    changed = [*git, "diff", "--quiet", "HEAD", "--", ".", ":(exclude)docs/performance.md"]
+    is_changed = subprocess.run(changed, check=False).returncode
+    return f"at {found.stdout.strip()}{', changed since' if is_changed else ''}"
 
 
 @contextmanager

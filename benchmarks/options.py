@@ -1,0 +1,36 @@
+"""What all benchmarks are asked with on the command line."""
+
+import argparse
+
+
+def parser_of(program: str, does: str | None) -> argparse.ArgumentParser:
+    """A parser that shows defaults, with the options that all have."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description=does,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--no-write", action="store_true", help="only print the tables")
+    return parser
+
+
+def add_rounds(parser: argparse.ArgumentParser, seconds: int) -> None:
+    """How often, and for how long, each figure is measured."""
+    parser.add_argument("--rounds", type=positive, default=3, help="of all figures, in turn")
+    parser.add_argument(
+        "--seconds", type=positive, default=seconds, help="of load, for each figure of a round"
+    )
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def some_minutes(text: str) -> float:
+    minutes = float(text)
+    if not 1 / 60 <= minutes <= 24 * 60:
+        raise argparse.ArgumentTypeError("must be from one second to one day")
+    return minutes
