@@ -175,7 +175,7 @@ class TolerantProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.draining.is_set():
             # The last answer ends the connection, not one that another request is behind.
-            if before is not None:
+            if before is not None and not before.response_started:
                 before.keep_alive = True
             self.cycle.keep_alive = False
 

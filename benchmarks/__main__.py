@@ -159,7 +159,7 @@ def run_rounds(bench: Bench, rounds: int) -> Rounds:
                 try:
                     figures[row.key].append(row.measure())
                 except LostReportsError as error:
-                    sys.exit(f"LOST: {row.name}, {row.connections} connections: {error}")
+                    sys.exit(f"FAILED: {row.name}, {row.connections} connections: {error}")
                 progress.advance(task)
     return figures
 
@@ -269,9 +269,7 @@ def notes(rounds: Rounds, messages: int) -> str:
     }
     found = "Every report that was sent was found in its database afterwards."
     if missing:
-        found = (
-            f"As many reports were found as were acknowledged: {missing} of those sent were not."
-        )
+        found = f"As many were found as were acknowledged, or more; not found: {missing}."
     lines = [
         found,
         f"Lookups: among {messages:,} messages.",

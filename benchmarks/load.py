@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
@@ -100,15 +101,15 @@ def outcome_of(wrk: subprocess.Popen[str]) -> Outcome:
     assert found, output
     result = json.loads(line)
     acknowledged = result["answered"] - result["refused"]
-    assert acknowledged, f"none of {result['sent']} requests was answered 2xx"
     return Outcome(
         sent=result["sent"],
         acknowledged=acknowledged,
         refused=result["refused"],
         broken=result["broken"],
         duration_s=result["duration_us"] / 1e6,
-        p50_ms=result["p50_us"] / 1e3,
-        p99_ms=result["p99_us"] / 1e3,
+        # wrk times refusals too; nobody shall be fast at those.
+        p50_ms=result["p50_us"] / 1e3 if acknowledged else inf,
+        p99_ms=result["p99_us"] / 1e3 if acknowledged else inf,
     )
 
 

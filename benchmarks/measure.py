@@ -23,7 +23,7 @@ NAIVE_IDS: Final = NaiveDelivery.message_id
 
 
 class LostReportsError(Exception):
-    """Something that was acknowledged is not in the database."""
+    """Something that was acknowledged is not in the database, or was not even acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Figures:
     peak_mib: float | None = None
     commit_ms: float | None = None  # the mean, of ours
     refused: int = 0
-    missing: int = 0  # of the ids sent, for each a request went unanswered
+    missing: int = 0  # of the ids sent, for each a request was refused or unanswered
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def under_load(
     """
     warm_up, measured = loads
     warm = load.run_wrk(warm_up, running.port, connections, warm_up_s)
-    cpu_s, (commits, commits_s) = running.cpu_s(), running.commits()
+    commits, commits_s = running.commits()
+    cpu_s = running.cpu_s()
     outcome = load.run_wrk(measured, running.port, connections, seconds)
     cpu_s = running.cpu_s() - cpu_s
     more_commits, more_commits_s = running.commits()
@@ -90,11 +91,18 @@ def pgbench(database: URL, run: int, seconds: int, cores: Cores) -> Figures:
     )
 
 
+def require_all_taken(runs: Iterable[Run]) -> None:
+    """Raise `LostReportsError` where one was refused: wrk would take that for a fast answer."""
+    for run in runs:
+        if run.outcome.refused:
+            raise LostReportsError(f"{run.outcome.refused} of {run.outcome.sent} were refused")
+
+
 def missing_of(runs: Iterable[Run], database: URL, ids: Any, connections: int) -> int:
     """How many ids were sent and aren't stored. Raises `LostReportsError` where one was promised.
 
-    wrk doesn't tell which answers it got, but the ids are numbered. So: every id that is missing
-    must be a request that went unanswered, and those are no more than the connections, which wrk
+    wrk doesn't tell which answers it got, but the ids are numbered. So: no more may be missing than
+    were refused or went unanswered, and the latter are no more than the connections, which wrk
     closes at the end with a request under way on each. Where none is missing, and that is usual as
     an admitted report is stored whether or not its caller stays, this proves that every single
     acknowledged id is there; where some are, that at least as many are stored as were acknowledged.

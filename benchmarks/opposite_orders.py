@@ -119,7 +119,7 @@ def main() -> None:
         try:
             found = run(stage, options.minutes, options.keys)
         except LostReportsError as error:
-            sys.exit(f"LOST: {error}")
+            sys.exit(f"FAILED: {error}")
     found.table().show()
     if found.deadlocks:
         sys.exit(1)

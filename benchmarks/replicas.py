@@ -36,6 +36,7 @@ def measure_once(stage: Stage, replicas: int, runs: Iterator[int], seconds: int)
             running = contenders.replicas(opened, database, replicas, stage)
             _loaded(running, runs, measure.WARM_UP_S)
             measured = _loaded(running, runs, seconds)
+        measure.require_all_taken(measured)
         measure.missing_of(measured, database, measure.OUR_IDS, CONNECTIONS // 2)
     outcomes = [run.outcome for run in measured]
     return Figures(sum(o.per_s for o in outcomes), max(o.p99_ms for o in outcomes))
@@ -88,7 +89,7 @@ def main() -> None:
             table = compare(stage, options.rounds, options.seconds)
             found = opposite_orders.run(stage, options.minutes, options.keys)
         except LostReportsError as error:
-            sys.exit(f"LOST: {error}")
+            sys.exit(f"FAILED: {error}")
         facts = [
             *stage.describe(),
             f"{options.rounds} rounds, {options.seconds} s of load a figure",

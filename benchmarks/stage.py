@@ -48,11 +48,13 @@ class Stage:
     load_cores: Cores
     database_cores: Cores
     settings: dict[str, str]  # PostgreSQL's own, as it shows them
+    commit: str  # when all began
 
     def describe(self) -> list[str]:
         """What the figures depend on, a line each."""
         cores = (self.server_cores, self.load_cores, self.database_cores)
         server, load, database = (_named(some) for some in cores)
+        day = f"{datetime.now(UTC):%Y-%m-%d}"
         machine = f"{os.cpu_count()} × {_cpu_model()}"
         memory = f"{psutil.virtual_memory().total / 2**30:.0f} GiB of memory"
         versions = [f"{name} {version(name)}" for name in ("uvicorn", "fastapi", "sqlalchemy")]
@@ -60,7 +62,7 @@ class Stage:
         databases = f"SQLite {sqlite3.sqlite_version}, {postgres}"
         set_up = [f"{name}={value}" for name, value in self.settings.items() if name != VERSION]
         return [
-            f"{datetime.now(UTC):%Y-%m-%d}, {machine}, {memory}, {platform.system()}, {_commit()}",
+            f"{day}, {machine}, {memory}, {platform.system()}, {self.commit}",
             f"Python {platform.python_version()}, {', '.join(versions)}, {databases}",
             f"server on {server}, load on {load}, PostgreSQL on {database}",
             f"SQLite: WAL, synchronous=FULL; PostgreSQL: {', '.join(set_up)}",
@@ -115,7 +117,15 @@ def _build(opened: ExitStack, servers: int) -> Stage:
     settings = _settings_of(postgres, (*DURABLE, *tuned, VERSION))
     if off := [name for name in DURABLE if settings[name] != "on"]:
         raise UnableError(f"PostgreSQL is not durable: {', '.join(off)} must be on")
-    return Stage(folder, postgres, frozenset(available[:servers]), load, database, settings)
+    return Stage(
+        folder=folder,
+        postgres=postgres,
+        server_cores=frozenset(available[:servers]),
+        load_cores=load,
+        database_cores=database,
+        settings=settings,
+        commit=_commit(),
+    )
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Intake:
         self._is_embedded = is_embedded
         self._metrics = metrics
         self._failing_since: float | None = None
-        self._said_why = ""
+        self._said: set[str] = set()
         self._said_spool_is_failing = False
 
     def __call__(self, batch: Sequence[Entry]) -> list[Outcome]:
@@ -69,19 +69,18 @@ class Intake:
         self.is_away = not self._is_embedded
         if self._failing_since is None:
             self._failing_since = time.monotonic()
-        if (
-            why != self._said_why
-        ):  # once for each reason: an outage may end, and a schema be missing
-            self._said_why = why
+        # Once an outage for each reason: a server may be back, and its schema not.
+        if why not in self._said:
+            self._said.add(why)
             instead = "refused" if self.spool is None else "kept in the spool"
             log.error("the database takes no reports", extra={"error": why, "they_are": instead})
 
     def note_success(self) -> None:
         self.is_away = False
-        if self._failing_since is not None:
-            seconds = round(time.monotonic() - self._failing_since, 1)
-            self._failing_since = None
-            self._said_why = ""
+        since, self._failing_since = self._failing_since, None
+        if since is not None:
+            seconds = round(time.monotonic() - since, 1)
+            self._said.clear()
             self._said_spool_is_failing = self.spool_is_failing = False
             log.warning("the database takes reports again", extra={"after_seconds": seconds})
 

@@ -59,6 +59,7 @@ class Recovery:
 
     def start(self) -> None:
         """Look once whether the database is there, then watch over it."""
+        schema.newest_revision(), schema.known_revisions()  # before an upgrade changes the files
         self._intake.is_away = True
         self._step()
         self._thread.start()

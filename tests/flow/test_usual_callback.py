@@ -224,6 +224,7 @@ def test_requests_in_one_packet_are_all_answered_while_it_drains(
         answers = read_all(connection)
 
     assert statuses_of(answers) == [200] * together
+    assert answers.count(b"connection: close\r\n") == 1
     assert answers.rindex(b"connection: close") > answers.rindex(b"HTTP/1.1 200")
 
 
