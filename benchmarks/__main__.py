@@ -16,7 +16,7 @@ from sqlalchemy import URL
 
 from benchmarks import contenders, filling, load, measure
 from benchmarks.measure import Figures, LostReportsError
-from benchmarks.options import add_rounds, parser_of, positive
+from benchmarks.options import add_measuring, parser_of, positive
 from benchmarks.page import Table, Target, publish, targets_table
 from benchmarks.stage import Stage, set_up
 
@@ -281,7 +281,7 @@ def notes(rounds: Rounds, messages: int) -> str:
 def main() -> None:
     """Measure, print the table, write it to the page; exit code 1 if a report was lost."""
     parser = parser_of("benchmarks", main.__doc__)
-    add_rounds(parser, seconds=4)
+    add_measuring(parser, seconds=4)
     parser.add_argument("--messages", type=positive, default=1_000_000, help="to look up among")
     options = parser.parse_args()
     with set_up() as stage, filled_databases(stage, options.messages) as filled:

@@ -84,18 +84,8 @@ def baseline(name: str, cores: Cores, database: URL | None = None) -> Iterator[R
     port = free_port()
     command = [
         *(sys.executable, "-m", "uvicorn", f"benchmarks.baselines:{name}"),
-        *(
-            "--app-dir",
-            str(ROOT),
-            "--port",
-            str(port),
-            "--loop",
-            "uvloop",
-            "--http",
-            "httptools",
-            "--ws",
-            "none",
-        ),
+        *("--app-dir", str(ROOT), "--port", str(port)),
+        *("--loop", "uvloop", "--http", "httptools", "--ws", "none"),
         *("--no-access-log", "--log-level", "warning"),
         *(["--factory"] if name == "naive" else []),
     ]

@@ -4,18 +4,17 @@ import argparse
 
 
 def parser_of(program: str, does: str | None) -> argparse.ArgumentParser:
-    """A parser that shows defaults, with the options that all have."""
-    parser = argparse.ArgumentParser(
+    """A parser that shows defaults."""
+    return argparse.ArgumentParser(
         prog=f"python -m {program}",
         description=does,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
+
+def add_measuring(parser: argparse.ArgumentParser, seconds: int) -> None:
+    """How often, and for how long, each figure is measured, and whether the page gets it."""
     parser.add_argument("--no-write", action="store_true", help="only print the tables")
-    return parser
-
-
-def add_rounds(parser: argparse.ArgumentParser, seconds: int) -> None:
-    """How often, and for how long, each figure is measured."""
     parser.add_argument("--rounds", type=positive, default=3, help="of all figures, in turn")
     parser.add_argument(
         "--seconds", type=positive, default=seconds, help="of load, for each figure of a round"

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from benchmarks import contenders, load, measure, opposite_orders
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError, Run
-from benchmarks.options import add_rounds, parser_of
+from benchmarks.options import add_measuring, parser_of
 from benchmarks.page import Table, publish
 from benchmarks.stage import Stage, set_up
 
@@ -81,7 +81,7 @@ def compare(stage: Stage, rounds: int, seconds: int) -> Table:
 def main() -> None:
     """Measure, print, write to the page; exit code 1 on a deadlock or a lost report."""
     parser = parser_of("benchmarks.replicas", main.__doc__)
-    add_rounds(parser, seconds=6)
+    add_measuring(parser, seconds=6)
     opposite_orders.add_options(parser)
     options = parser.parse_args()
     with set_up(servers=2) as stage:

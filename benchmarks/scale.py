@@ -19,7 +19,7 @@ from sqlalchemy import URL, create_engine
 from benchmarks import contenders, filling, load, measure
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError
-from benchmarks.options import add_rounds, parser_of, positive
+from benchmarks.options import add_measuring, parser_of, positive
 from benchmarks.page import Table, Target, publish, targets_table
 from benchmarks.stage import Stage, UnableError, set_up
 
@@ -209,7 +209,7 @@ def targets(measured: dict[str, Figures]) -> Iterator[Target]:
 def main() -> None:
     """Fill, measure, print, write to the page; exit code 1 if a report was lost."""
     parser = parser_of("benchmarks.scale", main.__doc__)
-    add_rounds(parser, seconds=4)
+    add_measuring(parser, seconds=4)
     parser.add_argument("--deliveries", type=positive, default=10_000_000, help="in a full one")
     options = parser.parse_args()
     with set_up() as stage:

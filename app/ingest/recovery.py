@@ -59,7 +59,9 @@ class Recovery:
 
     def start(self) -> None:
         """Look once whether the database is there, then watch over it."""
-        schema.newest_revision(), schema.known_revisions()  # before an upgrade changes the files
+        # Read now, before an upgrade changes the files.
+        schema.newest_revision()
+        schema.known_revisions()
         self._intake.is_away = True
         self._step()
         self._thread.start()

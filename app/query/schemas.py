@@ -39,6 +39,10 @@ Rfc3339 = Annotated[str, _TIME]
 # In a model: microseconds, which are written out as such a text.
 Time = Annotated[int, PlainSerializer(rfc3339, return_type=str), _TIME]
 
+_MessageId = Annotated[
+    str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
+]
+
 # What may be a thousand times in an answer is a dictionary: a model takes three times as long to
 # make and to write out. Those who ask for it as JSON call `pydantic_core.to_json`.
 
@@ -46,9 +50,7 @@ Time = Annotated[int, PlainSerializer(rfc3339, return_type=str), _TIME]
 class Delivery(TypedDict):
     """One recipient of one message, and what became of it."""
 
-    messageid: Annotated[
-        str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
-    ]
+    messageid: _MessageId
     to: Annotated[
         str,
         Field(
@@ -125,9 +127,7 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
 class Message(TypedDict):
     """What one send call sent, up to 50 deliveries."""
 
-    messageid: Annotated[
-        str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
-    ]
+    messageid: _MessageId
     state: Annotated[
         str,
         Field(
