@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.callback.door import Answer, Door
 from app.callback.usual import usual_callback
+from app.http.upgrades import UpgradeFilter
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ class TolerantProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._line: bytearray | None = bytearray()  # a request line that is coming in
+        self._upgrades = UpgradeFilter(lambda: self._in_head and self._line is None)
+        self._is_deaf = False  # what follows a CONNECT is not HTTP
         self._headers_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
@@ -98,9 +101,15 @@ class TolerantProtocol(HttpToolsProtocol):
             self.send_400_response("Request head too large.")
             return
         if data:
-            super().data_received(data)
+            self._feed(data)
         if self._in_head and self._head_timer is None and not self._is_between_requests():
             self._watch_head()
+
+    def _feed(self, data: bytes) -> None:
+        for piece in self._upgrades.pieces(data):
+            if self._is_deaf or self.transport.is_closing():
+                return
+            super().data_received(piece)
 
     def _take_line(self, data: bytes) -> bytes:
         """What may go to the parser by now: nothing, or the whole line and all that follows."""
@@ -157,7 +166,8 @@ class TolerantProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing to say: a client may ask for HTTP/2, and is answered as if it hadn't."""
+        """CONNECT alone comes here: it is answered, and nothing behind it is a request."""
+        self._is_deaf = True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -173,6 +183,8 @@ class TolerantProtocol(HttpToolsProtocol):
         self._head_is_there()
         before = self.cycle
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False
         if self.draining.is_set():
             # The last answer ends the connection, not one that another request is behind.
             if before is not None and not before.response_started:

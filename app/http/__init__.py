@@ -1,0 +1,1 @@
+"""The front: what stands between the socket and the application."""
