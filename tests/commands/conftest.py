@@ -14,8 +14,7 @@ from app.store.quarantine import Refusal
 from app.store.submissions import Submission
 from tests.process import Ended, run
 from tests.service import a_report
-
-EIGHT = 1_795_334_400_000_000  # 2026-11-22T08:00:00Z, us
+from tests.times import YESTERDAY
 
 
 @dataclass
@@ -32,16 +31,16 @@ class Stored:
     def run(self, *arguments: str, **environment: str) -> Ended:
         return run(*arguments, **{**self.environment, **environment})
 
-    def record(self, *queries: str, at: int = EIGHT) -> None:
+    def record(self, *queries: str, at: int = YESTERDAY) -> None:
         with self.database.write.begin() as connection:
             write.record(connection, [parse(query.encode(), at) for query in queries])
 
-    def refuse(self, *queries: str, at: int = EIGHT) -> None:
+    def refuse(self, *queries: str, at: int = YESTERDAY) -> None:
         refusals = [Refusal(query, "invalid_parameter", "not understood", at) for query in queries]
         with self.database.write.begin() as connection:
             quarantine.keep(connection, refusals, max_rows=10_000)
 
-    def register(self, message_id: str, *recipients: str, at: int = EIGHT) -> None:
+    def register(self, message_id: str, *recipients: str, at: int = YESTERDAY) -> None:
         submission = Submission(message_id, recipients, "order 17", at)
         with self.database.write.begin() as connection:
             submissions.register(connection, submission, at)

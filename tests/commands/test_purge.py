@@ -1,7 +1,6 @@
 """`paasoo-dlr purge`, and the purge that `serve` does by itself: what goes, and what stays."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,17 +13,13 @@ from tests.commands.conftest import Stored, many
 from tests.process import run, serving, until
 from tests.recount import KEYS, counted, recount
 from tests.service import READ_KEY, TOKEN, a_report, running_service
+from tests.times import ago
 
-DAY = 24 * 3_600_000_000
 GIVEN = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
 
 
-def days_ago(days: float) -> int:
-    return time.time_ns() // 1000 - int(days * DAY)
-
-
 def test_final_and_old_goes_with_its_history_and_all_else_stays(stored: Stored) -> None:
-    old, new = days_ago(40), days_ago(20)
+    old, new = ago(days=40), ago(days=20)
     stored.register("given-up", "6588888888", at=old)
     stored.expire(old + 1, now=old)
     stored.register("given-up-lately", "6588888888", at=old)
@@ -61,12 +56,12 @@ def test_final_and_old_goes_with_its_history_and_all_else_stays(stored: Stored) 
 
 def test_a_message_goes_whole_or_stays_whole(stored: Stored) -> None:
     for recipient in ("6588888881", "6588888882"):
-        stored.register("half-open", recipient, at=days_ago(40))
-    stored.record(a_report(messageid="half-open", to="6588888881"), at=days_ago(40))
-    stored.record(a_report(messageid="half-new", to="6588888881"), at=days_ago(40))
-    stored.record(a_report(messageid="half-new", to="6588888882"), at=days_ago(1))
+        stored.register("half-open", recipient, at=ago(days=40))
+    stored.record(a_report(messageid="half-open", to="6588888881"), at=ago(days=40))
+    stored.record(a_report(messageid="half-new", to="6588888881"), at=ago(days=40))
+    stored.record(a_report(messageid="half-new", to="6588888882"), at=ago(days=1))
     for recipient in ("6588888881", "6588888882"):
-        stored.record(a_report(messageid="old", to=recipient), at=days_ago(40))
+        stored.record(a_report(messageid="old", to=recipient), at=ago(days=40))
 
     ended = stored.run("purge", "--days", "30")
 
@@ -85,9 +80,9 @@ def test_more_days_than_there_were_are_refused(stored: Stored) -> None:
 
 
 def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
-    stored.record(*many(1300), at=days_ago(40))
-    stored.record(*many(20, network="40410"), at=days_ago(1))
-    stored.refuse(*(f"type={number}" for number in range(600)), at=days_ago(40))
+    stored.record(*many(1300), at=ago(days=40))
+    stored.record(*many(20, network="40410"), at=ago(days=1))
+    stored.refuse(*(f"type={number}" for number in range(600)), at=ago(days=40))
 
     ended = stored.run("purge", "--days", "7")
 
@@ -99,10 +94,10 @@ def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
 
 
 def test_a_report_after_the_purge_begins_a_new_delivery(stored: Stored) -> None:
-    stored.record(a_report(), at=days_ago(40))
+    stored.record(a_report(), at=ago(days=40))
     stored.run("purge", "--days", "30")
 
-    now = days_ago(0)
+    now = ago(days=0)
     stored.record(a_report(status=404, statuscode="Unroutable"), at=now)
 
     (delivery,) = stored.rows(deliveries)
@@ -111,7 +106,7 @@ def test_a_report_after_the_purge_begins_a_new_delivery(stored: Stored) -> None:
 
 
 def test_without_a_retention_nothing_is_purged(stored: Stored) -> None:
-    stored.record(a_report(), at=days_ago(40))
+    stored.record(a_report(), at=ago(days=40))
 
     ended = stored.run("purge")
 
@@ -122,24 +117,24 @@ def test_without_a_retention_nothing_is_purged(stored: Stored) -> None:
 
 
 def test_zero_days_keeps_nothing_that_is_final(stored: Stored) -> None:
-    stored.record(a_report(), at=days_ago(0.001))
+    stored.record(a_report(), at=ago(days=0.001))
 
     assert "1 deliveries" in stored.run("purge", "--days", "0").stdout
 
 
 def test_two_purges_at_once_and_a_writer_do_not_get_in_each_others_way(stored: Stored) -> None:
-    stored.record(*many(3000), at=days_ago(40))
+    stored.record(*many(3000), at=ago(days=40))
     done = threading.Event()
 
     def purge() -> Purged:
         purged = Purged()
-        for batch in retention.purge(stored.database, days_ago(30)):
+        for batch in retention.purge(stored.database, ago(days=30)):
             purged = purged.and_also(batch)
         return purged
 
     def write_on() -> None:
         while not done.is_set():
-            stored.record(*many(200, status=404, statuscode="Unroutable")[::5], at=days_ago(0))
+            stored.record(*many(200, status=404, statuscode="Unroutable")[::5], at=ago(days=0))
 
     with ThreadPoolExecutor() as threads:
         writing = threads.submit(write_on)
@@ -158,8 +153,8 @@ def test_two_purges_at_once_and_a_writer_do_not_get_in_each_others_way(stored: S
 
 
 def test_serve_purges_by_itself(stored: Stored) -> None:
-    stored.record(a_report(messageid="old"), at=days_ago(40))
-    stored.record(a_report(messageid="new"), at=days_ago(20))
+    stored.record(a_report(messageid="old"), at=ago(days=40))
+    stored.record(a_report(messageid="new"), at=ago(days=20))
 
     with running_service(stored.url, retention_days=30) as service:
         until(lambda: service.get("/v1/messages/old").status_code == 404)
@@ -168,7 +163,7 @@ def test_serve_purges_by_itself(stored: Stored) -> None:
 
 
 def test_the_command_beside_a_running_serve(stored: Stored, database_url: URL) -> None:
-    stored.record(a_report(), at=days_ago(40))
+    stored.record(a_report(), at=ago(days=40))
     stored.database.close()
     with serving(**stored.environment, **GIVEN):
         ended = run("purge", "--days", "30", **stored.environment)

@@ -5,24 +5,25 @@ import json
 import pytest
 
 from app.store.tables import deliveries, quarantine, reports
-from tests.commands.conftest import EIGHT, Stored, many
+from tests.commands.conftest import Stored, many
 from tests.process import run, serving
 from tests.service import ADMIN_KEY, TOKEN, a_report
+from tests.times import YESTERDAY, written
 
 GIVEN = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"boss:admin:{ADMIN_KEY}"}
 
 
 def test_list_shows_the_latest_first(stored: Stored) -> None:
-    stored.refuse("type=mo&x=1", at=EIGHT)
-    stored.refuse("type=mo&x=2", at=EIGHT + 1)
-    stored.refuse("type=mo&x=1", at=EIGHT + 2)
+    stored.refuse("type=mo&x=1", at=YESTERDAY)
+    stored.refuse("type=mo&x=2", at=YESTERDAY + 1)
+    stored.refuse("type=mo&x=1", at=YESTERDAY + 2)
 
     lines = stored.run("quarantine", "list").stdout.splitlines()
     objects = stored.run("quarantine", "list", "--json").stdout.splitlines()
     short = stored.run("quarantine", "list", "--limit", "1")
 
     assert [line.split("  ")[1:] for line in lines] == [
-        [f"2026-11-22T08:00:00.00000{at}Z", times, "invalid_parameter", "not understood", query]
+        [written(YESTERDAY + at), times, "invalid_parameter", "not understood", query]
         for at, times, query in ((1, "1", "type=mo&x=2"), (2, "2", "type=mo&x=1"))
     ]
     assert [json.loads(line)["query"] for line in objects] == ["type=mo&x=2", "type=mo&x=1"]
@@ -46,7 +47,7 @@ def test_list_says_the_same_as_the_api_beside_a_running_service(stored: Stored) 
 
 
 def test_replay_stores_what_is_valid_now(stored: Stored) -> None:
-    stored.refuse(*many(120), at=EIGHT)
+    stored.refuse(*many(120), at=YESTERDAY)
     stored.refuse("type=mo")
 
     ended = stored.run("quarantine", "replay")
@@ -54,7 +55,9 @@ def test_replay_stores_what_is_valid_now(stored: Stored) -> None:
     assert (ended.code, ended.stdout) == (0, "replayed: 120, still rejected: 1\n"), ended.stderr
     assert "121/121" in ended.stderr
     assert [row.query for row in stored.rows(quarantine)] == ["type=mo"]
-    assert {(row.received_at, row.source) for row in stored.rows(reports)} == {(EIGHT, "replay")}
+    assert {(row.received_at, row.source) for row in stored.rows(reports)} == {
+        (YESTERDAY, "replay")
+    }
     assert {row.state for row in stored.rows(deliveries)} == {"delivered"}
 
 

@@ -11,11 +11,12 @@ from sqlalchemy import delete, update
 from app.callback.paasoo_codes import meaning_of
 from app.store import rebuild
 from app.store.tables import deliveries, reports
-from tests.commands.conftest import EIGHT, Stored, many
+from tests.commands.conftest import Stored, many
 from tests.process import run, serving
 from tests.recount import KEYS, counted, recount
 from tests.service import READ_KEY, TOKEN, a_report
 from tests.store.test_fold import MEANINGS
+from tests.times import YESTERDAY
 
 UNTOUCHED = (deliveries, reports)
 
@@ -24,19 +25,21 @@ UNTOUCHED = (deliveries, reports)
 def eventful(stored: Stored) -> Stored:
     """Deliveries with every kind of history: reports in any order, sent, given up, late."""
     chosen = random.Random(7)
-    stored.register("m-00003", "6588888888", "6588888889", at=EIGHT - 9)
+    stored.register("m-00003", "6588888888", "6588888889", at=YESTERDAY - 9)
     for _ in range(60):
-        at = EIGHT + chosen.randrange(20)
+        at = YESTERDAY + chosen.randrange(20)
         changes = {"statuscode": None, "errcode": None, **chosen.choice(MEANINGS)}
         number = chosen.randrange(30)
         stored.record(a_report(messageid=f"m-{number:05}", **changes), at=at)
-    stored.register("sent", "6588888888", at=EIGHT + 50)
-    stored.register("given-up", "6588888888", at=EIGHT - 9)
-    stored.expire(EIGHT, now=EIGHT + 100)
-    stored.expire(EIGHT + 10, now=EIGHT + 101)  # some that were accepted, too
+    stored.register("sent", "6588888888", at=YESTERDAY + 50)
+    stored.register("given-up", "6588888888", at=YESTERDAY - 9)
+    stored.expire(YESTERDAY, now=YESTERDAY + 100)
+    stored.expire(YESTERDAY + 10, now=YESTERDAY + 101)  # some that were accepted, too
     for number in range(0, 30, 3):
-        stored.record(a_report(messageid=f"m-{number:05}", statuscode="accepted"), at=EIGHT + 200)
-    stored.register("m-00004", "6588888888", at=EIGHT + 300)
+        stored.record(
+            a_report(messageid=f"m-{number:05}", statuscode="accepted"), at=YESTERDAY + 200
+        )
+    stored.register("m-00004", "6588888888", at=YESTERDAY + 300)
     return stored
 
 
@@ -71,7 +74,7 @@ def test_rebuild_mends_every_part_of_a_status(eventful: Stored) -> None:
     positions = {row.message_id: row.changed_in for row in eventful.rows(deliveries)}
     change(eventful, "m-00001", state="unknown", rank=2, reason="contradictory")
     change(eventful, "m-00002", conflicting=True, errcode="x", decided_at=1, fingerprint=2)
-    change(eventful, "m-00004", first_received_at=1, last_received_at=EIGHT + 10_000)
+    change(eventful, "m-00004", first_received_at=1, last_received_at=YESTERDAY + 10_000)
     change(eventful, "sent", state="delivered", rank=5)
     change(eventful, "given-up", state="pending", rank=0)
     damaged = without_position(eventful)
@@ -159,7 +162,7 @@ def test_rebuild_beside_writers_changes_nothing_that_is_right(
 
     def write_on(seed: int) -> None:
         chosen = random.Random(seed)
-        at = EIGHT
+        at = YESTERDAY
         while not done.is_set():
             at += 1
             changes = {"statuscode": None, "errcode": None, **chosen.choice(MEANINGS)}

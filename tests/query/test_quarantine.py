@@ -11,6 +11,7 @@ from sqlalchemy import URL, text
 from app.store import quarantine
 from app.store.quarantine import Refusal
 from tests.service import ADMIN_KEY, READ_KEY, Service, a_report, running_service
+from tests.times import YESTERDAY, written
 
 MAX_ROWS = 5
 
@@ -160,10 +161,7 @@ def test_refusals_are_counted_by_code_repeats_included(service: Service) -> None
     assert service.metric('dlr_quarantined_total{code="unsupported_type"}') == 1
 
 
-EIGHT = 1_795_334_400_000_000  # 2026-11-22T08:00:00Z, us
-
-
-def put_in(service: Service, *queries: str, at: int = EIGHT) -> None:
+def put_in(service: Service, *queries: str, at: int = YESTERDAY) -> None:
     """As if another version's rules had refused these."""
     refusals = [
         Refusal(query, "invalid_parameter", "it was not known then", at) for query in queries
@@ -187,19 +185,19 @@ def remove(service: Service, row_id: str, key: str = ADMIN_KEY) -> Any:
 
 def test_replay_stores_what_is_valid_now_with_its_times(service: Service) -> None:
     put_in(service, a_report())
-    put_in(service, a_report(), at=EIGHT + 7)
-    put_in(service, a_report(), at=EIGHT + 9)
+    put_in(service, a_report(), at=YESTERDAY + 7)
+    put_in(service, a_report(), at=YESTERDAY + 9)
 
     assert replay(service) == {"replayed": 1, "still_rejected": 0}
 
     assert page(service)["items"] == []
     (report,) = service.reports()
-    assert report["received_at"] == "2026-11-22T08:00:00.000000Z"
-    assert report["last_received_at"] == "2026-11-22T08:00:00.000009Z"
+    assert report["received_at"] == written(YESTERDAY)
+    assert report["last_received_at"] == written(YESTERDAY + 9)
     assert report["times_received"] == 3
     assert report["source"] == "replay"
     assert report["query"] == a_report()
-    assert service.delivery()["first_received_at"] == "2026-11-22T08:00:00.000000Z"
+    assert service.delivery()["first_received_at"] == written(YESTERDAY)
     assert service.delivery()["state"] == "delivered"
 
 

@@ -1,7 +1,7 @@
 """Statistics: what was counted, by what, and over which time."""
 
-from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from sqlalchemy import URL, insert
@@ -13,10 +13,9 @@ from app.store.tables import deliveries
 from tests.service import Service, a_report, running_service
 from tests.store.test_fold import understood
 from tests.store.test_stats import registered
+from tests.times import DAY, HOUR, YESTERDAY, begun, written
 
-HOUR = 3_600_000_000
 NOTHING = {state.value: 0 for state in State}
-EIGHT = int(datetime(2026, 11, 22, 8, tzinfo=UTC).timestamp()) * 1_000_000
 
 
 def ask(service: Service, query: str = "") -> Any:
@@ -113,7 +112,7 @@ def test_networks_belong_to_countries_by_their_first_three_digits(service: Servi
 
 
 def test_groups_have_the_keys_asked_for_and_no_other(service: Service) -> None:
-    record(service, ({"status": 404, "statuscode": "Unroutable", "network": "52099"}, EIGHT))
+    record(service, ({"status": 404, "statuscode": "Unroutable", "network": "52099"}, YESTERDAY))
 
     (group,) = ask(service, "group_by=day&group_by=hour,reason&group_by=network,country,state")[
         "groups"
@@ -130,8 +129,8 @@ def test_groups_have_the_keys_asked_for_and_no_other(service: Service) -> None:
         "country": "TH",
         "state": "undelivered",
         "reason": "unroutable",
-        "hour": "2026-11-22T08:00:00Z",
-        "day": "2026-11-22T00:00:00Z",
+        "hour": begun(YESTERDAY, HOUR),
+        "day": begun(YESTERDAY, DAY),
         **figures,
     }
     assert by_reason == {"reason": "unroutable", **figures}
@@ -140,55 +139,59 @@ def test_groups_have_the_keys_asked_for_and_no_other(service: Service) -> None:
 def test_groups_are_in_the_order_of_their_keys_as_they_were_asked_for(service: Service) -> None:
     for hour in (1, 0):
         record(
-            service, ({"status": 0}, EIGHT + hour * HOUR), ({"status": 777}, EIGHT + hour * HOUR)
+            service,
+            ({"status": 0}, YESTERDAY + hour * HOUR),
+            ({"status": 777}, YESTERDAY + hour * HOUR),
         )
 
     by_hour = ask(service, "group_by=hour,state")["groups"]
     by_state = ask(service, "group_by=state,hour")["groups"]
 
-    eight, nine = "2026-11-22T08:00:00Z", "2026-11-22T09:00:00Z"
+    first, second = (begun(YESTERDAY + hour * HOUR, HOUR) for hour in (0, 1))
     assert [(group["hour"], group["state"]) for group in by_hour] == [
-        *((eight, "delivered"), (eight, "unknown"), (nine, "delivered"), (nine, "unknown"))
+        *((first, "delivered"), (first, "unknown"), (second, "delivered"), (second, "unknown"))
     ]
     assert [(group["state"], group["hour"]) for group in by_state] == [
-        *(("delivered", eight), ("delivered", nine), ("unknown", eight), ("unknown", nine))
+        *(("delivered", first), ("delivered", second), ("unknown", first), ("unknown", second))
     ]
 
 
 def test_a_span_begins_with_since_and_ends_before_until(service: Service) -> None:
-    record(service, *(({"status": 0}, EIGHT + offset) for offset in (-1, 0, 1, HOUR - 1, HOUR)))
+    record(service, *(({"status": 0}, YESTERDAY + offset) for offset in (-1, 0, 1, HOUR - 1, HOUR)))
 
     def total(**span: str) -> int:
-        query = "&".join(f"{name}={moment}" for name, moment in span.items())
-        return int(ask(service, query)["totals"]["total"])
+        return int(ask(service, urlencode(span))["totals"]["total"])
 
-    assert total(since="2026-11-22T08:00:00Z") == 4
-    assert total(until="2026-11-22T08:00:00Z") == 1
-    assert total(since="2026-11-22T08:00:00Z", until="2026-11-22T09:00:00Z") == 3
-    assert total(since="2026-11-22T08:00:00.000001Z", until="2026-11-22T08:30:00Z") == 1
-    assert total(since="2026-11-22T15:59:59.999999%2B08:00", until="2026-11-22T08:00:00Z") == 1
-    assert total(since="2026-11-22T09:00:00Z", until="2026-11-22T08:00:00Z") == 0
+    start, end = written(YESTERDAY), written(YESTERDAY + HOUR)
+    assert total(since=start) == 4
+    assert total(until=start) == 1
+    assert total(since=start, until=end) == 3
+    assert total(since=written(YESTERDAY + 1), until=written(YESTERDAY + HOUR // 2)) == 1
+    assert total(since=written(YESTERDAY - 1, hours_east=8), until=start) == 1
+    assert total(since=begun(YESTERDAY, HOUR), until=begun(YESTERDAY + HOUR, HOUR)) == 3
+    assert total(since=end, until=start) == 0
 
 
 def test_what_was_sent_and_not_reported_counts_at_the_time_of_sending(service: Service) -> None:
     with service.app.state.database.write.begin() as connection:
-        connection.execute(insert(deliveries).values(registered("sent", EIGHT)))
+        connection.execute(insert(deliveries).values(registered("sent", YESTERDAY)))
     before = shown(ask(service, "group_by=hour,state")["groups"], "hour", "state")
-    part = ask(service, "since=2026-11-22T08:00:00Z&until=2026-11-22T08:10:00Z")["totals"]
+    span = {"since": written(YESTERDAY), "until": written(YESTERDAY + HOUR // 6)}
+    part = ask(service, urlencode(span))["totals"]
 
-    record(service, ({"status": 0}, EIGHT + HOUR))
+    record(service, ({"status": 0}, YESTERDAY + HOUR))
     service.call_back(a_report(messageid="sent"))
-    (eight_is_gone, *_) = ask(service, "group_by=hour")["groups"]
+    (first_hour_is_gone, *_) = ask(service, "group_by=hour")["groups"]
 
-    assert before == [("2026-11-22T08:00:00Z", "pending", 1)]
+    assert before == [(begun(YESTERDAY, HOUR), "pending", 1)]
     assert part["by_state"] == {**NOTHING, "pending": 1}
-    assert eight_is_gone["hour"] == "2026-11-22T09:00:00Z"
+    assert first_hour_is_gone["hour"] == begun(YESTERDAY + HOUR, HOUR)
 
 
 MALFORMED = [
     *("group_by=planet", "group_by=", "group_by=hour,", "group_by=hour&group_by=planet"),
-    *("since=yesterday", "since=", "since=2026-11-22T08:00:00", "until=2026-11-22", "until=0"),
-    *("since=2026-02-30T00:00:00Z", "since=%00", "until=2026-11-22T08:00:00Z&until=x", "from=x"),
+    *("since=yesterday", "since=", "since=2000-01-31T08:00:00", "until=2000-01-31", "until=0"),
+    *("since=2000-02-30T00:00:00Z", "since=%00", "until=2000-01-31T08:00:00Z&until=x", "from=x"),
 ]
 
 
@@ -211,7 +214,7 @@ def test_more_groups_than_one_answer_takes_are_refused(
 ) -> None:
     monkeypatch.setattr(stats_endpoint, "MAX_ROWS", 3)
     with running_service(database_url) as service:
-        record(service, *(({"status": 0}, EIGHT + hour * HOUR) for hour in range(4)))
+        record(service, *(({"status": 0}, YESTERDAY + hour * HOUR) for hour in range(4)))
 
         refused = service.get("/v1/stats?group_by=hour")
         taken = service.get("/v1/stats?group_by=day")

@@ -1,7 +1,6 @@
 """What was sent and is never reported on expires; a late report takes over."""
 
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,13 +10,10 @@ from app.store.engine import open_database
 from tests.feed import wait_until_settled
 from tests.process import until
 from tests.service import SAMPLE, Service, a_report, running_service
+from tests.times import HOUR, ago, written
 
 ID = SAMPLE["messageid"]
 TO = SAMPLE["to"]
-
-
-def hours_ago(hours: float) -> str:
-    return f"{datetime.now(UTC) - timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def total_expired(*services: Service) -> float:
@@ -34,9 +30,11 @@ def states(service: Service, **filters: str) -> Any:
 def test_sent_messages_without_a_final_report_in_time_expire(database_url: URL) -> None:
     with running_service(database_url, report_timeout_hours=0) as service:
         service.register(
-            "old", to=["6588888881", "6588888882", "6588888883"], submitted_at=hours_ago(73)
+            "old",
+            to=["6588888881", "6588888882", "6588888883"],
+            submitted_at=written(ago(hours=73)),
         )
-        service.register("young", to=["6588888884"], submitted_at=hours_ago(71))
+        service.register("young", to=["6588888884"], submitted_at=written(ago(hours=71)))
         service.call_back(a_report(messageid="old", to="6588888882"))
         service.call_back(a_report(messageid="old", to="6588888883", statuscode="accepted"))
         wait_until_settled(database_url)
@@ -75,7 +73,7 @@ def test_a_late_final_report_takes_over(
     database_url: URL, late: dict[str, Any], state: str
 ) -> None:
     with running_service(database_url) as service:
-        service.register(ID, to=[TO], submitted_at=hours_ago(100))
+        service.register(ID, to=[TO], submitted_at=written(ago(hours=100)))
     with running_service(database_url) as service:
         until(lambda: service.delivery()["state"] == "expired")
         assert service.delivery()["first_received_at"] is None
@@ -97,7 +95,7 @@ def test_what_was_accepted_long_ago_expires_though_nobody_registered_it(
         with database.write.begin() as connection:
             connection.execute(
                 text("UPDATE deliveries SET first_received_at = first_received_at - :hours"),
-                {"hours": 73 * 3600 * 1_000_000},
+                {"hours": 73 * HOUR},
             )
         database.close()
 
@@ -110,7 +108,7 @@ def test_several_replicas_expire_nothing_twice(database_url: URL) -> None:
     with running_service(database_url, report_timeout_hours=0) as service:
         for number in range(40):
             recipients = [f"65888888{one:02}" for one in range(50)]
-            service.register(f"m-{number}", to=recipients, submitted_at=hours_ago(100))
+            service.register(f"m-{number}", to=recipients, submitted_at=written(ago(hours=100)))
 
     with ExitStack() as opened:
         services = [opened.enter_context(running_service(database_url)) for _ in range(replicas)]

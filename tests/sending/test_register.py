@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tests.service import ADMIN_KEY, READ_KEY, SAMPLE, Service, a_report
+from tests.times import YESTERDAY, written
 
 ID = SAMPLE["messageid"]
-SENT_AT = "2026-11-22T08:00:00Z"
+SENT_AT = written(YESTERDAY)
 
 
 def test_what_was_registered_is_pending_until_a_report_comes(service: Service) -> None:
@@ -38,7 +39,7 @@ def test_what_was_registered_is_pending_until_a_report_comes(service: Service) -
                 "network": None,
                 "first_received_at": None,
                 "last_received_at": None,
-                "submitted_at": "2026-11-22T08:00:00.000000Z",
+                "submitted_at": SENT_AT,
                 "reference": "order 17",
             }
             for to in ("6588888888", "6588888889")
@@ -52,7 +53,7 @@ def test_what_was_registered_is_pending_until_a_report_comes(service: Service) -
     assert [delivery["state"] for delivery in message["deliveries"]] == ["delivered", "pending"]
     assert (message["state"], message["final"]) == ("mixed", False)
     assert message["deliveries"][0]["reference"] == "order 17"
-    assert message["deliveries"][0]["submitted_at"] == "2026-11-22T08:00:00.000000Z"
+    assert message["deliveries"][0]["submitted_at"] == SENT_AT
 
 
 @pytest.mark.parametrize("statuscode", ["delivered", "accepted", "failed"])
@@ -65,7 +66,7 @@ def test_a_report_that_came_first_stays(service: Service, statuscode: str) -> No
     assert service.delivery() == {
         **before,
         "reference": "order 17",
-        "submitted_at": "2026-11-22T08:00:00.000000Z",
+        "submitted_at": SENT_AT,
     }
 
 
@@ -101,7 +102,7 @@ def test_another_call_replaces_what_it_gives_and_adds_recipients(service: Servic
 
     one, two = service.message(ID)["deliveries"]
     assert (one["reference"], two["reference"]) == ("order 18", "order 18")
-    assert one["submitted_at"] == "2026-11-22T08:00:00.000000Z"
+    assert one["submitted_at"] == SENT_AT
     assert two["submitted_at"] > one["submitted_at"]
 
 

@@ -171,7 +171,7 @@ def shared_sending(
         ({"text": 1}, "text"),
         ({"reference": ""}, "reference"),
         ({"reference": "x" * 256}, "reference"),
-        ({"submitted_at": "2026-11-22T08:00:00Z"}, "submitted_at"),
+        ({"submitted_at": "2000-01-31T08:00:00Z"}, "submitted_at"),
     ],
     ids=lambda value: str(value)[:40],
 )

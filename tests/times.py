@@ -1,0 +1,32 @@
+"""Times that tests give: near enough to now that nothing expires of itself, whatever the date."""
+
+import time
+from datetime import UTC, datetime, timedelta, timezone
+
+HOUR = 3_600_000_000  # us
+DAY = 24 * HOUR
+
+
+def ago(**duration: float) -> int:
+    """So many days, hours or seconds before now, in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000 - timedelta(**duration) // timedelta(microseconds=1)
+
+
+# On the hour. The hours after it are over, too.
+YESTERDAY = ago(days=1) // HOUR * HOUR
+
+
+def written(moment: int, hours_east: int = 0) -> str:
+    """As RFC 3339 has it, to the microsecond; in UTC as the API shows it."""
+    zone = timezone(timedelta(hours=hours_east))
+    text = _datetime(moment).astimezone(zone).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def begun(moment: int, length: int) -> str:
+    """When its hour began, or its day, as groups of statistics show it."""
+    return f"{_datetime(moment // length * length):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _datetime(moment: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment)
