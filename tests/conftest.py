@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from sqlalchemy import URL
 
 from app.store import schema
@@ -13,6 +14,10 @@ from tests.postgres import new_database, running_server
 from tests.service import Service, running_service
 
 DATABASES = ("sqlite", "postgresql")
+
+# How long an example takes says nothing on a busy machine.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_report_header() -> str:

@@ -23,7 +23,6 @@ BRIEFLY = settings(
     max_examples=15,
     derandomize=True,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 FITS_THE_DOCUMENT = [

@@ -57,7 +57,7 @@ def understood(message_id: str, recipient: str, meaning: dict[str, Any], at: int
     return parse(a_report(messageid=message_id, to=recipient, **changes).encode(), at)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(facts=some_reports, data=st.data())
 def check_every_order(database: Database, facts: list[Any], data: st.DataObject) -> None:
     message_id = f"fold-{next(fresh_numbers)}"

@@ -92,7 +92,7 @@ def registered(message_id: str, at: int) -> dict[str, Any]:
     return {**whose, **pending, "decided_at": at, "submitted_at": at}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=steps, spans=st.lists(spans, min_size=1, max_size=6))
 def check_any_history(database: Database, steps: list[Any], spans: list[Any]) -> None:
     for step in steps:
