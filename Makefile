@@ -24,7 +24,7 @@ run: $(SYNCED) ## set up, then serve on 127.0.0.1:8000 with the embedded databas
 	@.venv/bin/paasoo-dlr serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
 demo: $(SYNCED) ## set up, then the service and a simulated PaaSoo for a minute, checked and counted (ARGS='--seconds 10')
-	@.venv/bin/python -m app.simulator.demo $(ARGS)
+	@.venv/bin/python -m simulator.demo $(ARGS)
 
 test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
 	$(PYTEST) $(ARGS)

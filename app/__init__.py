@@ -13,8 +13,8 @@ Beside it:
     quarantine/    what the door refused: listed, and read again under today's rules
     sending/       what was sent: registered by others, or sent by us through PaaSoo
     ops/           health, metrics, and what is done every so often
-    commands/      the commands that keep house; `cli.py` has the others
-    simulator/     a PaaSoo to develop and test against; it imports nothing of the rest
+    commands/      the commands, `serve` among them; `cli.py` declares their options
 
 `reports.py` is the vocabulary that all of them share, `main.py` puts them together.
+Beside this package, `simulator/` is a PaaSoo to develop and test against, which imports none of it.
 """

@@ -31,9 +31,9 @@ from app.settings import (
     parse_api_key,
     unknown_variables,
 )
-from app.simulator.command import OneLineErrors, simulate
 from app.store import schema
 from app.telemetry import set_up_logging
+from simulator.command import OneLineErrors, simulate
 
 log = logging.getLogger(__name__)
 

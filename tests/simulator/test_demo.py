@@ -6,7 +6,7 @@ from tests.process import run_python
 
 
 def test_the_demonstration_ends_with_an_agreement_and_the_figures() -> None:
-    ended = run_python("-m", "app.simulator.demo", "--seconds", "3")
+    ended = run_python("-m", "simulator.demo", "--seconds", "3")
 
     assert ended.code == 0, ended
     assert ": all agree\n" in ended.stdout
@@ -18,7 +18,7 @@ def test_the_demonstration_ends_with_an_agreement_and_the_figures() -> None:
 
 
 def test_a_time_that_is_none_is_refused() -> None:
-    ended = run_python("-m", "app.simulator.demo", "--seconds", "0")
+    ended = run_python("-m", "simulator.demo", "--seconds", "0")
 
     assert ended.code == 2
     assert "--seconds" in ended.stderr

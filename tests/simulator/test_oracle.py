@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from app.simulator.behaviours import BEHAVIOURS
-from app.simulator.command import simulate
-from app.simulator.oracle import Claim, acceptable_statuses, claim_of
-from app.simulator.traffic import Delays, invent
+from simulator.behaviours import BEHAVIOURS
+from simulator.command import simulate
+from simulator.oracle import Claim, acceptable_statuses, claim_of
+from simulator.traffic import Delays, invent
 
 CASES = [
     case

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.simulator.behaviours import BEHAVIOURS
+from simulator.behaviours import BEHAVIOURS
 from tests.feed import all_changes, wait_until_settled
 from tests.process import PROGRAM, Ended, free_port, run
 from tests.service import READ_KEY, Service, a_report

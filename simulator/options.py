@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from app.simulator.behaviours import BEHAVIOURS
-from app.simulator.traffic import Delays
+from simulator.behaviours import BEHAVIOURS
+from simulator.traffic import Delays
 
 EVERY: Final = "all"
 EXAMPLE: Final = "http://127.0.0.1:8000/"

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from app.simulator.ledger import Ledger
-from app.simulator.traffic import Delivery, PlannedReport
+from simulator.ledger import Ledger
+from simulator.traffic import Delivery, PlannedReport
 
 # How far behind its rate a run may fall and still catch up: the clock's grain, not an outage.
 CATCH_UP_S: Final = 0.1

@@ -2,11 +2,11 @@
 
 import asyncio
 
-from app.simulator import traffic
-from app.simulator.ledger import Ledger
-from app.simulator.options import Run
-from app.simulator.reporter import Reporter, Tally
-from app.simulator.traffic import Delivery, Message
+from simulator import traffic
+from simulator.ledger import Ledger
+from simulator.options import Run
+from simulator.reporter import Reporter, Tally
+from simulator.traffic import Delivery, Message
 
 
 class Exchange:

@@ -4,12 +4,12 @@ import asyncio
 import itertools
 import signal
 
-from app.simulator import progress
-from app.simulator.exchange import Exchange
-from app.simulator.ledger import Ledger, LedgerError
-from app.simulator.options import Run
-from app.simulator.reporter import Pace, Reporter, Stopping, Tally
-from app.simulator.send_api import server_for
+from simulator import progress
+from simulator.exchange import Exchange
+from simulator.ledger import Ledger, LedgerError
+from simulator.options import Run
+from simulator.reporter import Pace, Reporter, Stopping, Tally
+from simulator.send_api import server_for
 
 
 async def simulate(run: Run, ledger: Ledger) -> Tally:

@@ -1,7 +1,8 @@
 """A PaaSoo to develop and test against: a send API, and reports of every kind.
 
-It imports nothing of the service, nor the service anything of it: what it knows of PaaSoo, and
-what it expects the service to make of it, is written here a second time, from the documents.
+It imports nothing of the service, nor the service anything of it. It states PaaSoo's rules, and
+what the service must make of them, a second time and from the documents alone: a mistake would
+have to be made twice to go unnoticed.
 
     demo.py        `make demo`: the service and the simulator together, from outside
     command.py     `paasoo-dlr simulate`: the options

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import httpx2
 
-from app.simulator import oracle
-from app.simulator.ledger import LedgerError, events
-from app.simulator.options import Check, OptionError
+from simulator import oracle
+from simulator.ledger import LedgerError, events
+from simulator.options import Check, OptionError
 
 # As many as the API takes in one lookup, and gives on one page.
 MOST_AT_ONCE: Final = 1000

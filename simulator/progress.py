@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from app.simulator.reporter import Tally
+from simulator.reporter import Tally
 
 PLAIN_LINE_EVERY_S: Final = 5.0
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from app.simulator.ledger import LedgerError, new_ledger
-from app.simulator.options import (
+from simulator.ledger import LedgerError, new_ledger
+from simulator.options import (
     Account,
     Check,
     OptionError,
@@ -23,11 +23,11 @@ from app.simulator.options import (
     parse_shares,
     parse_url,
 )
-from app.simulator.traffic import Delays
+from simulator.traffic import Delays
 
 if TYPE_CHECKING:
-    from app.simulator.check import Verdict
-    from app.simulator.reporter import Tally
+    from simulator.check import Verdict
+    from simulator.reporter import Tally
 
 MAX_WAIT_S: Final = 86400
 DEFAULT_ACCOUNT: Final = "simulator"  # key and secret alike: it guards nothing
@@ -235,7 +235,7 @@ def _writable(ledger: Path | None, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _simulate(run: Run, path: Path) -> None:
-    from app.simulator.simulation import simulate as simulate_run  # noqa: PLC0415
+    from simulator.simulation import simulate as simulate_run  # noqa: PLC0415
 
     if run.send_api is not None:
         host, port = run.send_api.listener.getsockname()[:2]
@@ -247,7 +247,7 @@ def _simulate(run: Run, path: Path) -> None:
 
 
 def _summary(tally: "Tally", seed: int) -> str:
-    from app.simulator.progress import answers  # noqa: PLC0415
+    from simulator.progress import answers  # noqa: PLC0415
 
     sent = f"sent {tally.messages:,} messages to {tally.deliveries:,} recipients (seed {seed})"
     lines = [f"{sent}; reports answered: {answers(tally)}"]
@@ -260,7 +260,7 @@ def _summary(tally: "Tally", seed: int) -> str:
 
 def _judge(asked: Check, path: Path) -> None:
     """Say how the ledger compares with the API. Ends the program with 1 if they differ."""
-    from app.simulator.check import MAX_SHOWN, check  # noqa: PLC0415
+    from simulator.check import MAX_SHOWN, check  # noqa: PLC0415
 
     verdict = check(asked, path)
     for difference in verdict.differences[:MAX_SHOWN]:

@@ -21,10 +21,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.simulator.exchange import Exchange
-from app.simulator.options import Account, SendApi
-from app.simulator.reporter import Stopping
-from app.simulator.traffic import MAX_RECIPIENTS
+from simulator.exchange import Exchange
+from simulator.options import Account, SendApi
+from simulator.reporter import Stopping
+from simulator.traffic import MAX_RECIPIENTS
 
 PARAMETERS: Final = ("key", "secret", "to", "text")
 HANG_UP: Final = "simulator.hang_up"

@@ -10,7 +10,7 @@ from random import Random
 from typing import Final
 from urllib.parse import quote, quote_plus, urlencode
 
-from app.simulator.behaviours import BEHAVIOURS, MALFORMED, Behaviour, Template, Timing
+from simulator.behaviours import BEHAVIOURS, MALFORMED, Behaviour, Template, Timing
 
 MAX_RECIPIENTS: Final = 50  # the guide's
 
