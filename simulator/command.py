@@ -33,6 +33,9 @@ MAX_WAIT_S: Final = 86400
 DEFAULT_ACCOUNT: Final = "simulator"  # key and secret alike: it guards nothing
 
 
+program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
 class OneLineErrors(TyperCommand):
     """A command whose wrong options are one line on stderr, without the usage around it."""
 
@@ -48,6 +51,7 @@ def stop(message: str) -> NoReturn:
     raise typer.Exit(2)
 
 
+@program.command(cls=OneLineErrors)
 def simulate(  # noqa: PLR0913, PLR0917 - one for each option
     callback: Annotated[
         str | None,
@@ -235,7 +239,7 @@ def _writable(ledger: Path | None, *, overwrite: bool) -> Iterator[Path]:
 
 
 def _simulate(run: Run, path: Path) -> None:
-    from simulator.simulation import simulate as simulate_run  # noqa: PLC0415
+    from simulator.simulation import simulate as simulate_run
 
     if run.send_api is not None:
         host, port = run.send_api.listener.getsockname()[:2]
@@ -247,7 +251,7 @@ def _simulate(run: Run, path: Path) -> None:
 
 
 def _summary(tally: "Tally", seed: int) -> str:
-    from simulator.progress import answers  # noqa: PLC0415
+    from simulator.progress import answers
 
     sent = f"sent {tally.messages:,} messages to {tally.deliveries:,} recipients (seed {seed})"
     lines = [f"{sent}; reports answered: {answers(tally)}"]
@@ -260,7 +264,7 @@ def _summary(tally: "Tally", seed: int) -> str:
 
 def _judge(asked: Check, path: Path) -> None:
     """Say how the ledger compares with the API. Ends the program with 1 if they differ."""
-    from simulator.check import MAX_SHOWN, check  # noqa: PLC0415
+    from simulator.check import MAX_SHOWN, check
 
     verdict = check(asked, path)
     for difference in verdict.differences[:MAX_SHOWN]:

@@ -11,7 +11,7 @@ from sqlalchemy import URL, create_engine, inspect, text
 
 from app.cli import program
 from app.settings import PREFIX, Settings
-from tests.process import Ended, run, serving
+from tests.process import Ended, run, run_python, serving
 from tests.service import a_report
 
 ROLES = ("read", "send", "admin")
@@ -97,6 +97,22 @@ def test_every_command_has_help(command: tuple[str, ...]) -> None:
     assert ended.code == 0, ended.stderr
     assert f"Usage: {' '.join(['paasoo-dlr', *command])} " in ended.stdout
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--version"], ["--help"], ["serve", "--port", "http"], ["key", "new"]],
+    ids=" ".join,
+)
+def test_help_and_wrong_options_load_nothing_of_the_service(command: list[str]) -> None:
+    loads_much = {"alembic", "fastapi", "httpx2", "pydantic_settings", "simulator", "sqlalchemy"}
+
+    ended = run_python("-X", "importtime", "-c", "from app.cli import main; main()", *command)
+
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("import time:")]
+    loaded = {line.rpartition("|")[2].strip() for line in lines}
+    assert "app.cli" in loaded
+    assert loaded & loads_much == set()
 
 
 def test_a_new_key_lets_its_user_in_as_far_as_its_role_reaches() -> None:

@@ -1,1 +1,1 @@
-"""Commands that look after what is stored: one module for each."""
+"""The commands: one module for each, imported when it runs."""

@@ -1,4 +1,4 @@
-"""The database for a command: alone on the embedded one, and every failure in one line."""
+"""Opens the database for a command: alone on SQLite, and every failure in one line."""
 
 import fcntl
 import time
@@ -16,7 +16,7 @@ from app.store.engine import Database, open_database
 
 @contextmanager
 def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Database]:
-    """The database: an error of its ends the command with one line."""
+    """The database. Raises `SettingsError` for every error of the database's in the block."""
     try:
         database = open_database(settings.database, hurried=hurried)
     except OSError as error:
@@ -31,7 +31,7 @@ def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Da
 
 @contextmanager
 def database_to_read(settings: Settings) -> Iterator[Database]:
-    """A database whose schema is ours. Beside a running `serve` too: nothing is written."""
+    """A database whose schema is current, also while `serve` runs: nothing is written."""
     file = settings.database.database or ""
     if settings.is_embedded and not Path(file).exists():
         raise SettingsError(f"{settings.database_setting}: there is no database yet: {file}")
@@ -48,7 +48,7 @@ def database_to_read(settings: Settings) -> Iterator[Database]:
 
 @contextmanager
 def database_to_write(settings: Settings, *, instead: str) -> Iterator[Database]:
-    """The same, to be written to; `instead` says what to do where `serve` runs on SQLite."""
+    """A database to write to. On SQLite a running `serve` is an error, and `instead` the advice."""
     with the_only_process_on(settings, instead=instead), database_to_read(settings) as database:
         with database.write.connect() as connection:
             changes.settle_base(connection)
@@ -59,7 +59,7 @@ def database_to_write(settings: Settings, *, instead: str) -> Iterator[Database]
 def the_only_process_on(
     settings: Settings, *, patience_s: float = 0, instead: str | None = None
 ) -> Iterator[None]:
-    """SQLite is for one process: a second on the same file is refused, after a while."""
+    """Lock the SQLite file for this process, or raise `SettingsError` after `patience_s`."""
     if not settings.is_embedded:
         yield
         return
@@ -90,5 +90,5 @@ def is_locked_by_us(opened: IO[str]) -> bool:
 
 
 def short(error: Exception) -> str:
-    """The driver's own words, on one line."""
+    """The driver's message on one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())

@@ -5,9 +5,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -24,14 +23,8 @@ from app.store import export as store
 PROGRESS_EVERY: Final = 1000
 
 
-class Format(StrEnum):
-    """How a delivery is written."""
-
-    CSV = "csv"
-    JSONL = "jsonl"
-
-
 def moment(text: str) -> int:
+    """Microseconds since 1970, from RFC 3339. Raises `typer.BadParameter`."""
     try:
         return TypeAdapter(Moment).validate_python(text)
     except ValidationError as error:
@@ -39,23 +32,8 @@ def moment(text: str) -> int:
 
 
 def export(
-    form: Annotated[Format, typer.Option("--format", help="CSV with a header, or JSON lines.")],
-    output: Annotated[
-        Path | None, typer.Option(help="File to write; default: standard output.")
-    ] = None,
-    state: Annotated[State | None, typer.Option(help="Those in this state.")] = None,
-    since: Annotated[
-        int | None,
-        typer.Option(parser=moment, metavar="TIME", help="Last report from here on, RFC 3339."),
-    ] = None,
-    until: Annotated[
-        int | None, typer.Option(parser=moment, metavar="TIME", help="Last report before this.")
-    ] = None,
+    form: str, output: Path | None, state: State | None, since: int | None, until: int | None
 ) -> None:
-    """Write deliveries, with the fields of the API, the longest ago reported first.
-
-    They are as they were at one moment. Beside a running `serve` too, on either database.
-    """
     settings = load_settings()
     with database_to_read(settings) as database, opened(output) as file:
         rows = store.stream(database, state, since, until)
@@ -75,17 +53,17 @@ def opened(output: Path | None) -> Iterator[TextIO]:
             yield sys.stdout
             sys.stdout.flush()
             return
-        os.umask(0o077)  # it holds phone numbers
+        os.umask(0o077)  # the file holds phone numbers
         with output.open("w", encoding="utf-8", newline="") as file:
             yield file
     except BrokenPipeError:
-        raise  # whoever reads has enough
+        raise  # the reader has enough and hung up: no fault of the output
     except OSError as error:
         raise SettingsError(f"{where} can't be written: {error.strerror}") from None
 
 
 def csv_writer(file: TextIO) -> Callable[[Delivery], object]:
-    """RFC 4180: null is empty, and truth is `true` or `false`, as in JSON."""
+    """CSV as in RFC 4180. Null is an empty field; booleans are `true` and `false`, as in JSON."""
     writer = csv.writer(file)
     writer.writerow(Delivery.__annotations__)
 
@@ -103,7 +81,7 @@ def jsonl_writer(file: TextIO) -> Callable[[Delivery], object]:
     return lambda delivery: file.write(to_json(delivery).decode() + "\n")
 
 
-WRITERS: Final[dict[Format, Callable[[TextIO], Callable[[Delivery], object]]]] = {
-    Format.CSV: csv_writer,
-    Format.JSONL: jsonl_writer,
+WRITERS: Final[dict[str, Callable[[TextIO], Callable[[Delivery], object]]]] = {
+    "csv": csv_writer,
+    "jsonl": jsonl_writer,
 }

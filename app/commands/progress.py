@@ -9,7 +9,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def shown(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar; call what it gives with how many more are done. `total` may be unknown."""
+    """A bar; call the function that it yields with how many more are done.
+
+    Without a `total` the bar only counts.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,6 +1,6 @@
-"""`paasoo-dlr purge`: what is final and older than the retention goes."""
+"""`paasoo-dlr purge`: delete what is final and older than the retention."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
@@ -14,16 +14,7 @@ from app.store.retention import Purged
 BY_ITSELF: Final = "with DLR_RETENTION_DAYS set it purges by itself, every hour"
 
 
-def purge(
-    days: Annotated[
-        int | None, typer.Option(min=0, max=100_000, help="Keep so many days [DLR_RETENTION_DAYS].")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only count what would go.")] = False,
-) -> None:
-    """Purge final messages whose last report is older, their history, and old refusals.
-
-    What is still open is never purged. `serve` does the same every hour.
-    """
+def purge(days: int | None, *, dry_run: bool) -> None:
     settings = load_settings()
     kept = settings.retention_days or None if days is None else days
     if kept is None:

@@ -1,6 +1,6 @@
-"""`paasoo-dlr quarantine`: what was refused, as the API has it too."""
+"""`paasoo-dlr quarantine`: list, replay and delete refused callbacks, as the API does."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
@@ -11,21 +11,12 @@ from app.quarantine.replay import replay
 from app.settings import load_settings
 from app.store import quarantine
 
-commands = typer.Typer(help="Callbacks that were refused.", no_args_is_help=True)
-
 PAGE: Final = 1000
 REPLAY_BY_API: Final = "replay with POST /v1/quarantine/replay, or stop it first"
 DELETE_BY_API: Final = "delete with DELETE /v1/quarantine/ID, or stop it first"
 
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Which; default: all.")]
 
-
-@commands.command("list")
-def show(
-    limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0 shows all.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
-) -> None:
-    """Show what was refused, latest first: id, last time, times, code, detail, raw query."""
+def show(limit: int, *, as_json: bool) -> None:
     with database_to_read(load_settings()) as database, database.read.connect() as connection:
         after, left = None, limit or None
         while left is None or left > 0:
@@ -48,13 +39,7 @@ def line(refused: RefusedCallback) -> str:
     return "  ".join(str(shown[name]) for name in names)
 
 
-@commands.command("replay")
-def replay_refused(ids: Ids = None) -> None:
-    """Read what was refused again, under today's rules, and store what is valid now.
-
-    It is stored with the times when it came, and leaves the quarantine. While `serve` runs on
-    SQLite, use POST /v1/quarantine/replay.
-    """
+def replay_refused(ids: list[str] | None) -> None:
     replayed = still_rejected = 0
     with database_to_write(load_settings(), instead=REPLAY_BY_API) as database:
         with database.read.connect() as connection:
@@ -67,14 +52,7 @@ def replay_refused(ids: Ids = None) -> None:
     typer.echo(f"replayed: {replayed}, still rejected: {still_rejected}")
 
 
-@commands.command("delete")
-def delete(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Which ones.")],
-) -> None:
-    """Delete what was refused, for good.
-
-    While `serve` runs on SQLite, use DELETE /v1/quarantine/ID.
-    """
+def delete(ids: list[str]) -> None:
     with (
         database_to_write(load_settings(), instead=DELETE_BY_API) as database,
         database.write.begin() as connection,

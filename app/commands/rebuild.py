@@ -1,6 +1,6 @@
-"""`paasoo-dlr rebuild`: every status once more from its history, which must change nothing."""
+"""`paasoo-dlr rebuild`: recompute every status from its history, which must change nothing."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 
@@ -16,13 +16,7 @@ MAX_EXAMPLES: Final = 20
 STOP_IT: Final = "stop it, rebuild, and start it again"
 
 
-def rebuild(
-    dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
-) -> None:
-    """Recompute every status from the history of its reports, read by today's rules.
-
-    Normally nothing changes. Replicas may go on writing meanwhile.
-    """
+def rebuild(*, dry_run: bool) -> None:
     deliveries = reports = changed = 0
     examples: list[Change] = []
     with database_to_write(load_settings(), instead=STOP_IT) as database:
@@ -36,9 +30,7 @@ def rebuild(
                 examples += batch.changes[: MAX_EXAMPLES - len(examples)]
                 advance(batch.deliveries)
     for change in examples:
-        was = change.was or "nothing"
-        what = f"{was} -> {change.becomes}" if was != change.becomes else f"{was}, in its details"
-        typer.echo(f"{change.message_id} {masked(change.recipient)}: {what}")
+        typer.echo(line(change))
     if changed > len(examples):
         typer.echo(f"and {changed - len(examples)} more")
     would_be = "would be changed" if dry_run else "changed"
@@ -46,3 +38,9 @@ def rebuild(
         f"deliveries: {deliveries}, {would_be}: {changed};"
         f" reports read by other rules by now: {reports}"
     )
+
+
+def line(change: Change) -> str:
+    was = change.was or "nothing"
+    what = f"{was} -> {change.becomes}" if was != change.becomes else f"{was}, in its details"
+    return f"{change.message_id} {masked(change.recipient)}: {what}"

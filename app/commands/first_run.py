@@ -1,29 +1,24 @@
-"""First run with the embedded database: one token and one admin key, made and kept.
+"""First run with the embedded database: make one token and one admin key, and keep them.
 
-So that a newcomer has a working service after one command. A server database is production,
-where secrets are given, not made up.
+A newcomer has a working service after one command. A server database means production, where the
+operator gives the secrets.
 """
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from app.commands.credentials import new_secret
 from app.settings import Settings, SettingsError, parse_api_key, parse_token
 
 TOKEN_FILE: Final = "callback-token"  # noqa: S105 - a file's name
 ADMIN_KEY_FILE: Final = "admin-key"
 
 
-def new_secret() -> str:
-    """256 bits that need no escaping in a URL or a header."""
-    return secrets.token_urlsafe(32)
-
-
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """Settings that have a token or networks, and keys; and the secrets that were made just now."""
+    """Complete settings, and the secrets that were made just now, to be shown once."""
 
     settings: Settings
     new_token: str | None
@@ -31,9 +26,9 @@ class FirstRun:
 
 
 def with_secrets(settings: Settings) -> FirstRun:
-    """Fill in the secrets that are missing.
+    """Fill in missing secrets: the kept ones, else new ones.
 
-    Raises `SettingsError` where there are none and none may be made.
+    Raises `SettingsError` where one is missing and the database is a server's.
     """
     found: dict[str, object] = {}
     new_token = new_key = None
@@ -56,21 +51,13 @@ def _refuse_on_a_server(settings: Settings, name: str, command: str) -> None:
 
 
 def _kept_secret(file: Path) -> tuple[str, bool]:
-    """What the file holds, or a new secret that is in the file from now on."""
+    """The file's secret; or a new one, written to the file, and True."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
             return parse_token(file.read_text().strip()), False
         secret = new_secret()
-        # Complete under its name or not there at all, whenever the machine stops.
-        unfinished = file.with_suffix(".new")
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as opened:
-            opened.write(secret + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
-        unfinished.rename(file)
+        _write_whole(file, secret + "\n")
     except ValueError:
         raise SettingsError(
             f"DLR_DATA_DIR: {file} holds no secret; delete it, and a new one is made"
@@ -78,3 +65,15 @@ def _kept_secret(file: Path) -> tuple[str, bool]:
     except OSError as error:
         raise SettingsError(f"DLR_DATA_DIR: can't keep secrets there: {error}") from None
     return secret, True
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a file for its owner alone; after a crash it is whole or not there."""
+    unfinished = file.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as opened:
+        opened.write(text)
+        opened.flush()
+        os.fsync(opened.fileno())
+    unfinished.rename(file)

@@ -1,0 +1,163 @@
+"""`paasoo-dlr serve`: check everything that can fail, then serve until SIGTERM."""
+
+import gc
+import logging
+import os
+import socket
+from contextlib import ExitStack
+from importlib.metadata import version
+from typing import Final
+
+import typer
+from fastapi import FastAPI
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from app.callback.door import PATH as CALLBACK_PATH
+from app.commands import first_run
+from app.commands.database import opened_database, short, the_only_process_on
+from app.main import create_app
+from app.server import DrainingServer, allow_many_connections
+from app.settings import Settings, SettingsError, load_settings, unknown_variables
+from app.store import schema
+from app.telemetry import set_up_logging
+
+log = logging.getLogger(__name__)
+
+# The queue of connections to accept. A burst of callbacks that overflows it is turned away.
+BACKLOG: Final = 2048
+# The kernel's buffer for a client that doesn't read. Its default grows to megabytes for each.
+UNREAD_BYTES: Final = 128 * 1024
+
+
+def serve(host: str | None, port: int | None) -> None:
+    """Serve until SIGTERM. Raises `SettingsError` before the first request is taken."""
+    settings = load_settings(host=host, port=port)
+    os.umask(0o077)  # the files that it writes hold phone numbers
+    set_up_logging(settings.log_level)
+    for name in unknown_variables():
+        log.warning("there is no such setting", extra={"variable": name})
+    if not settings.is_embedded:
+        settings = first_run.with_secrets(settings).settings
+    allow_many_connections()
+    with the_only_process_on(settings), ExitStack() as opened:
+        prepare_schema(settings)
+        warn_of_a_foreign_spool(settings)
+        sockets = [opened.enter_context(listener) for listener in listen(settings)]
+        # New secrets are shown once, so make them only when nothing is left to fail.
+        first = first_run.with_secrets(settings)
+        if first.new_token or first.new_key:
+            typer.echo(welcome(first))
+        app = build_app(first.settings)
+        log_start(first.settings)
+        keep_what_start_made()
+        DrainingServer(app, first.settings).run(sockets)
+
+
+def warn_of_a_foreign_spool(settings: Settings) -> None:
+    if settings.is_embedded and any(settings.data_dir.glob("spool-*.db")):
+        log.warning("a server database's spool is not drained into the embedded database")
+
+
+def log_start(settings: Settings) -> None:
+    if not settings.callback_tokens:
+        log.warning(
+            "the callback's path has no token: only DLR_CALLBACK_ALLOWED_NETWORKS guard it",
+            extra={"path": CALLBACK_PATH},
+        )
+    log.info(
+        "serving",
+        extra={
+            "version": version("paasoo-dlr"),
+            "address": f"{settings.host}:{settings.port}",
+            "database": settings.database.render_as_string(),
+            "data_dir": str(settings.data_dir),
+        },
+    )
+
+
+def keep_what_start_made() -> None:
+    """Take all objects out of garbage collection: scanning them delays some answers by 50 ms."""
+    gc.collect()
+    gc.freeze()
+
+
+def build_app(settings: Settings) -> FastAPI:
+    try:
+        return create_app(settings)
+    except (OSError, SQLAlchemyError) as error:
+        # Nothing but the spool is opened here.
+        raise SettingsError(f"DLR_DATA_DIR: the spool can't be opened: {error}") from None
+
+
+def listen(settings: Settings) -> list[socket.socket]:
+    """Listening sockets, one for every address that the host's name resolves to."""
+    try:
+        found = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        addresses = {(family, address) for family, _, _, _, address in found}
+        listeners = [
+            socket.create_server(address, family=family, backlog=BACKLOG)
+            for family, address in sorted(addresses)
+        ]
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise SettingsError(
+            f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}: {why}"
+        ) from None
+    for listener in listeners:
+        # Accepted connections inherit it.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
+    return listeners
+
+
+def prepare_schema(settings: Settings) -> None:
+    """Migrate the embedded database; refuse a server database that isn't migrated.
+
+    The service starts without a server database that is away, and checks its schema later.
+    """
+    with opened_database(settings, hurried=not settings.is_embedded) as database:
+        if settings.is_embedded:
+            before, after = schema.upgrade(database.write)
+            if before and before != after:
+                log.info("schema brought up to date", extra={"before": before, "after": after})
+            return
+        try:
+            with database.read.connect() as connection:
+                current = schema.is_current(connection)
+        except OperationalError as error:
+            if is_refusal(error):
+                raise
+            log.warning("starting without the database", extra={"error": short(error)})
+            return
+    if not current:
+        raise SettingsError(
+            "DLR_DATABASE_URL: its schema is not the one of this version; run `paasoo-dlr migrate`"
+        )
+
+
+def is_refusal(error: OperationalError) -> bool:
+    """Whether a server is there and says that it won't have us: a wrong name, a wrong password."""
+    passing = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
+    said = str(error.orig)
+    return "FATAL:" in said and not any(word in said for word in passing)
+
+
+def welcome(first: first_run.FirstRun) -> str:
+    """The callback address and a sample lookup, for a newcomer to copy."""
+    settings = first.settings
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    base = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    lines = [""]
+    if first.new_token:
+        lines += [
+            "Callback address, to give to PaaSoo (with a host that it can reach):",
+            f"{base}{CALLBACK_PATH}/{first.new_token}",
+        ]
+    if first.new_key:
+        lines += [
+            "Look a message up:",
+            f"curl -H 'Authorization: Bearer {first.new_key}' {base}/v1/messages/052804b7368321",
+        ]
+    lines += [f"Shown this once, and kept in {settings.data_dir}/.", ""]
+    return "\n".join(lines)
