@@ -44,6 +44,7 @@ from app.sending import endpoint as sending_endpoint
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
 from app.settings import Settings
+from app.store import faults
 from app.store.engine import Database, open_database
 from app.store.spool import Spool
 from app.telemetry import Metrics
@@ -257,8 +258,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def on_database_error(_request: Request, error: SQLAlchemyError) -> Response:
-        cause = getattr(error, "orig", None) or error
-        log.error("a lookup failed", extra={"error": type(cause).__name__})
+        log.error("a lookup failed", extra={"error": faults.description(error)})
         return problem_response(
             DatabaseUnavailableError().document(), DatabaseUnavailableError.headers
         )

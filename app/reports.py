@@ -6,6 +6,7 @@ Sources: PaaSoo's integration guide ("status report"); the states are SMPP's mes
 (SMPP 3.4, section 5.2.28).
 """
 
+from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -92,6 +93,16 @@ class DeliveryReport(NamedTuple):
     statuscode: str | None
     errcode: str | None
     mcc_mnc: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A raw query that was refused, and why. `received_at` in microseconds since 1970 UTC."""
+
+    query: str  # printable ASCII
+    code: str
+    detail: str
+    received_at: int
 
 
 def fingerprint_of(

@@ -12,8 +12,8 @@ from app import errors, guards
 from app.callback.parse import understand
 from app.ingest.batch import Entry, Outcome
 from app.ingest.writer import QueueFullError, Writer
+from app.reports import Refusal
 from app.settings import Settings
-from app.store.quarantine import Refusal
 from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from app.callback.paasoo_codes import meaning_of
 from app.reports import (
     RANK,
     DeliveryReport,
+    Refusal,
     fingerprint_of,
     is_digits,
     is_printable_ascii,
     normal_msisdn,
 )
-from app.store.quarantine import Refusal
 
 # The guide's parameters. Any other is allowed, and kept in the raw query alone.
 PARAMETERS: Final = frozenset(

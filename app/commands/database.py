@@ -10,7 +10,7 @@ from typing import IO
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.settings import Settings, SettingsError
-from app.store import changes, schema
+from app.store import changes, faults, schema
 from app.store.engine import Database, open_database
 
 
@@ -24,7 +24,7 @@ def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Da
     try:
         yield database
     except (SQLAlchemyError, schema.SchemaError) as error:
-        raise SettingsError(f"{settings.database_setting}: {short(error)}") from None
+        raise SettingsError(f"{settings.database_setting}: {faults.words(error)}") from None
     finally:
         database.close()
 
@@ -87,8 +87,3 @@ def is_locked_by_us(opened: IO[str]) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def short(error: Exception) -> str:
-    """The driver's message on one line."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())

@@ -14,11 +14,11 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.callback.door import PATH as CALLBACK_PATH
 from app.commands import first_run
-from app.commands.database import opened_database, short, the_only_process_on
+from app.commands.database import opened_database, the_only_process_on
 from app.main import create_app
 from app.server import DrainingServer, allow_many_connections
 from app.settings import Settings, SettingsError, load_settings, unknown_variables
-from app.store import schema
+from app.store import faults, schema
 from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -126,21 +126,14 @@ def prepare_schema(settings: Settings) -> None:
             with database.read.connect() as connection:
                 current = schema.is_current(connection)
         except OperationalError as error:
-            if is_refusal(error):
+            if faults.is_refusal(error):
                 raise
-            log.warning("starting without the database", extra={"error": short(error)})
+            log.warning("starting without the database", extra={"error": faults.words(error)})
             return
     if not current:
         raise SettingsError(
             "DLR_DATABASE_URL: its schema is not the one of this version; run `paasoo-dlr migrate`"
         )
-
-
-def is_refusal(error: OperationalError) -> bool:
-    """Whether a server is there and says that it won't have us: a wrong name, a wrong password."""
-    passing = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
-    said = str(error.orig)
-    return "FATAL:" in said and not any(word in said for word in passing)
 
 
 def welcome(first: first_run.FirstRun) -> str:

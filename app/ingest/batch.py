@@ -7,18 +7,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum, auto
 from typing import Final, TypeVar
 
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import DBAPIError
 
-from app.reports import DeliveryReport, Reason
-from app.store import quarantine, write
-from app.store.engine import Database, was_cut
-from app.store.quarantine import Refusal
+from app.reports import DeliveryReport, Reason, Refusal
+from app.store import faults, quarantine, write
+from app.store.engine import Database
+from app.store.faults import DatabaseFaultError
 from app.telemetry import Metrics, masked
 
 log = logging.getLogger(__name__)
@@ -26,8 +20,6 @@ log = logging.getLogger(__name__)
 Entry = DeliveryReport | Refusal
 EntryT = TypeVar("EntryT", bound=Entry)
 
-# PostgreSQL's codes for "you two got in each other's way, try again".
-RETRYABLE_SQLSTATES: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
 MAX_ATTEMPTS: Final = 4
 RETRY_PAUSE_S: Final = 0.01
 
@@ -38,10 +30,6 @@ class Outcome(Enum):
     STORED = auto()
     REFUSED = auto()  # the database took everything but this row, which is in the quarantine
     UNAVAILABLE = auto()  # not on disk
-
-
-class DatabaseFaultError(Exception):
-    """The database didn't take a batch, and no row of it is to blame."""
 
 
 def commit_by_kind(
@@ -92,13 +80,13 @@ class Committer:
         try:
             _patiently(write_down, batch)
         except Exception as error:
-            found = description(error, len(batch))
-            if not is_fault_of_data(error):
+            found = faults.description(error)
+            if not faults.is_fault_of_data(error):
                 self._metrics.failed_batches.labels("database").inc()
-                raise DatabaseFaultError(str(found["error"])) from error
+                raise DatabaseFaultError(found) from error
             self._metrics.failed_batches.labels("data").inc()
             if len(batch) == 1:
-                return [put_aside(batch[0], str(found["error"]))]
+                return [put_aside(batch[0], found)]
             # One bad row never holds up the others: halve until it stands alone.
             middle = len(batch) // 2
             return [
@@ -147,34 +135,13 @@ def _patiently(write_down: Callable[[Sequence[EntryT]], None], batch: Sequence[E
         except DBAPIError as error:
             # A connection that was cut, while nobody used it say, deserves a second one; but if
             # that is cut too, the database is away.
-            is_cut = attempt == 1 and was_cut(error)
-            in_the_way = getattr(error.orig, "sqlstate", None) in RETRYABLE_SQLSTATES
+            is_cut = attempt == 1 and faults.was_cut(error)
+            in_the_way = faults.is_collision(error)
             if attempt == MAX_ATTEMPTS or not (is_cut or in_the_way):
                 raise
-            log.warning("trying a batch again", extra=description(error, len(batch)))
+            log.warning(
+                "trying a batch again",
+                extra={"error": faults.description(error), "rows": len(batch)},
+            )
             time.sleep(RETRY_PAUSE_S * attempt)
     return None
-
-
-def is_fault_of_data(error: Exception) -> bool:
-    """Whether a row is to blame, so that the batch without it would pass.
-
-    What the driver can't even encode counts too. Anything else is the database's own fault:
-    no connection, no room, no lock, no such table.
-    """
-    if isinstance(error, MemoryError):
-        return False
-    return isinstance(error, DataError | IntegrityError) or not isinstance(error, SQLAlchemyError)
-
-
-def description(error: Exception, rows: int) -> dict[str, object]:
-    """What may be logged of an error: its code, for drivers quote the row in the text.
-
-    Where there is no code, there was no connection either, and the text says why.
-    """
-    cause = getattr(error, "orig", None) or error
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code is None and isinstance(error, OperationalError):
-        code = " ".join(str(cause).split())
-    name = type(cause).__name__
-    return {"error": f"{name} {code}" if code else name, "rows": rows}

@@ -8,14 +8,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.batch import (
     Committer,
-    DatabaseFaultError,
     Entry,
     Outcome,
     commit_by_kind,
-    description,
 )
-from app.reports import DeliveryReport
-from app.store.quarantine import Refusal
+from app.reports import DeliveryReport, Refusal
+from app.store import faults
+from app.store.faults import DatabaseFaultError
 from app.store.spool import Spool
 from app.telemetry import Metrics
 
@@ -92,7 +91,7 @@ class Intake:
         except SQLAlchemyError as error:
             if not self._said_spool_is_failing:  # once an outage: a smaller batch may still fit
                 self._said_spool_is_failing = True
-                found = description(error, len(batch))
+                found = {"error": faults.description(error), "rows": len(batch)}
                 log.error("the spool takes no more", extra=found)  # noqa: TRY400 - quotes rows
             self.spool_is_failing = True
             return [Outcome.UNAVAILABLE] * len(batch)

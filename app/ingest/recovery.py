@@ -13,10 +13,11 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.ingest.batch import DatabaseFaultError, Entry, Outcome, commit_by_kind, description
+from app.ingest.batch import Entry, Outcome, commit_by_kind
 from app.ingest.intake import Intake
-from app.store import changes, schema
+from app.store import changes, faults, schema
 from app.store.engine import Database
+from app.store.faults import DatabaseFaultError, NotWritableError
 from app.store.spool import Spool, Spooled
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Recovery:
             if was_away:  # else a fault that was noted just now would be forgotten
                 self._intake.note_success()
             self._drain_abandoned()
-        except (DatabaseFaultError, schema.NotWritableError) as error:
+        except DatabaseFaultError as error:
             self._intake.note_fault(str(error))
             return False
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody else ends an outage
@@ -109,12 +110,12 @@ class Recovery:
                 schema.require_writable(connection, may_be_newer=self._schema_was_current)
                 changes.settle_base(connection)
                 self._schema_was_current = True
-        except schema.NotWritableError:
+        except NotWritableError:
             # Another connection may lead to another server: this one's may be a standby by now.
             self._database.write.dispose()
             raise
         except SQLAlchemyError as error:
-            raise DatabaseFaultError(str(description(error, rows=0)["error"])) from error
+            raise DatabaseFaultError(faults.description(error)) from error
 
     def _drain_abandoned(self) -> None:
         if time.monotonic() - self._looked_for_abandoned_at < ABANDONED_INTERVAL_S:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from app.ingest.batch import description
+from app.store import faults
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Periodic:
         try:
             job.run(self._stopping)
         except Exception as error:  # noqa: BLE001 - the next time it may well succeed
-            complaint = str(description(error, rows=0)["error"])
+            complaint = faults.description(error)
             if self._complaints.get(job.name) != complaint:  # once, not every few seconds
                 log.error("periodic work failed", extra={"job": job.name, "error": complaint})  # noqa: TRY400 - drivers quote rows
             self._complaints[job.name] = complaint

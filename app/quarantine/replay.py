@@ -7,9 +7,8 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.callback.parse import InvalidReportError, parse
-from app.ingest.batch import is_fault_of_data
 from app.reports import DeliveryReport
-from app.store import quarantine, write
+from app.store import faults, quarantine, write
 from app.store.engine import Database
 
 # Rows a transaction: the writer waits for no more of them.
@@ -75,7 +74,7 @@ def _store(connection: Connection, rows: Sequence[Reread]) -> list[Reread]:
         with connection.begin_nested():
             write.record(connection, [report for row in rows for report in row.reports])
     except SQLAlchemyError as error:
-        if not is_fault_of_data(error):
+        if not faults.is_fault_of_data(error):
             raise
         middle = len(rows) // 2
         return [

@@ -171,7 +171,7 @@ class Watch:
         self._looking = None
 
     async def _look(self, seen: str) -> str:
-        """Answer whoever need wait no longer; the moment that this is true of."""
+        """Answer whoever need wait no longer; the commit token that this is true of."""
         waiters = list(self._waiters)
         ids = {waiter.message_id for waiter in waiters if waiter.message_id is not None}
         positions = [waiter.position for waiter in waiters if waiter.position is not None]
@@ -181,7 +181,7 @@ class Watch:
             if self._intake.is_away:
                 raise DatabaseUnavailableError  # noqa: TRY301 - one way out for both
             loop = asyncio.get_running_loop()
-            moment, final, latest = await loop.run_in_executor(
+            token, final, latest = await loop.run_in_executor(
                 self._look_thread, self._ask, seen, ids, min(positions, default=None)
             )
         except Exception as error:
@@ -196,19 +196,19 @@ class Watch:
             # There is more for those who are further on; who was furthest back is served.
             self._has_newcomers = True
             self._woken.set()
-        return moment
+        return token
 
     def _ask(
         self, seen: str, message_ids: Collection[str], position: Position | None
     ) -> tuple[str, Collection[str], list[Change]]:
-        """The moment; which messages are final; and what changed after the position."""
+        """The commit token; which messages are final; and what changed after the position."""
         with self._database.read.connect() as connection:
-            moment = changes.moment(connection)
-            if moment == seen:
-                return moment, (), []
+            token = changes.commit_token(connection)
+            if token == seen:
+                return token, (), []
             final = read.final_of(connection, message_ids) if message_ids else ()
             rows = () if position is None else changes.after(connection, position, MAX_CHANGES)
-        return moment, final, [Change.of(row) for row in rows]
+        return token, final, [Change.of(row) for row in rows]
 
     def _read(self, position: Position, limit: int) -> list[Change]:
         with self._database.read.connect() as connection:

@@ -33,7 +33,7 @@ from app.sending.problems import (
     PerhapsSentError,
     SendInProgressError,
 )
-from app.store import read, sends, submissions
+from app.store import faults, read, sends, submissions
 from app.store.engine import Database
 from app.store.sends import Send
 from app.store.submissions import Submission
@@ -79,7 +79,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SendAnswer:
     """An HTTP status with its JSON, and whether it was given before."""
 
     status: int
@@ -87,7 +87,7 @@ class Answer:
     is_repeat: bool = False
 
 
-async def send_once(sending: Sending, order: Order) -> Answer:
+async def send_once(sending: Sending, order: Order) -> SendAnswer:
     """Send, or repeat the answer that an earlier request with the same key got.
 
     That a message was perhaps sent is an answer too: a problem document. Raises `NotSentError`,
@@ -124,7 +124,7 @@ def _send_of(order: Order) -> Send:
     )
 
 
-async def _start(sending: Sending, order: Order, send: Send) -> Answer | None:
+async def _start(sending: Sending, order: Order, send: Send) -> SendAnswer | None:
     """None if it was written down, so that it may leave now; else the answer that there is."""
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -135,7 +135,7 @@ async def _start(sending: Sending, order: Order, send: Send) -> Answer | None:
         elif not hmac.compare_digest(found.body_digest, send.body_digest):
             raise IdempotencyKeyReusedError
         elif found.status is not None:
-            return Answer(found.status, found.answer, is_repeat=True)
+            return SendAnswer(found.status, found.answer, is_repeat=True)
         elif _is_gone(sending, found.started_at):
             abandoned = Send(found.key_digest, found.body_digest, found.attempt, found.started_at)
             unknown = OutcomeUnknownError()
@@ -178,15 +178,15 @@ async def _withdraw(sending: Sending, send: Send) -> None:
 
 async def _record(
     sending: Sending, order: Order, send: Send, message_id: str, problem: PerhapsSentError | None
-) -> Answer:
+) -> SendAnswer:
     """Register the message, and keep the answer for a repeat, in one commit."""
 
-    def record() -> Answer:
+    def record() -> SendAnswer:
         with sending.database.transaction() as connection:
             is_first = sends.take(connection, send)
             if problem is not None and not is_first:
                 # Somebody else has concluded it meanwhile, and may know better.
-                return Answer(problem.status, encode(problem.document()).decode())
+                return SendAnswer(problem.status, encode(problem.document()).decode())
             if not is_first:
                 # It was taken for abandoned; it was only slow, and it was sent.
                 submissions.withdraw(connection, UNKNOWN_ID + send.attempt)
@@ -194,9 +194,9 @@ async def _record(
             submissions.register(connection, submission, send.started_at)
             if problem is None:
                 message = message_of(read.deliveries_of(connection, message_id))
-                answer = Answer(201, to_json(message).decode())
+                answer = SendAnswer(201, to_json(message).decode())
             else:
-                answer = Answer(problem.status, encode(problem.document()).decode())
+                answer = SendAnswer(problem.status, encode(problem.document()).decode())
             if order.idempotency_key is None:
                 sends.forget(connection, send)
             else:
@@ -208,8 +208,8 @@ async def _record(
     try:
         return await _insist(record)
     except SQLAlchemyError as error:
-        cause = type(getattr(error, "orig", None) or error).__name__
-        log.error("what came of a send can't be recorded", extra={"error": cause})  # noqa: TRY400
+        found = faults.description(error)
+        log.error("what came of a send can't be recorded", extra={"error": found})  # noqa: TRY400
         raise OutcomeNotRecordedError(
             "PaaSoo was called, and what came of it can't be recorded; don't send it again",
             messageid=message_id if problem is None else None,

@@ -77,8 +77,8 @@ def end(connection: Connection) -> Position:
     return BEGINNING if row is None else (row.changed_in, row.message_id, row.recipient)
 
 
-def moment(connection: Connection) -> str:
-    """What is another text as soon as anything was committed since."""
+def commit_token(connection: Connection) -> str:
+    """A token that changes with every commit."""
     if connection.dialect.name == "postgresql":
         return str(connection.execute(text("SELECT CAST(pg_current_snapshot() AS text)")).scalar())
     return str(connection.execute(select(feed.c.base)).scalar())

@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
 
-from app.store.turns import FairPool
+from app.store.fair_pool import FairPool
+from app.store.faults import ServerHangsError
 
 # How long a server that doesn't answer, or somebody else's lock, may keep us waiting.
 CONNECT_TIMEOUT_S = 2  # the least that libpq knows
@@ -93,15 +93,6 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
         connection.execute("PRAGMA query_only=ON")
 
     return Database(read, write)
-
-
-def was_cut(error: DBAPIError) -> bool:
-    """Whether the connection was lost, to a server that may well take another."""
-    return error.connection_invalidated and not isinstance(error.orig, ServerHangsError)
-
-
-class ServerHangsError(psycopg.OperationalError):
-    """The server is connected and doesn't answer."""
 
 
 class ImpatientConnection(psycopg.Connection[Any]):

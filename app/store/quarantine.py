@@ -2,26 +2,14 @@
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.reports import DeliveryReport
+from app.reports import DeliveryReport, Refusal
 from app.store.tables import quarantine, reports
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A raw query that was refused, and why. `received_at` in microseconds since 1970 UTC."""
-
-    query: str  # printable ASCII
-    code: str
-    detail: str
-    received_at: int
-
 
 _newest_to_go = (
     select(quarantine.c.last_received_at, quarantine.c.id)

@@ -113,14 +113,16 @@ class Filters:
     until: int | None = None  # exclusive
 
 
-Position = tuple[int | str, ...]  # (last_received_at, message_id, recipient)
-_POSITION = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
+_PLACE = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
 
 
 def page(
-    connection: Connection, filters: Filters, limit: int, after: Position | None
+    connection: Connection, filters: Filters, limit: int, after: tuple[int | str, ...] | None
 ) -> Deliveries:
-    """At most `limit` deliveries, latest report first, behind the position of a row."""
+    """At most `limit` deliveries, latest report first.
+
+    They come behind the one with `after` as (last_received_at, message_id, recipient).
+    """
     statement = (
         select(*SHOWN)
         .where(*_conditions(filters))
@@ -132,7 +134,7 @@ def page(
         .limit(limit)
     )
     if after is not None:
-        statement = statement.where(tuple_(*after) > _POSITION)
+        statement = statement.where(tuple_(*after) > _PLACE)
     return connection.execute(statement).all()
 
 

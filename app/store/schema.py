@@ -11,6 +11,7 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, false, text, update
 
 import migrations
+from app.store.faults import NotWritableError
 from app.store.tables import deliveries, reports
 
 
@@ -25,10 +26,6 @@ def alembic_config() -> Config:
 
 class SchemaError(Exception):
     """The database can't be brought to this program's schema."""
-
-
-class NotWritableError(Exception):
-    """The database answers, and yet reports can't be written to it."""
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str | None]:

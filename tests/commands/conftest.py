@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import URL, Row, Table, func, select
 
 from app.callback.parse import parse
+from app.reports import Refusal
 from app.store import quarantine, submissions, write
 from app.store.engine import Database, open_database
-from app.store.quarantine import Refusal
 from app.store.submissions import Submission
 from tests.process import Ended, run
 from tests.service import a_report

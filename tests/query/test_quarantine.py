@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sqlalchemy import URL, text
 
+from app.reports import Refusal
 from app.store import quarantine
-from app.store.quarantine import Refusal
 from tests.service import ADMIN_KEY, READ_KEY, Service, a_report, running_service
 from tests.times import YESTERDAY, written
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 
-class Turns:
+class FairLock:
     """A lock that is handed on in the order of asking."""
 
     def __init__(self) -> None:
@@ -50,19 +50,19 @@ class FairPool(QueuePool):
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
-        self._turns = Turns()
+        self._fair_lock = FairLock()
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if not self._turns.take(self._timeout):
+        if not self._fair_lock.take(self._timeout):
             raise PoolTimeoutError(f"no turn on the connection within {self._timeout} s")
         try:
             return super()._do_get()
         except BaseException:
-            self._turns.pass_on()
+            self._fair_lock.pass_on()
             raise
 
     def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
         try:
             super()._do_return_conn(record)
         finally:
-            self._turns.pass_on()
+            self._fair_lock.pass_on()

@@ -9,12 +9,12 @@ from sqlalchemy import URL, text
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from app.store.engine import open_database
-from app.store.turns import Turns
+from app.store.fair_pool import FairLock
 from tests.process import until
 
 
 def test_turns_come_in_the_order_of_asking() -> None:
-    turns, order = Turns(), list[int]()
+    turns, order = FairLock(), list[int]()
     assert turns.take(0)
 
     def ask(number: int) -> None:
@@ -34,7 +34,7 @@ def test_turns_come_in_the_order_of_asking() -> None:
 
 
 def test_who_gave_up_waiting_is_passed_over() -> None:
-    turns = Turns()
+    turns = FairLock()
     assert turns.take(0)
 
     assert not turns.take(0.01)
