@@ -4,7 +4,7 @@ The flow, in the order a report takes:
 
     callback/   1. the door: a GET from PaaSoo is parsed, understood, and admitted
     ingest/     2. the batch: what waits is committed at once, then each caller is answered;
-                   while the database is away, the spool takes it (writer, intake, recovery)
+                   while the database is away, the spool takes it (writer, commit, outage, recovery)
     store/      3. the tables, and all SQL: the history of reports and the status of each delivery
     query/      4. the status API: internal systems look messages up, wait, follow the changes
 

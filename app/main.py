@@ -29,8 +29,8 @@ from app.errors import (
     encode,
     problem,
 )
-from app.ingest.batch import Committer
-from app.ingest.intake import Intake
+from app.ingest.commit import Committer
+from app.ingest.outage import Outage
 from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health, upkeep
@@ -69,10 +69,10 @@ def create_app(settings: Settings) -> FastAPI:
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
-    intake = Intake(committer, metrics, spool=spool, is_embedded=database.is_embedded)
-    recovery = Recovery(database, intake, understand, settings.data_dir, settings.spool_max_bytes)
-    periodic = Periodic(upkeep.jobs(settings, database, metrics), lambda: intake.is_away)
-    writer = Writer(intake, settings.queue_limit)
+    outage = Outage(is_embedded=database.is_embedded, has_spool=spool is not None)
+    recovery = Recovery(committer, outage, spool, understand, settings)
+    periodic = Periodic(upkeep.jobs(settings, database, metrics), outage)
+    writer = Writer(committer, outage, spool, metrics, settings.queue_limit)
     door = Door(settings, writer, metrics)
     draining = threading.Event()
     sending = sending_of(settings, database, metrics, draining)
@@ -110,9 +110,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.metrics = metrics
     app.state.database = database
     app.state.writer = writer
-    app.state.intake = intake
+    app.state.outage = outage
+    app.state.spool = spool
     app.state.lookups = Lookups(database)
-    app.state.watch = Watch(database, intake, writer)
+    app.state.watch = Watch(database, outage, writer)
     app.state.sending = sending
     app.state.draining = draining
     app.include_router(callback_router(door, with_token=bool(settings.callback_tokens)))
@@ -180,7 +181,7 @@ class Service(FastAPI):
         route = key_name = None
         try:
             usual = usual_lookup(scope, self.state.settings.api_keys)
-            if usual and not self.state.intake.is_away:
+            if usual and not self.state.outage.is_on:
                 message_id, key_name = usual
                 route = LOOKUP_ROUTE
                 try:

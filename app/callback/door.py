@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from app import errors, guards
 from app.callback.parse import understand
-from app.ingest.batch import Entry, Outcome
+from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError, Writer
 from app.reports import Refusal
 from app.settings import Settings
@@ -67,6 +67,13 @@ UNAVAILABLE: Final = _problem(
 )
 REFUSED_BY_DATABASE: Final = _problem(400, "invalid_parameter", "the database refused a value")
 
+# To a report.
+ANSWERS: Final = {
+    Outcome.STORED: OK,
+    Outcome.REFUSED: REFUSED_BY_DATABASE,
+    Outcome.UNAVAILABLE: UNAVAILABLE,
+}
+
 
 class Door:
     """From an ASGI scope to its answer, whatever bytes arrive.
@@ -108,22 +115,33 @@ class Door:
                 "callback refused",
                 extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
             )
+            self._refuse(entry, reply)
+            return
         try:
-            self._writer.admit(entry, lambda outcome: reply(self._conclude(entry, outcome)))
+            self._writer.admit_report(entry, lambda outcome: reply(self._conclude(outcome)))
         except QueueFullError:
-            reply(self._conclude(entry, Outcome.UNAVAILABLE))
+            reply(self._conclude(Outcome.UNAVAILABLE))
 
-    def _conclude(self, entry: Entry, outcome: Outcome) -> Answer:
-        """The answer, now that it is known whether the entry is on disk."""
-        if outcome is Outcome.UNAVAILABLE:
-            answer = UNAVAILABLE
-        elif isinstance(entry, Refusal):
-            self._answered[entry.code] += 1
-            return _problem(400, entry.code, entry.detail)
-        else:
-            answer = OK if outcome is Outcome.STORED else REFUSED_BY_DATABASE
+    def _conclude(self, outcome: Outcome) -> Answer:
+        """The answer to a report whose fate is known."""
+        answer = ANSWERS[outcome]
         self._answered[answer.status] += 1
         return answer
+
+    def _refuse(self, refusal: Refusal, reply: Callable[[Answer], None]) -> None:
+        """Answer 400 once the refusal is in the quarantine."""
+
+        def conclude(outcome: Outcome) -> None:
+            if outcome is Outcome.UNAVAILABLE:
+                reply(self._conclude(outcome))
+                return
+            self._answered[refusal.code] += 1
+            reply(_problem(400, refusal.code, refusal.detail))
+
+        try:
+            self._writer.admit_refusal(refusal, conclude)
+        except QueueFullError:
+            conclude(Outcome.UNAVAILABLE)
 
     def _turn_away(self, scope: Mapping[str, Any]) -> Answer | None:
         """The answer to what is not even looked at, and of which nothing is stored."""

@@ -8,15 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.ingest.batch import Entry, Outcome, commit_by_kind
-from app.ingest.intake import Intake
+from app.ingest.commit import Committer, Outcome
+from app.ingest.outage import Outage
+from app.reports import DeliveryReport, Refusal
+from app.settings import Settings
 from app.store import changes, faults, schema
-from app.store.engine import Database
 from app.store.faults import DatabaseFaultError, NotWritableError
 from app.store.spool import Spool, Spooled
 
@@ -33,25 +33,27 @@ PROGRESS_INTERVAL_S: Final = 2.0
 ABANDONED_INTERVAL_S: Final = 10.0
 
 
-class Recovery:
-    """Tries a server database while it is away, and drains what was kept meanwhile.
+# From a raw query and its time of receipt, as the door's.
+Understand = Callable[[bytes, int], DeliveryReport | Refusal]
 
-    `understand` goes from a raw query and its time of receipt to an entry, as the door's does.
-    """
+
+class Recovery:
+    """Tries a server database while it is away, and drains what was kept meanwhile."""
 
     def __init__(
         self,
-        database: Database,
-        intake: Intake,
-        understand: Callable[[bytes, int], Entry],
-        spool_folder: Path,
-        spool_max_bytes: int,
+        committer: Committer,
+        outage: Outage,
+        spool: Spool | None,
+        understand: Understand,
+        settings: Settings,
     ) -> None:
-        self._database = database
-        self._intake = intake
-        self._understand = understand
-        self._spool_folder = spool_folder
-        self._spool_max_bytes = spool_max_bytes
+        self._database = committer.database
+        self._outage = outage
+        self._spool = spool
+        self._drain = Drain(committer, outage, understand)
+        self._spool_folder = settings.data_dir
+        self._spool_max_bytes = settings.spool_max_bytes
         self._looked_for_abandoned_at = -ABANDONED_INTERVAL_S
         self._complaint = ""
         self._schema_was_current = False
@@ -63,7 +65,6 @@ class Recovery:
         # Read now, before an upgrade changes the files.
         schema.newest_revision()
         schema.known_revisions()
-        self._intake.is_away = True
         self._step()
         self._thread.start()
 
@@ -84,19 +85,18 @@ class Recovery:
 
     def _step(self) -> bool:
         """One look, and a drain where there is something to drain; False where it failed."""
-        was_away = self._intake.is_away
+        was_away = self._outage.is_on
         try:
             if was_away:
                 self._require_writable()
-            spool = self._intake.spool
-            if spool is not None:
+            if self._spool is not None:
                 # Ends the outage only when its first batch is in: a write, not a look, proves it.
-                Drain(spool, self._intake, self._understand, self._stopping).run()
+                self._drain.run(self._spool, self._stopping)
             if was_away:  # else a fault that was noted just now would be forgotten
-                self._intake.note_success()
+                self._outage.end()
             self._drain_abandoned()
         except DatabaseFaultError as error:
-            self._intake.note_fault(str(error))
+            self._outage.begin(str(error))
             return False
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody else ends an outage
             self._complain("the recovery failed; it goes on", error)
@@ -129,7 +129,7 @@ class Recovery:
                 continue
             if spool is not None:
                 with closing(spool):
-                    Drain(spool, self._intake, self._understand, self._stopping).run()
+                    self._drain.run(spool, self._stopping)
 
     def _complain(self, message: str, error: Exception) -> None:
         """Once, not every half second, for as long as it stays the same."""
@@ -140,53 +140,45 @@ class Recovery:
 
 
 class Drain:
-    """One pass over a spool: into the database first, out of the spool then.
+    """Drains one spool after another: into the database first, out of the spool then.
 
     Twice is harmless, not at all is not: so a crash in between only records some again.
     """
 
-    def __init__(
-        self,
-        spool: Spool,
-        intake: Intake,
-        understand: Callable[[bytes, int], Entry],
-        stopping: threading.Event,
-    ) -> None:
-        self._spool = spool
-        self._intake = intake
+    def __init__(self, committer: Committer, outage: Outage, understand: Understand) -> None:
+        self._committer = committer
+        self._outage = outage
         self._understand = understand
-        self._stopping = stopping
         self._limit = FIRST_DRAIN_BATCH
         self._passed_over = 0
 
-    def run(self) -> None:
+    def run(self, spool: Spool, stopping: threading.Event) -> None:
         """Raises `DatabaseFaultError` where the database doesn't take even one more row."""
+        self._limit, self._passed_over = FIRST_DRAIN_BATCH, 0
         drained, last_id = 0, 0
         started = said_at = time.monotonic()
-        while not self._stopping.is_set() and (rows := self._spool.after(last_id, self._limit)):
+        while not stopping.is_set() and (rows := spool.after(last_id, self._limit)):
             stored = self._record(rows)
             if stored is None:
                 continue  # the same again, fewer at once
             last_id = rows[-1].id
-            self._spool.remove(stored)
+            spool.remove(stored)
             drained += len(stored)
             if time.monotonic() - said_at >= PROGRESS_INTERVAL_S:
                 said_at = time.monotonic()
-                log.info("draining the spool", extra={"drained": drained, "left": len(self._spool)})
+                log.info("draining the spool", extra={"drained": drained, "left": len(spool)})
         if drained:
-            self._spool.forget_up_to(last_id, leaving=self._passed_over)
+            spool.forget_up_to(last_id, leaving=self._passed_over)
             seconds = round(time.monotonic() - started, 1)
             log.warning(
                 "the spool was drained",
-                extra={"drained": drained, "left": len(self._spool), "seconds": seconds},
+                extra={"drained": drained, "left": len(spool), "seconds": seconds},
             )
 
     def _record(self, rows: Sequence[Spooled]) -> list[int] | None:
         """The ids that are in the database now; None where it could not take so many at once."""
-        entries = [self._understand(row.query.encode(), row.received_at) for row in rows]
-        committer = self._intake.committer
         try:
-            outcomes = commit_by_kind(entries, committer.commit_reports, committer.commit_refusals)
+            stored = self._commit(rows)
         except DatabaseFaultError:
             # Slow, cold, or one row locked by somebody: fewer may pass where many did not.
             if self._limit > 1:
@@ -196,12 +188,26 @@ class Drain:
             if self._passed_over > MAX_PASSED_OVER:
                 raise
             return []
-        stored = [
-            row.id
-            for row, outcome in zip(rows, outcomes, strict=True)
-            if outcome is not Outcome.UNAVAILABLE
-        ]
         self._passed_over += len(rows) - len(stored)
         self._limit = min(2 * self._limit, MAX_DRAIN_BATCH)
-        self._intake.note_success()
+        self._outage.end()
         return stored
+
+    def _commit(self, rows: Sequence[Spooled]) -> list[int]:
+        """The ids that are in the database now. The spool keeps both kinds: told apart here."""
+        reports: dict[int, DeliveryReport] = {}
+        refusals: dict[int, Refusal] = {}
+        for row in rows:
+            entry = self._understand(row.query.encode(), row.received_at)
+            if isinstance(entry, Refusal):
+                refusals[row.id] = entry
+            else:
+                reports[row.id] = entry
+        outcomes: list[tuple[int, Outcome]] = []
+        if reports:
+            committed = self._committer.commit_reports([*reports.values()])
+            outcomes += zip(reports, committed, strict=True)
+        if refusals:
+            committed = self._committer.commit_refusals([*refusals.values()])
+            outcomes += zip(refusals, committed, strict=True)
+        return [row_id for row_id, outcome in outcomes if outcome is not Outcome.UNAVAILABLE]

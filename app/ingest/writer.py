@@ -9,19 +9,55 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Final
 
-from app.ingest.batch import Entry, Outcome
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.ingest.commit import Committer, Outcome
+from app.ingest.outage import Outage
+from app.reports import DeliveryReport, Refusal
+from app.store import faults
+from app.store.faults import DatabaseFaultError
+from app.store.spool import Spool
+from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-# A commit that takes long makes everyone wait who rides in it.
+# Of reports, and of refusals. A commit that takes long makes everyone wait who rides in it.
 MAX_BATCH: Final = 1000
 
 Tell = Callable[[Outcome], object]
-Waiting = tuple[Entry, Tell]
-Handover = tuple[asyncio.AbstractEventLoop, list[Entry]] | None  # None ends the thread
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Reports and refusals that go to disk together, and beside each list whom to tell."""
+
+    reports: list[DeliveryReport] = field(default_factory=list)
+    tell_of_reports: list[Tell] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    tell_of_refusals: list[Tell] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.reports) + len(self.refusals)
+
+    def cut(self, limit: int) -> "Batch":
+        """Keep the first of each kind, `limit` at most, and return the rest."""
+        rest = Batch(
+            self.reports[limit:],
+            self.tell_of_reports[limit:],
+            self.refusals[limit:],
+            self.tell_of_refusals[limit:],
+        )
+        for entries in (self.reports, self.tell_of_reports, self.refusals, self.tell_of_refusals):
+            del entries[limit:]
+        return rest
+
+
+Outcomes = tuple[list[Outcome], list[Outcome]]  # of a batch's reports, and of its refusals
+Handover = tuple[asyncio.AbstractEventLoop, Batch] | None  # None ends the thread
 
 
 class QueueFullError(Exception):
@@ -29,41 +65,59 @@ class QueueFullError(Exception):
 
 
 class Writer:
-    """The queue, on the event loop, and the one thread that commits batches from it.
+    """The queue, on the event loop, and the one thread that puts batches from it on disk.
 
-    All of this runs on the loop but `_commit_batches`, so nothing here needs a lock.
+    All but the last four methods run on the loop, so nothing here needs a lock.
     """
 
-    def __init__(self, commit: Callable[[Sequence[Entry]], list[Outcome]], limit: int) -> None:
-        self._commit = commit
+    def __init__(
+        self,
+        committer: Committer,
+        outage: Outage,
+        spool: Spool | None,
+        metrics: Metrics,
+        limit: int,
+    ) -> None:
+        self._committer = committer
+        self._outage = outage
+        self._spool = spool
+        self._metrics = metrics
         self._limit = limit
-        self._waiting: list[Waiting] = []
-        self._in_commit: list[Waiting] = []
+        # How many wait, those in the running commit included.
+        self.queued = 0
+        self._waiting = Batch()
+        self._in_commit = Batch()
         self._idle = asyncio.Event()
         self._idle.set()
         # Told of each commit, on the loop, while somebody waits for what may be in it.
         self.after_commit: Callable[[], None] | None = None
         # A daemon, so that a database that hangs doesn't keep the process from ending.
         self._handed_over: SimpleQueue[Handover] = SimpleQueue()
-        threading.Thread(target=self._commit_batches, name="writer", daemon=True).start()
-
-    @property
-    def queued(self) -> int:
-        """How many wait, those in the running commit included."""
-        return len(self._waiting) + len(self._in_commit)
+        threading.Thread(target=self._store_batches, name="writer", daemon=True).start()
 
     @property
     def is_full(self) -> bool:
         return self.queued >= self._limit
 
-    def admit(self, entry: Entry, tell: Tell) -> None:
-        """Take an entry; `tell` is called once, later, with what became of it.
+    def admit_report(self, report: DeliveryReport, tell: Tell) -> None:
+        """Take a report; `tell` is called once, later, with its fate.
 
-        Raises `QueueFullError`. What was admitted is stored, whoever still cares to be told.
+        Raises `QueueFullError`. A report that was admitted is stored, whoever still cares.
         """
-        if self.is_full:
+        self._join_queue()
+        self._waiting.reports.append(report)
+        self._waiting.tell_of_reports.append(tell)
+
+    def admit_refusal(self, refusal: Refusal, tell: Tell) -> None:
+        """As `admit_report`, for the quarantine."""
+        self._join_queue()
+        self._waiting.refusals.append(refusal)
+        self._waiting.tell_of_refusals.append(tell)
+
+    def _join_queue(self) -> None:
+        if self.queued >= self._limit:
             raise QueueFullError
-        self._waiting.append((entry, tell))
+        self.queued += 1
         if self._idle.is_set():
             self._idle.clear()
             # Not at once, but after all that arrived in this same turn of the loop.
@@ -79,48 +133,101 @@ class Writer:
 
     def give_up(self) -> None:
         """Answer all that still wait that they are not on disk, as far as anybody can say."""
-        abandoned = [*self._in_commit, *self._waiting]
-        self._in_commit, self._waiting = [], []
-        if abandoned:
-            log.error("gave up waiting for the database", extra={"rows": len(abandoned)})
-        _tell(abandoned, [Outcome.UNAVAILABLE] * len(abandoned))
+        abandoned = (self._in_commit, self._waiting)
+        self._in_commit, self._waiting = Batch(), Batch()
+        if self.queued:
+            log.error("gave up waiting for the database", extra={"rows": self.queued})
+        self.queued = 0
+        for batch in abandoned:
+            _tell(batch, _all_unavailable(batch))
 
     def _start_commit(self) -> None:
         if not self._waiting:  # given up since
             self._idle.set()
             return
-        self._in_commit = self._waiting[:MAX_BATCH]
-        self._waiting = self._waiting[MAX_BATCH:]
-        entries = [entry for entry, _ in self._in_commit]
-        self._handed_over.put((asyncio.get_running_loop(), entries))
+        self._in_commit = self._waiting
+        self._waiting = self._in_commit.cut(MAX_BATCH)
+        self._handed_over.put((asyncio.get_running_loop(), self._in_commit))
 
-    def _commit_batches(self) -> None:
-        """All that the thread does."""
-        while (handover := self._handed_over.get()) is not None:
-            loop, entries = handover
-            try:
-                outcomes = self._commit(entries)
-            except Exception:
-                log.exception("the writer failed")
-                outcomes = [Outcome.UNAVAILABLE] * len(entries)
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                loop.call_soon_threadsafe(self._finish_commit, outcomes)
-
-    def _finish_commit(self, outcomes: list[Outcome]) -> None:
-        committed, self._in_commit = self._in_commit, []
+    def _finish_commit(self, batch: Batch, outcomes: Outcomes) -> None:
+        is_given_up = batch is not self._in_commit
+        self._in_commit = Batch()
+        if not is_given_up:
+            self.queued -= len(batch)
         # The next commit first: the disk works while we answer.
         if self._waiting:
             self._start_commit()
         else:
             self._idle.set()
-        if committed:  # not given up since
-            _tell(committed, outcomes)
+        if not is_given_up:
+            _tell(batch, outcomes)
         if self.after_commit is not None:
             self.after_commit()
 
+    # From here on: the thread.
 
-def _tell(entries: list[Waiting], outcomes: list[Outcome]) -> None:
-    for (_, tell), outcome in zip(entries, outcomes, strict=True):
+    def _store_batches(self) -> None:
+        """All that the thread does."""
+        while (handover := self._handed_over.get()) is not None:
+            loop, batch = handover
+            try:
+                outcomes = self._store_reports(batch.reports), self._store_refusals(batch.refusals)
+            except Exception:
+                log.exception("the writer failed")
+                outcomes = _all_unavailable(batch)
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(self._finish_commit, batch, outcomes)
+
+    def _store_reports(self, reports: list[DeliveryReport]) -> list[Outcome]:
+        """Into the database or, while that takes none, into the spool."""
+        if reports and not self._outage.is_on:
+            try:
+                outcomes = self._committer.commit_reports(reports)
+            except DatabaseFaultError as error:
+                self._outage.begin(str(error))
+            else:
+                self._outage.end()
+                return outcomes
+        return self._shelter(reports)
+
+    def _store_refusals(self, refusals: list[Refusal]) -> list[Outcome]:
+        """The same, but a fault is no outage: reports find out for themselves if there is one."""
+        if refusals and not self._outage.is_on:
+            try:
+                return self._committer.commit_refusals(refusals)
+            except DatabaseFaultError as error:
+                log.error("the quarantine takes nothing", extra={"error": str(error)})  # noqa: TRY400
+        return self._shelter(refusals)
+
+    def _shelter(self, entries: Sequence[DeliveryReport] | Sequence[Refusal]) -> list[Outcome]:
+        """Into the spool, where there is one and it takes them."""
+        if not entries:
+            return []
+        if self._spool is None:
+            return [Outcome.UNAVAILABLE] * len(entries)
+        try:
+            self._spool.put([(entry.received_at, entry.query) for entry in entries])
+        except SQLAlchemyError as error:
+            self._outage.spool_fails(faults.description(error), len(entries))
+            return [Outcome.UNAVAILABLE] * len(entries)
+        self._outage.spool_works()
+        self._metrics.spooled.inc(len(entries))
+        return [Outcome.STORED] * len(entries)
+
+
+def _all_unavailable(batch: Batch) -> Outcomes:
+    unavailable = [Outcome.UNAVAILABLE]
+    return unavailable * len(batch.reports), unavailable * len(batch.refusals)
+
+
+def _tell(batch: Batch, outcomes: Outcomes) -> None:
+    of_reports, of_refusals = outcomes
+    _tell_each(batch.tell_of_reports, of_reports)
+    _tell_each(batch.tell_of_refusals, of_refusals)
+
+
+def _tell_each(callers: list[Tell], outcomes: list[Outcome]) -> None:
+    for tell, outcome in zip(callers, outcomes, strict=True):
         try:
             tell(outcome)
         except Exception:

@@ -34,7 +34,7 @@ def show_readiness(request: Request) -> JSONResponse:
         "draining": "SIGTERM came" if state.draining.is_set() else "ok",
         "queue": "full" if state.writer.is_full else "ok",
         **_check_database(request),
-        "spool": "takes no more" if state.intake.spool_is_failing else "ok",
+        "spool": "takes no more" if state.outage.spool_is_failing else "ok",
     }
     failed = [name for name, found in checks.items() if found != "ok"]
     if not failed:
@@ -46,7 +46,7 @@ def show_readiness(request: Request) -> JSONResponse:
 
 
 def _check_database(request: Request) -> dict[str, str]:
-    if request.app.state.intake.is_away:
+    if request.app.state.outage.is_on:
         return {"database": "takes no reports", "schema": "not checked"}
     try:
         with request.app.state.database.read.connect() as connection:
@@ -68,5 +68,5 @@ def show_metrics(request: Request) -> Response:
     state.metrics.queued.set(state.writer.queued)
     state.metrics.waiting.set(state.watch.waiting)
     state.metrics.streams.set(state.watch.streams)
-    state.metrics.spool_waiting.set(len(state.intake.spool or ()))
+    state.metrics.spool_waiting.set(len(state.spool or ()))
     return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

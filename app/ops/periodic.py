@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from app.ingest.outage import Outage
 from app.store import faults
 
 log = logging.getLogger(__name__)
@@ -30,9 +31,9 @@ class Job:
 class Periodic:
     """Does the jobs in turn, each at once and then again and again, but not in an outage."""
 
-    def __init__(self, jobs: Sequence[Job], is_away: Callable[[], bool]) -> None:
+    def __init__(self, jobs: Sequence[Job], outage: Outage) -> None:
         self._jobs = jobs
-        self._is_away = is_away
+        self._outage = outage
         self._due_at = dict.fromkeys((job.name for job in jobs), 0.0)
         self._complaints: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -55,7 +56,7 @@ class Periodic:
     def _work(self) -> None:
         pause_s = 0.0
         while not self._stopping.wait(pause_s):
-            if self._is_away():
+            if self._outage.is_on:
                 pause_s = AWAY_PAUSE_S
                 continue
             for job in self._jobs:

@@ -26,7 +26,7 @@ from app.reports import MSISDN_PATTERN, is_printable_ascii, normal_msisdn
 
 def refuse_while_away(request: Request) -> None:
     """The database is away, which is known: so nobody need wait to find out."""
-    if request.app.state.intake.is_away:
+    if request.app.state.outage.is_on:
         raise DatabaseUnavailableError
 
 

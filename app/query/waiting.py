@@ -18,7 +18,7 @@ from fastapi import Query, Request
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import DatabaseUnavailableError, ShuttingDownError, TooManyWaitingError
-from app.ingest.intake import Intake
+from app.ingest.outage import Outage
 from app.ingest.writer import Writer
 from app.query.schemas import Change
 from app.store import changes, read
@@ -60,9 +60,9 @@ class Waiter:
 class Watch:
     """Whoever waits. All of this runs on the event loop but `_read` and `_ask`."""
 
-    def __init__(self, database: Database, intake: Intake, writer: Writer) -> None:
+    def __init__(self, database: Database, outage: Outage, writer: Writer) -> None:
         self._database = database
-        self._intake = intake
+        self._outage = outage
         self._writer = writer
         self._waiters: set[Waiter] = set()
         self._has_newcomers = False
@@ -178,7 +178,7 @@ class Watch:
         if self._has_newcomers:
             self._has_newcomers, seen = False, ""
         try:
-            if self._intake.is_away:
+            if self._outage.is_on:
                 raise DatabaseUnavailableError  # noqa: TRY301 - one way out for both
             loop = asyncio.get_running_loop()
             token, final, latest = await loop.run_in_executor(

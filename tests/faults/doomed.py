@@ -12,7 +12,7 @@ from typing import Any
 from alembic.operations import Operations
 
 from app import cli
-from app.ingest.batch import Committer
+from app.ingest.commit import Committer
 from app.store import write
 from app.store.spool import Spool
 

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import URL, select
 from sqlalchemy.exc import OperationalError
 
+from app.ingest.outage import Outage
 from app.ops import upkeep
 from app.ops.periodic import Job, Periodic
 from app.store.tables import delivery_counts
@@ -21,7 +22,10 @@ OFTEN = 0.001
 
 @contextmanager
 def running(*jobs: Job, is_away: bool = False) -> Iterator[Periodic]:
-    periodic = Periodic(jobs, lambda: is_away)
+    outage = Outage(is_embedded=False, has_spool=False)
+    if not is_away:
+        outage.end()
+    periodic = Periodic(jobs, outage)
     periodic.start()
     yield periodic
     periodic.stop()

@@ -1,0 +1,80 @@
+"""An outage is one thing that every thread agrees on, and the log tells each part of it once."""
+
+import logging
+
+import pytest
+
+from app.ingest.outage import Outage
+
+
+def of_a_server() -> Outage:
+    outage = Outage(is_embedded=False, has_spool=True)
+    outage.end()
+    return outage
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, object]]:
+    return [(record.getMessage(), record.__dict__.get("error")) for record in caplog.records]
+
+
+def test_a_server_is_away_until_it_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    outage = Outage(is_embedded=False, has_spool=True)
+
+    at_first = outage.is_on
+    outage.end()
+
+    assert (at_first, outage.is_on) == (True, False)
+    assert said(caplog) == []
+
+
+def test_each_reason_is_said_once_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    outage = of_a_server()
+
+    for _ in range(2):
+        for why in ("cut", "cut", "read-only", "cut"):
+            outage.begin(why)
+            assert outage.is_on
+        outage.end()
+        outage.end()
+
+    assert said(caplog) == 2 * [
+        ("the database takes no reports", "cut"),
+        ("the database takes no reports", "read-only"),
+        ("the database takes reports again", None),
+    ]
+
+
+def test_a_spool_that_fails_now_and_then_is_said_once_an_outage(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outage = of_a_server()
+    outage.begin("cut")
+
+    is_failing = []
+    for _ in range(2):
+        outage.spool_fails("full", rows=9)
+        is_failing.append(outage.spool_is_failing)
+        outage.spool_works()
+        is_failing.append(outage.spool_is_failing)
+    outage.spool_fails("full", rows=9)
+    outage.end()
+    is_failing.append(outage.spool_is_failing)
+
+    assert is_failing == [True, False, True, False, False]
+    assert said(caplog).count(("the spool takes no more", "full")) == 1
+
+
+def test_the_embedded_database_is_tried_again_by_each_batch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        outage = Outage(is_embedded=True, has_spool=False)
+        outage.begin("full")
+        assert not outage.is_on
+        outage.end()
+
+    assert [message for message, _ in said(caplog)] == [
+        "the database takes no reports",
+        "the database takes reports again",
+    ]
+    assert caplog.records[0].__dict__["they_are"] == "refused"
