@@ -1,11 +1,12 @@
 """Our vocabulary: a delivery report, its state, and what decides between several.
 
-The fold from many reports to one status is `store.write`'s, in SQL.
+`fold` makes one status of many reports. `store.write` does the same in SQL, a report at a time.
 
 Sources: PaaSoo's integration guide ("status report"); the states are SMPP's message states
 (SMPP 3.4, section 5.2.28).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import blake2b
@@ -25,7 +26,7 @@ class State(StrEnum):
 
 
 # The report of the highest rank decides, so no order of arrival can change the status.
-RANK: Final = {
+RANK: Final[dict[str, int]] = {
     State.PENDING: 0,
     State.ACCEPTED: 1,
     State.UNKNOWN: 2,
@@ -103,6 +104,76 @@ class Refusal:
     code: str
     detail: str
     received_at: int
+
+
+class KnownReport(NamedTuple):
+    """A report as the history has it. Times in microseconds since 1970 UTC."""
+
+    fingerprint: int
+    received_at: int
+    last_received_at: int
+    state: str  # of `State`
+    reason: str | None  # of `Reason`
+    status: int
+    statuscode: str | None
+    errcode: str | None
+    mcc_mnc: str | None
+
+
+class Status(NamedTuple):
+    """The status of a delivery. Times in microseconds since 1970 UTC."""
+
+    rank: int
+    decided_at: int
+    fingerprint: int
+    state: str  # of `State`
+    reason: str | None = None  # of `Reason`
+    status: int | None = None
+    statuscode: str | None = None
+    errcode: str | None = None
+    mcc_mnc: str | None = None
+    conflicting: bool = False  # two final reports disagree
+    first_received_at: int | None = None
+    last_received_at: int = 0  # 0 while no report came
+
+
+def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
+    """The status of one delivery by all its reports, whose order doesn't matter.
+
+    The greatest decides: by rank, then the one received last, then the greater fingerprint. Our
+    own two marks take part as if they were reports: that it was sent, and that it was given up
+    at `expired_at`, if ever.
+    """
+    if expired_at is None:
+        mark = Status(RANK[State.PENDING], 0, 0, State.PENDING.value)
+    else:
+        mark = Status(RANK[State.EXPIRED], expired_at, 0, State.EXPIRED.value)
+    greatest, deciding = mark[:3], None
+    final: set[str] = set()
+    first_received_at, last_received_at = None, 0
+    for report in reports:
+        rank = RANK[report.state]
+        weight = (rank, report.last_received_at, report.fingerprint)
+        if weight > greatest:
+            greatest, deciding = weight, report
+        if rank >= LOWEST_REPORTED_FINAL_RANK:
+            final.add(report.state)
+        if first_received_at is None or report.received_at < first_received_at:
+            first_received_at = report.received_at
+        last_received_at = max(last_received_at, report.last_received_at)
+    claim = deciding or mark
+    return Status(
+        *greatest,
+        claim.state,
+        claim.reason,
+        claim.status,
+        claim.statuscode,
+        claim.errcode,
+        claim.mcc_mnc,
+        len(final) > 1,
+        first_received_at,
+        last_received_at,
+    )
 
 
 def fingerprint_of(

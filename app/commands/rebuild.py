@@ -9,7 +9,7 @@ from app.commands import progress
 from app.commands.database import database_to_write
 from app.settings import load_settings
 from app.store import rebuild as store
-from app.store.rebuild import Change
+from app.store.rebuild import Correction
 from app.telemetry import masked
 
 MAX_EXAMPLES: Final = 20
@@ -18,7 +18,7 @@ STOP_IT: Final = "stop it, rebuild, and start it again"
 
 def rebuild(*, dry_run: bool) -> None:
     deliveries = reports = changed = 0
-    examples: list[Change] = []
+    examples: list[Correction] = []
     with database_to_write(load_settings(), instead=STOP_IT) as database:
         with database.read.connect() as connection:
             total = store.count(connection)
@@ -26,11 +26,11 @@ def rebuild(*, dry_run: bool) -> None:
             for batch in store.rebuild(database, meaning_of, dry_run=dry_run):
                 deliveries += batch.deliveries
                 reports += batch.reports
-                changed += len(batch.changes)
-                examples += batch.changes[: MAX_EXAMPLES - len(examples)]
+                changed += len(batch.corrections)
+                examples += batch.corrections[: MAX_EXAMPLES - len(examples)]
                 advance(batch.deliveries)
-    for change in examples:
-        typer.echo(line(change))
+    for example in examples:
+        typer.echo(line(example))
     if changed > len(examples):
         typer.echo(f"and {changed - len(examples)} more")
     would_be = "would be changed" if dry_run else "changed"
@@ -40,7 +40,7 @@ def rebuild(*, dry_run: bool) -> None:
     )
 
 
-def line(change: Change) -> str:
-    was = change.was or "nothing"
-    what = f"{was} -> {change.becomes}" if was != change.becomes else f"{was}, in its details"
-    return f"{change.message_id} {masked(change.recipient)}: {what}"
+def line(correction: Correction) -> str:
+    was, becomes = correction.was or "nothing", correction.status.state
+    what = f"{was} -> {becomes}" if was != becomes else f"{was}, in its details"
+    return f"{correction.message_id} {masked(correction.recipient)}: {what}"

@@ -44,6 +44,18 @@ class Database:
         with engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Several reads, or a long one, of the database as it is at one moment."""
+        if self.is_embedded:
+            with self.read.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                yield connection
+            return
+        engine = self.read.execution_options(isolation_level="REPEATABLE READ")
+        with engine.connect() as connection:
+            yield connection
+
     def close(self) -> None:
         self.read.dispose()
         self.write.dispose()

@@ -32,9 +32,5 @@ def stream(
         statement = statement.where(last < until)
     if since is not None or until is not None:
         statement = statement.where(last > 0)
-    engine = database.read
-    if not database.is_embedded:
-        # A cursor on the server lives in a transaction.
-        engine = engine.execution_options(isolation_level="READ COMMITTED")
-    with engine.connect() as connection:
-        yield from connection.execution_options(yield_per=BATCH).execute(statement)
+    with database.snapshot() as connection:
+        yield from connection.execute(statement, execution_options={"yield_per": BATCH})

@@ -4,52 +4,64 @@ Normally this changes nothing. It does where reports are read by other rules tha
 or where somebody changed rows by hand.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
-    Subquery,
+    Row,
     Table,
     TextClause,
     and_,
     bindparam,
-    case,
-    false,
     func,
-    literal_column,
-    null,
-    or_,
     select,
     text,
     tuple_,
     union,
-    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.reports import LOWEST_REPORTED_FINAL_RANK, RANK, State
+from app.reports import KnownReport, State, Status, fold
 from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
 from app.store.tables import deliveries, reports
 
 # Deliveries a transaction: the writer waits for no more of them.
 BATCH: Final = 1000
+# Reports that are in memory at once: a delivery may have any number.
+REPORTS_AT_ONCE: Final = 2000
 
 # State and reason of a report, by its status, statuscode and errcode.
 Meaning = Callable[[int, str | None, str | None], tuple[str, str | None]]
 
 
-class Change(NamedTuple):
-    """A delivery whose status is not what its history says. None where it has no status."""
+class Correction(NamedTuple):
+    """A delivery whose status is not what its history says. `was` is None where it has none."""
 
     message_id: str
     recipient: str
     was: str | None
-    becomes: str
+    status: Status
+
+
+class Claim(NamedTuple):
+    """A report's own words, and what they were taken for when it came."""
+
+    status: int
+    statuscode: str | None
+    errcode: str | None
+    state: str
+    reason: str | None
+
+
+# State and reason of claims that mean something else by today's rules.
+Misread = dict[Claim, tuple[str, str | None]]
 
 
 class Rebuilt(NamedTuple):
@@ -57,7 +69,7 @@ class Rebuilt(NamedTuple):
 
     deliveries: int
     reports: int  # those with another state or reason by today's rules
-    changes: list[Change]
+    corrections: list[Correction]
 
 
 class Span(NamedTuple):
@@ -82,17 +94,32 @@ def rebuild(database: Database, meaning_of: Meaning, *, dry_run: bool) -> Iterat
     Safe while others write: most batches are only read, and what is changed is locked first. With
     `dry_run` nothing stays changed.
     """
+    meaning_of = _remembered(meaning_of)
     after = ("", "")
     while True:
-        with database.read.connect() as connection:
+        with database.snapshot() as connection:
             keys = _next_keys(connection, after)
             if not keys:
                 return
             span = Span(after, keys[-1])
-            is_right = not (_misread(connection, span, meaning_of) or _wrong(connection, span))
-        found = Rebuilt(len(keys), 0, [])
-        yield found if is_right else _correct(database, span, meaning_of, found, dry_run=dry_run)
+            misread, wrong = _compare(connection, span, meaning_of)
+        reread = 0
+        if misread or wrong:
+            reread, wrong = _correct(database, span, meaning_of, dry_run=dry_run)
+        yield Rebuilt(len(keys), reread, wrong)
         after = span.last
+
+
+def _remembered(meaning_of: Meaning) -> Meaning:
+    """The same, and fast: few reports differ in their words."""
+
+    @lru_cache(maxsize=4096)
+    def meaning(status: int, statuscode: str | None, errcode: str | None) -> tuple[str, str | None]:
+        state, reason = meaning_of(status, statuscode, errcode)
+        # Plain strings: a driver may take a member of an enumeration for its name.
+        return str(state), reason and str(reason)
+
+    return meaning
 
 
 def _next_keys(connection: Connection, after: tuple[str, str]) -> list[tuple[str, str]]:
@@ -105,113 +132,58 @@ def _next_keys(connection: Connection, after: tuple[str, str]) -> list[tuple[str
     return [(row.message_id, row.recipient) for row in connection.execute(keys_of_both)]
 
 
-def _misread(connection: Connection, span: Span, meaning_of: Meaning) -> list[dict[str, Any]]:
-    """What reports claim that means something else by today's rules, each with its meaning."""
-    row = reports.c
-    claims = select(row.status, row.statuscode, row.errcode, row.state, row.reason).distinct()
-    found = []
-    for claim in connection.execute(claims.where(span.of(reports))).mappings():
-        state, reason = meaning_of(claim["status"], claim["statuscode"], claim["errcode"])
-        if (claim["state"], claim["reason"]) != (state, reason):
-            # Plain strings: a driver may take a member of an enumeration for its name.
-            found.append({**claim, "means": str(state), "because": reason and str(reason)})
-    return found
-
-
-# All that a status is made of. `rank` is generated, as are the states of our own two marks.
-_RANK_OF_STATE: Final = " ".join(f"WHEN '{state}' THEN {rank}" for state, rank in RANK.items())
-_DECIDED: Final = (
-    *("rank", "decided_at", "fingerprint"),
-    *("state", "reason", "status", "statuscode", "errcode", "mcc_mnc"),
+_key = itemgetter(0, 1)
+_KNOWN = select(
+    *deliveries.c["message_id", "recipient", "expired_at"],
+    *(deliveries.c[name] for name in Status._fields),
 )
-_STATUS: Final = (*_DECIDED, "conflicting", "first_received_at", "last_received_at")
+_HISTORY = select(
+    *reports.c["message_id", "recipient"], *(reports.c[name] for name in KnownReport._fields)
+).order_by(reports.c.message_id, reports.c.recipient)
 
 
-def _facts(span: Span) -> Subquery:
-    """What is known of each delivery: its reports, and that it was sent or given up."""
-    row = reports.c
-    reported = select(
-        row.message_id,
-        row.recipient,
-        literal_column(f"CASE state {_RANK_OF_STATE} END").label("rank"),
-        row.last_received_at.label("decided_at"),
-        *(row[name] for name in _DECIDED[2:]),
-        row.received_at,
-        row.last_received_at,
-    ).where(span.of(reports))
-    sent = _own_mark(State.PENDING, literal_column("0")).where(span.of(deliveries))
-    given_up = _own_mark(State.EXPIRED, deliveries.c.expired_at).where(
-        span.of(deliveries), deliveries.c.expired_at.is_not(None)
+def _compare(
+    connection: Connection, span: Span, meaning_of: Meaning
+) -> tuple[Misread, list[Correction]]:
+    """The claims that were misread, and the deliveries that have not the status they should."""
+    known = {_key(row): row for row in connection.execute(_KNOWN.where(span.of(deliveries)))}
+    history = connection.execute(
+        _HISTORY.where(span.of(reports)), execution_options={"yield_per": REPORTS_AT_ONCE}
     )
-    return union_all(reported, sent, given_up).subquery("facts")
+    misread: Misread = {}
+    wrong = []
+    for (message_id, recipient), rows in groupby(history, key=_key):
+        row = known.pop((message_id, recipient), None)
+        expired_at = None if row is None else row.expired_at
+        status = fold(_understood(rows, meaning_of, misread), expired_at)
+        if row is None or row[3:] != status:
+            was = None if row is None else row.state
+            wrong.append(Correction(message_id, recipient, was, status))
+    for (message_id, recipient), row in known.items():  # no report came
+        status = fold((), row.expired_at)
+        if row[3:] != status:
+            wrong.append(Correction(message_id, recipient, row.state, status))
+    return misread, sorted(wrong, key=_key)
 
 
-def _own_mark(state: State, decided_at: ColumnElement[Any]) -> Select[Any]:
-    """A mark of ours, as if it were a report: it has nothing of the provider's."""
-    return select(
-        deliveries.c.message_id,
-        deliveries.c.recipient,
-        literal_column(str(RANK[state])),
-        decided_at,
-        literal_column("0"),
-        literal_column(f"'{state}'"),
-        *(null() for _ in range(7)),
-    )
-
-
-def _fold(span: Span) -> Subquery:
-    """The status of each delivery: the greatest fact decides, as in `store.write`."""
-    facts = _facts(span)
-    fact = facts.c
-    of_delivery = (fact.message_id, fact.recipient)
-    greatest_first = (fact.rank.desc(), fact.decided_at.desc(), fact.fingerprint.desc())
-    final = case((fact.rank >= LOWEST_REPORTED_FINAL_RANK, fact.state))
-    ranked = select(
-        fact.message_id,
-        fact.recipient,
-        *(fact[name] for name in _DECIDED),
-        func.row_number().over(partition_by=of_delivery, order_by=greatest_first).label("place"),
-        func.min(final).over(partition_by=of_delivery).label("one_final"),
-        func.max(final).over(partition_by=of_delivery).label("another_final"),
-        func.min(fact.received_at).over(partition_by=of_delivery).label("first_received_at"),
-        func.max(fact.last_received_at).over(partition_by=of_delivery).label("last_report_at"),
-    ).subquery("ranked")
-    return (
-        select(
-            *(ranked.c[name] for name in ("message_id", "recipient", *_DECIDED)),
-            func.coalesce(ranked.c.one_final != ranked.c.another_final, false()).label(
-                "conflicting"
-            ),
-            ranked.c.first_received_at,
-            func.coalesce(ranked.c.last_report_at, 0).label("last_received_at"),
-        )
-        .where(ranked.c.place == 1)
-        .subquery("folded")
-    )
-
-
-def _wrong(connection: Connection, span: Span) -> list[dict[str, Any]]:
-    """The right status of each delivery that has another, or none; and the state that it `was`."""
-    folded = _fold(span)
-    known = deliveries.c
-    of_same = and_(
-        span.of(deliveries),
-        known.message_id == folded.c.message_id,
-        known.recipient == folded.c.recipient,
-    )
-    differs = (known[name].is_distinct_from(folded.c[name]) for name in _STATUS)
-    statement = (
-        select(folded, known.state.label("was"))
-        .select_from(folded.outerjoin(deliveries, of_same))
-        .where(or_(known.message_id.is_(None), *differs))
-        .order_by(folded.c.message_id, folded.c.recipient)
-    )
-    return [dict(row) for row in connection.execute(statement).mappings()]
+def _understood(
+    rows: Iterable[Row[Any]], meaning_of: Meaning, misread: Misread
+) -> Iterator[KnownReport]:
+    """Reports by today's rules; what was read by others goes into `misread`."""
+    for row in rows:
+        report = KnownReport._make(row[2:])
+        meaning = meaning_of(report.status, report.statuscode, report.errcode)
+        if (report.state, report.reason) != meaning:
+            words = (report.status, report.statuscode, report.errcode)
+            misread[Claim(*words, report.state, report.reason)] = meaning
+            report = report._replace(state=meaning[0], reason=meaning[1])
+        yield report
 
 
 def _correct(
-    database: Database, span: Span, meaning_of: Meaning, found: Rebuilt, *, dry_run: bool
-) -> Rebuilt:
+    database: Database, span: Span, meaning_of: Meaning, *, dry_run: bool
+) -> tuple[int, list[Correction]]:
+    """Mend what is wrong; how many reports were misread, and what was corrected."""
     with database.transaction() as connection:
         missing = _begin_missing(connection, span)
         # From here on no writer changes these, nor adds to their history.
@@ -221,23 +193,18 @@ def _correct(
             .order_by(deliveries.c.message_id, deliveries.c.recipient)
             .with_for_update()
         ).all()
-        misread = _misread(connection, span, meaning_of)
-        reread = sum(_reread(connection, span, claim) for claim in misread)
-        wrong = _wrong(connection, span)
+        misread, wrong = _compare(connection, span, meaning_of)
+        reread = sum(
+            _reread(connection, span, claim, meaning) for claim, meaning in misread.items()
+        )
         if dry_run:
             connection.rollback()
         elif wrong:
             _write(connection, wrong)
-    changes = [
-        Change(
-            row["message_id"],
-            row["recipient"],
-            None if (row["message_id"], row["recipient"]) in missing else row["was"],
-            row["state"],
-        )
-        for row in wrong
+    return reread, [
+        correction._replace(was=None) if _key(correction) in missing else correction
+        for correction in wrong
     ]
-    return found._replace(reports=reread, changes=changes)
 
 
 def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
@@ -262,17 +229,17 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
     return {(key.message_id, key.recipient) for key in keys}
 
 
-def _reread(connection: Connection, span: Span, claim: dict[str, Any]) -> int:
-    names = ("status", "statuscode", "errcode", "state", "reason")
-    same = (reports.c[name].is_not_distinct_from(claim[name]) for name in names)
+def _reread(
+    connection: Connection, span: Span, claim: Claim, meaning: tuple[str, str | None]
+) -> int:
+    same = (reports.c[name].is_not_distinct_from(value) for name, value in claim._asdict().items())
+    state, reason = meaning
     return connection.execute(
-        update(reports)
-        .where(span.of(reports), *same)
-        .values(state=claim["means"], reason=claim["because"])
+        update(reports).where(span.of(reports), *same).values(state=state, reason=reason)
     ).rowcount
 
 
-def _write(connection: Connection, statuses: list[dict[str, Any]]) -> None:
+def _write(connection: Connection, corrections: Iterable[Correction]) -> None:
     begin_change(connection)
     of_delivery = and_(
         deliveries.c.message_id == bindparam("of_message"),
@@ -282,13 +249,13 @@ def _write(connection: Connection, statuses: list[dict[str, Any]]) -> None:
     connection.execute(
         update(deliveries)
         .where(of_delivery)
-        .values({name: bindparam(name) for name in _STATUS} | {"changed_in": position}),
+        .values({name: bindparam(name) for name in Status._fields} | {"changed_in": position}),
         [
             {
-                "of_message": status["message_id"],
-                "of_recipient": status["recipient"],
-                **{name: status[name] for name in _STATUS},
+                "of_message": correction.message_id,
+                "of_recipient": correction.recipient,
+                **correction.status._asdict(),
             }
-            for status in statuses
+            for correction in corrections
         ],
     )

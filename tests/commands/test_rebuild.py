@@ -153,6 +153,19 @@ def test_more_than_a_batch_is_rebuilt(stored: Stored) -> None:
     assert "deliveries: 2500, changed: 1;" in ended.stdout
 
 
+def test_a_history_longer_than_fits_in_memory_at_once_is_folded_as_one(
+    eventful: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "REPORTS_AT_ONCE", 2)
+    change(eventful, "m-00002", conflicting=True, errcode="x", decided_at=1, fingerprint=2)
+
+    found = list(rebuild.rebuild(eventful.database, meaning_of, dry_run=False))
+
+    assert sum(len(batch.corrections) for batch in found) == 1
+    again = list(rebuild.rebuild(eventful.database, meaning_of, dry_run=True))
+    assert not any(batch.corrections for batch in again)
+
+
 def test_rebuild_beside_writers_changes_nothing_that_is_right(
     stored: Stored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +191,7 @@ def test_rebuild_beside_writers_changes_nothing_that_is_right(
             for number in range(20):
                 change(stored, f"m-{number:05}", conflicting=True, errcode="wrong")
                 for found in rebuild.rebuild(stored.database, meaning_of, dry_run=False):
-                    wrong += len(found.changes)
+                    wrong += len(found.corrections)
         finally:
             done.set()
         for writer in writers:

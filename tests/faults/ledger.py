@@ -92,7 +92,7 @@ class Ledger:
             ]
         rebuilt = list(rebuild(database, meaning_of, dry_run=True))
         database.close()
-        changed = [change for batch in rebuilt for change in batch.changes]
+        changed = [change for batch in rebuilt for change in batch.corrections]
         names = ("messageid", "to", "status", "statuscode", "errcode", "network")
         lost = [
             fields

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import URL, Row, insert
+from sqlalchemy import URL, Row, insert, select
 
 from app.callback.parse import parse
-from app.reports import DeliveryReport
+from app.reports import DeliveryReport, KnownReport, Status, fold
 from app.store import read, write
 from app.store.engine import Database, open_database
 from app.store.tables import deliveries as deliveries_table
@@ -52,6 +52,15 @@ def database(database_url: URL) -> Iterator[Database]:
     opened.close()
 
 
+_STATUSES = select(
+    deliveries_table.c.recipient, *(deliveries_table.c[name] for name in Status._fields)
+)
+
+
+def _known(row: Row[Any]) -> KnownReport:
+    return KnownReport(*(getattr(row, name) for name in KnownReport._fields))
+
+
 def understood(message_id: str, recipient: str, meaning: dict[str, Any], at: int) -> DeliveryReport:
     changes = {"statuscode": None, "errcode": None, "network": None, **meaning}
     return parse(a_report(messageid=message_id, to=recipient, **changes).encode(), at)
@@ -72,7 +81,15 @@ def check_every_order(database: Database, facts: list[Any], data: st.DataObject)
     with database.read.connect() as connection:
         deliveries = read.deliveries_of(connection, message_id)
         history = read.reports_of(connection, message_id)
+        kept = connection.execute(_STATUSES.where(deliveries_table.c.message_id == message_id))
+        statuses = {recipient: status for recipient, *status in kept}
 
+    assert {recipient: Status(*status) for recipient, status in statuses.items()} == {
+        recipient: fold(
+            (_known(row) for row in history if row.recipient == recipient), expired_at=None
+        )
+        for recipient in {report.recipient for report in reports}
+    }
     assert {row.recipient: shown_status(row) for row in deliveries} == {
         recipient: expected_status(row for row in history if row.recipient == recipient)
         for recipient in {report.recipient for report in reports}
