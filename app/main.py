@@ -159,6 +159,9 @@ class Service(FastAPI):
         else:
             if scope["path"].startswith("/v1/"):
                 scope["path"] = scope["raw_path"].decode("ascii")
+            # The proxy stripped the prefix; routing strips it once more.
+            scope["root_path"] = self.state.settings.root_path or ""
+            scope["path"] = scope["root_path"] + scope["path"]
             await self._answer_and_log(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:

@@ -33,8 +33,6 @@ LAST_COMMITS_S: Final = 2
 # After that nobody waits for the database any more, and answering takes but a moment.
 LAST_ANSWERS_S: Final = 1
 END_S: Final = 9.8
-# Longer than the idle time-outs of the usual proxies, so that they hang up first, not we.
-KEEP_ALIVE_S: Final = 75
 MANY_FILES: Final = 65536
 
 # The usual request line, which may go to the parser as it is.
@@ -294,13 +292,13 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         access_log=False,  # it prints whole queries, token and phone number included
         proxy_headers=False,  # who called is decided in `guards`
         server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # any number will do
         timeout_graceful_shutdown=LAST_COMMITS_S + LAST_ANSWERS_S,
     )
 
 
 class DrainingServer(uvicorn.Server):
-    """On SIGTERM `/readyz` fails first, and the port closes a little later.
+    """On SIGTERM or SIGHUP `/readyz` fails first, and the port closes a little later.
 
     A load balancer needs that moment to send new reports elsewhere: PaaSoo may never repeat one
     that found the port closed.
@@ -316,19 +314,27 @@ class DrainingServer(uvicorn.Server):
 
     async def serve(self, *args: Any, **kwargs: Any) -> None:
         self._loop = asyncio.get_running_loop()
+        self._listen_to_hangup()
         await super().serve(*args, **kwargs)
 
+    def _listen_to_hangup(self) -> None:
+        """Take SIGHUP too, unless whoever started us (nohup, say) has it ignored."""
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if is_main_thread and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
-        if sig == signal.SIGTERM and not self._draining.is_set():
+        is_drain = sig in {signal.SIGTERM, signal.SIGHUP}
+        if is_drain and not self._draining.is_set():
             # Whatever still hangs by then, nobody was promised anything by it.
             last_resort = threading.Timer(END_S, os._exit, (1,))
             last_resort.daemon = True
             last_resort.start()
         if self.should_exit:
             self.force_exit = sig == signal.SIGINT
-        elif sig == signal.SIGTERM and not self._draining.is_set():
+        elif is_drain and not self._draining.is_set():
             self._draining.set()
-            log.info("SIGTERM: draining")
+            log.info("draining", extra={"signal": signal.Signals(sig).name})
             self._loop.call_soon_threadsafe(self._watch.stop)
             self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self.close)
         else:

@@ -143,6 +143,13 @@ def _no_nul(path: Path) -> Path:
     return path
 
 
+def _root_path(text: str | None) -> str | None:
+    prefix = (text or "").rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", prefix):
+        raise ValueError("must be a path, as in /sms")
+    return prefix or None
+
+
 class Settings(BaseSettings):
     """Environment variables with the prefix `DLR_`, or `.env`, or files in a secrets directory."""
 
@@ -242,12 +249,25 @@ class Settings(BaseSettings):
         description="How long a client may leave an answer unread, that of a stream say, before "
         "it is dropped. Seconds, from 1 to 300.",
     )
+    keep_alive_seconds: float = Field(
+        default=75,
+        gt=0,
+        le=3600,
+        description="How long an idle connection is kept open: longer than the proxy in front "
+        "keeps it, so that the proxy closes it first. Seconds, at most 3600.",
+    )
+    root_path: Annotated[str | None, AfterValidator(_root_path)] = Field(
+        default=None,
+        description="The prefix under which a proxy shows the service, and which it strips, as "
+        "`/sms`.",
+    )
     drain_seconds: float = Field(
         default=1,
         ge=0,
         le=5,
-        description="On SIGTERM, how long new connections are still taken while `/readyz` already "
-        "fails, so that a load balancer moves on before the port closes. Seconds, at most 5.",
+        description="On SIGTERM or SIGHUP, how long new connections are still taken while "
+        "`/readyz` already fails, so that a load balancer moves on before the port closes. "
+        "Seconds, at most 5.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",

@@ -3,9 +3,13 @@
 import json
 import logging
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
+from io import FileIO
+from queue import Full, Queue
 from typing import Any, Final
 
 from prometheus_client import (
@@ -22,6 +26,10 @@ from prometheus_client.registry import Collector
 
 # A time stamp beside each counter, which nobody reads.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+MAX_LINES_WAITING: Final = 10_000
+# At the end of the process.
+LAST_LINES_S: Final = 0.5
 
 # What every log record has; anything else was given with `extra=` and belongs in the line.
 _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
@@ -52,9 +60,48 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
+class LogQueue(logging.Handler):
+    """Hands lines to a thread that writes them: a log that nobody reads must not stop the service.
+
+    While the queue is full, lines are dropped and counted.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.dropped = 0
+        # Unbuffered: a buffer's lock, held by a write that hangs, would hang the exit as well.
+        self._file = FileIO(descriptor, "w", closefd=False)
+        self._lines: Queue[str | None] = Queue(MAX_LINES_WAITING)
+        self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.put_nowait(self.format(record))
+        except Full:
+            self.dropped += 1  # the handler's lock is held
+
+    def close(self) -> None:
+        """Write what waits, but don't wait for long for a reader that isn't there."""
+        with suppress(Full):
+            self._lines.put(None, timeout=LAST_LINES_S)
+        self._thread.join(LAST_LINES_S)
+        super().close()
+
+    def _write_lines(self) -> None:
+        while (line := self._lines.get()) is not None:
+            rest = f"{line}\n".encode("utf-8", "backslashreplace")
+            try:
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError:  # the reader has gone
+                with self.lock or nullcontext():
+                    self.dropped += 1
+
+
 def set_up_logging(level: str) -> None:
     """Everything that is logged, by whatever library, as JSON lines on stderr."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogQueue(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     # Its lines at INFO tell of SQL dialects, not of anything that an operator did.
@@ -62,6 +109,12 @@ def set_up_logging(level: str) -> None:
     # They tell of each request's URL, at whatever level: that of a send has account and text in it.
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def log_lines_dropped() -> int:
+    """How many lines were dropped since the process began."""
+    handlers = logging.getLogger().handlers
+    return sum(handler.dropped for handler in handlers if isinstance(handler, LogQueue))
 
 
 def masked(msisdn: str) -> str:
@@ -87,6 +140,14 @@ class Tally(Collector):
         yield family
 
 
+class LogCollector(Collector):
+    """Counts the log lines that were dropped, which no registry could be told of in time."""
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        documentation = "Log lines dropped, as nobody read the log"
+        yield CounterMetricFamily("dlr_log_lines_dropped", documentation, log_lines_dropped())
+
+
 class Metrics:
     """Every number that `/metrics` shows. One registry a service, so that tests don't share."""
 
@@ -104,6 +165,7 @@ class Metrics:
             "Callbacks with a known token, by its position in DLR_CALLBACK_TOKENS, from 1",
             "position",
         )
+        self.registry.register(LogCollector())
         self.registry.register(self.callbacks)
         self.registry.register(self.callback_tokens)
         self.reports = Counter(

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 PATH: Final = "/callback/paasoo"
 RETRY_AFTER_S: Final = 2
+# An address that was pasted into a form may end in these.
+IGNORED_AT_THE_END: Final = "/ \t\r\n\xa0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class Door:
         return answer
 
     def _is_known_path(self, path: str) -> bool:
+        path = path.rstrip(IGNORED_AT_THE_END)
         if not self._tokens:
             return path == PATH
         if not path.startswith(PATH + "/"):

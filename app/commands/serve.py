@@ -97,7 +97,9 @@ def listen(settings: Settings) -> list[socket.socket]:
         )
         addresses = {(family, address) for family, _, _, _, address in found}
         listeners = [
-            socket.create_server(address, family=family, backlog=BACKLOG)
+            socket.create_server(
+                address, family=family, backlog=BACKLOG, dualstack_ipv6=address[0] == "::"
+            )
             for family, address in sorted(addresses)
         ]
     except (OSError, UnicodeError) as error:

@@ -31,7 +31,7 @@ def show_readiness(request: Request) -> JSONResponse:
     """200, or 503 with the checks that failed."""
     state = request.app.state
     checks = {
-        "draining": "SIGTERM came" if state.draining.is_set() else "ok",
+        "draining": "the process is about to end" if state.draining.is_set() else "ok",
         "queue": "full" if state.writer.is_full else "ok",
         **_check_database(request),
         "spool": "takes no more" if state.outage.spool_is_failing else "ok",

@@ -249,8 +249,10 @@ def test_a_connection_stays_open_between_usual_callbacks_and_while_one_waits(
     database_url: URL, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(server, "KEEP_ALIVE_S", 0.3)
-    with running_service(database_url) as service, connect(service) as connection:
+    with (
+        running_service(database_url, keep_alive_seconds=0.3) as service,
+        connect(service) as connection,
+    ):
         for _ in range(2):
             connection.sendall(USUAL)
             assert status_of(connection.recv(65536)) == 200
