@@ -26,6 +26,8 @@ PGBENCH: Final = "pgbench, the same upsert"
 PGBENCH_STRIPPED: Final = "pgbench, the same upsert, keys alone"
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 AT_ONCE: Final = (64, 16, 256, 1)
+# Behind the name of a row: the load opens a connection for each report, as many providers do.
+A_CONNECTION_EACH: Final = ", a connection a report"
 MAIN: Final = 64  # the number of connections that most targets are about
 
 
@@ -76,6 +78,12 @@ class Bench:
             yield self._row(f"{ours(kind)}: 1,000 ids a lookup", 1, self._lookups, kind, "batches")
 
     def _rows_at_main_load(self) -> Iterator[Row]:
+        for name, baseline in ((BARE, "bare"), (DOES_NOTHING, "only_answers")):
+            row = f"{name}{A_CONNECTION_EACH}"
+            yield self._row(row, MAIN, self._baseline, baseline, "closing")
+        for kind in DATABASES:
+            row = f"{ours(kind)}{A_CONNECTION_EACH}"
+            yield self._row(row, MAIN, self._ours, kind, "growing", "closing")
         yield self._row(PGBENCH, MAIN, self._pgbench, "as they are")
         yield self._row(PGBENCH_STRIPPED, MAIN, self._pgbench, "stripped")
         for kind in DATABASES:
@@ -87,19 +95,26 @@ class Bench:
     def _row(
         self, name: str, connections: int, how: Callable[..., Figures], *arguments: str
     ) -> Row:
-        return Row(name, connections, lambda: how(*arguments, connections))
+        return Row(name, connections, lambda: how(connections, *arguments))
 
-    def _two_loads(self, order: str = "growing") -> tuple[load.Load, load.Load]:
+    def _two_loads(
+        self, order: str = "growing", kind: str = "reports"
+    ) -> tuple[load.Load, load.Load]:
         """To warm up, and to measure."""
         run = next(self._run_numbers)
-        return load.new_reports(2 * run, order), load.new_reports(2 * run + 1, order)
+        keep_alive = kind != "closing"
+        return (
+            load.new_reports(2 * run, order, keep_alive=keep_alive),
+            load.new_reports(2 * run + 1, order, keep_alive=keep_alive),
+        )
 
-    def _baseline(self, name: str, connections: int) -> Figures:
+    def _baseline(self, connections: int, name: str, kind: str = "reports") -> Figures:
+        loads = self._two_loads(kind=kind)
         with contenders.baseline(name, self._stage.server_cores) as running:
-            figures, _ = measure.under_load(running, self._two_loads(), connections, self._seconds)
+            figures, _ = measure.under_load(running, loads, connections, self._seconds)
         return figures
 
-    def _naive(self, kind: str, connections: int) -> Figures:
+    def _naive(self, connections: int, kind: str) -> Figures:
         with contenders.new_database_of(kind, self._stage) as database:
             with contenders.baseline("naive", self._stage.server_cores, database) as running:
                 figures, runs = measure.under_load(
@@ -108,16 +123,15 @@ class Bench:
             missing = measure.missing_of(runs, database, measure.NAIVE_IDS, connections)
         return replace(figures, missing=missing)
 
-    def _ours(self, kind: str, order: str, connections: int) -> Figures:
+    def _ours(self, connections: int, kind: str, order: str, load_kind: str = "reports") -> Figures:
+        loads = self._two_loads(order, load_kind)
         with contenders.new_database_of(kind, self._stage) as database:
             with contenders.ours(database, self._stage.server_cores) as running:
-                figures, runs = measure.under_load(
-                    running, self._two_loads(order), connections, self._seconds
-                )
+                figures, runs = measure.under_load(running, loads, connections, self._seconds)
             missing = measure.missing_of(runs, database, measure.OUR_IDS, connections)
         return replace(figures, missing=missing)
 
-    def _pgbench(self, tables: str, _connections: int) -> Figures:
+    def _pgbench(self, _connections: int, tables: str) -> Figures:
         with contenders.new_database_of("postgresql", self._stage) as database:
             filling.make_tables(database)
             if tables == "stripped":
@@ -125,7 +139,7 @@ class Bench:
             run = 2 * next(self._run_numbers)
             return measure.pgbench(database, run, self._seconds, self._stage.server_cores)
 
-    def _lookups(self, kind: str, what: str, connections: int) -> Figures:
+    def _lookups(self, connections: int, kind: str, what: str) -> Figures:
         step = filling.id_step(self._messages)
         how = load.lookups if what == "lookups" else load.batch_lookups
         asked = how(self._messages, step)
@@ -184,6 +198,7 @@ def figures_table(rounds: Rounds) -> Table:
         key = (name, connections)
         figures = rounds[key]
         is_comparable = "1,000 ids" not in name
+        how = A_CONNECTION_EACH if name.endswith(A_CONNECTION_EACH) else ""
         rows.append(
             (
                 name,
@@ -194,7 +209,9 @@ def figures_table(rounds: Rounds) -> Table:
                 shown(middle(figures, "cpu_us"), ",.0f"),
                 shown(middle(figures, "peak_mib"), ",.0f"),
                 *(
-                    f"{ratio(rounds, key, (baseline, connections)):.2f} ×" if is_comparable else "–"
+                    f"{ratio(rounds, key, (baseline + how, connections)):.2f} ×"
+                    if is_comparable
+                    else "–"
                     for baseline in (DOES_NOTHING, BARE)
                 ),
             )
@@ -224,6 +241,15 @@ def targets(rounds: Rounds) -> Iterator[Target]:
             f"{database}: reports/s, to the naive receiver",
             15,
             ratio(rounds, our, (naive(kind), MAIN)),
+        )
+        yield Target.at_least(
+            f"{database}: reports/s{A_CONNECTION_EACH}, to the FastAPI endpoint",
+            1.2,
+            ratio(
+                rounds,
+                (f"{ours(kind)}{A_CONNECTION_EACH}", MAIN),
+                (f"{DOES_NOTHING}{A_CONNECTION_EACH}", MAIN),
+            ),
         )
         for baseline in (DOES_NOTHING, BARE):
             worst = max(

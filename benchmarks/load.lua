@@ -2,6 +2,7 @@
 --
 -- Arguments: what to send, then
 --   reports   ORDER RUN TOKEN    a report of a new message each; ORDER is growing or scattered
+--   closing   ORDER RUN TOKEN    the same, each on a connection of its own
 --   repeats   ORDER KEYS TOKEN   reports of the same KEYS messages; ORDER is ascending or descending
 --   lookups   COUNT STEP KEY     one of COUNT known messages by its id
 --   batches   COUNT STEP KEY     a thousand of them at once
@@ -29,22 +30,30 @@ local tails = {}
 for i = 1, 140 do
   local what = "status=0&statuscode=delivered&errcode=1"
   if i % 10 == 0 then what = failures[i / 10 % #failures + 1] end
-  tails[i] = format("&%s&network=%s%s\r\n", what, networks[i % #networks + 1], HEAD)
+  tails[i] = format("&%s&network=%s%s", what, networks[i % #networks + 1], HEAD)
 end
 
-local function report(id, n, token)
+local function report(id, n, token, headers)
   return "GET /callback/paasoo/" .. token .. "?type=dlr&messageid=" .. id
-    .. "&to=65" .. format("%08d", n * SPREAD % 100000000) .. tails[n % #tails + 1]
+    .. "&to=65" .. format("%08d", n * SPREAD % 100000000) .. tails[n % #tails + 1] .. headers .. "\r\n"
 end
 
 local makers = {}
 
-function makers.reports(order, run, token)
+local function new_reports(order, run, token, headers)
   run = tonumber(run)
   if order == "scattered" then
-    return function(n) return report(format("%08x%06x", n * GOLDEN % 2^32, run), n, token) end
+    return function(n) return report(format("%08x%06x", n * GOLDEN % 2^32, run), n, token, headers) end
   end
-  return function(n) return report(format("f%05x%08x", run, n), n, token) end
+  return function(n) return report(format("f%05x%08x", run, n), n, token, headers) end
+end
+
+function makers.reports(order, run, token)
+  return new_reports(order, run, token, "")
+end
+
+function makers.closing(order, run, token)
+  return new_reports(order, run, token, "Connection: close\r\n")
 end
 
 -- Each round over the keys says something else of them, so that every row changes.
@@ -54,7 +63,7 @@ function makers.repeats(order, keys, token)
     local key = n % keys
     if order == "descending" then key = keys - 1 - key end
     return "GET /callback/paasoo/" .. token .. "?type=dlr&messageid=" .. format("%014x", key)
-      .. "&to=6588888888" .. tails[math.floor(n / keys) * 3 % #tails + 1]
+      .. "&to=6588888888" .. tails[math.floor(n / keys) * 3 % #tails + 1] .. "\r\n"
   end
 end
 

@@ -48,9 +48,9 @@ class Outcome:
         return self.sent - self.acknowledged - self.refused
 
 
-def new_reports(run: int, order: str = "growing") -> Load:
+def new_reports(run: int, order: str = "growing", *, keep_alive: bool = True) -> Load:
     """Reports of messages that no other run has; `order` of the ids is growing or scattered."""
-    return ("reports", order, str(run), TOKEN)
+    return ("reports" if keep_alive else "closing", order, str(run), TOKEN)
 
 
 def repeated_reports(keys: int, order: str) -> Load:
