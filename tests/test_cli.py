@@ -62,6 +62,8 @@ WRONG_SETTINGS = [
     ("DLR_RETENTION_DAYS", "forever"),
     ("DLR_METRICS_PUBLIC", "perhaps"),
     ("DLR_SEND_TIMEOUT_SECONDS", "0"),
+    ("DLR_KEEP_ALIVE_SECONDS", "0"),
+    ("DLR_ROOT_PATH", "sms"),
     ("DLR_DRAIN_SECONDS", "6"),
     ("DLR_LOG_LEVEL", "loud"),
     ("DLR_PAASOO_URL", "api.paasoo.com/json"),

@@ -105,7 +105,7 @@ def test_wrong_token_is_answered_as_any_unknown_path(database_url: URL) -> None:
         return answer.status_code, answer.reason_phrase, fields, answer.content
 
     strange = [
-        *("wrong", "", TOKEN[:-1], f"{TOKEN}x", f"{TOKEN}/", f"{TOKEN}/x", f"/{TOKEN}"),
+        *("wrong", "", TOKEN[:-1], f"{TOKEN}x", f"/{TOKEN}/", f"{TOKEN}/x", f"/{TOKEN}"),
         *(TOKEN.upper(), f"{TOKEN}%00", f"%20{TOKEN}", "%ff", f"other,{TOKEN}", "reader"),
     ]
     paths = [
