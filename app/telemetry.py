@@ -10,6 +10,7 @@ from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from io import FileIO
 from queue import Full, Queue
+from select import select
 from typing import Any, Final
 
 from prometheus_client import (
@@ -80,6 +81,8 @@ class LogQueue(logging.Handler):
             self._lines.put_nowait(self.format(record))
         except Full:
             self.dropped += 1  # the handler's lock is held
+        except Exception:  # noqa: BLE001 - as the library's handlers do
+            self.handleError(record)
 
     def close(self) -> None:
         """Write what waits, but don't wait for long for a reader that isn't there."""
@@ -93,7 +96,11 @@ class LogQueue(logging.Handler):
             rest = f"{line}\n".encode("utf-8", "backslashreplace")
             try:
                 while rest:
-                    rest = rest[self._file.write(rest) :]
+                    # None from a pipe that is full and was set not to block.
+                    written: int | None = self._file.write(rest)
+                    if written is None:
+                        select((), (self._file,), ())
+                    rest = rest[written or 0 :]
             except OSError:  # the reader has gone
                 with self.lock or nullcontext():
                     self.dropped += 1
@@ -112,7 +119,7 @@ def set_up_logging(level: str) -> None:
 
 
 def log_lines_dropped() -> int:
-    """How many lines were dropped since the process began."""
+    """The number of lines dropped since the process began."""
     handlers = logging.getLogger().handlers
     return sum(handler.dropped for handler in handlers if isinstance(handler, LogQueue))
 
