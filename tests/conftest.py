@@ -15,7 +15,7 @@ from tests.service import Service, running_service
 
 DATABASES = ("sqlite", "postgresql")
 
-# How long an example takes says nothing on a busy machine.
+# On a busy machine an example may take any time.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 

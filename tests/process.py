@@ -123,6 +123,14 @@ def free_port() -> int:
     return port
 
 
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def _lives(program: Serving) -> bool:
     assert program.process.poll() is None, program.stderr
     try:

@@ -30,7 +30,7 @@ class UpgradeFilter:
         self._is_at_line_start = False
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
-        """What the parser gets. Feed it each piece before asking for the next."""
+        """Cut the data for the parser. Feed it each piece before asking for the next."""
         data, self._held = self._held + data, b""
         pieces = _CUT.split(data) if _is_suspicious(data) else [data]
         for position, piece in enumerate(pieces):

@@ -83,7 +83,7 @@ class Writer:
         self._spool = spool
         self._metrics = metrics
         self._limit = limit
-        # How many wait, those in the running commit included.
+        # Reports and refusals that wait, those in the running commit included.
         self.queued = 0
         self._waiting = Batch()
         self._in_commit = Batch()
@@ -115,7 +115,7 @@ class Writer:
         self._waiting.tell_of_refusals.append(tell)
 
     def _join_queue(self) -> None:
-        if self.queued >= self._limit:
+        if self.is_full:
             raise QueueFullError
         self.queued += 1
         if self._idle.is_set():

@@ -5,13 +5,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from tests.process import ROOT, free_port, until
+from tests.process import ROOT, free_port, is_listening, until
 
 CADDYFILE: Final = ROOT / "deploy" / "Caddyfile"
 
@@ -128,22 +128,14 @@ def _running(command: list[str], port: int, environment: dict[str, str]) -> Iter
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: _is_listening(port))
+        until(lambda: is_listening(port))
         yield
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _is_listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
-
-
-PROXIES: Final[dict[str, Callable[[int, Path], object]]] = {
+PROXIES: Final[dict[str, Callable[[int, Path], AbstractContextManager[int]]]] = {
     "our own": lambda upstream, _folder: our_own(upstream),
     "caddy": caddy,
     "nginx": nginx,

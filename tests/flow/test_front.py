@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from sqlalchemy import URL
 
 from tests.flow import proxies
 from tests.flow.test_raw_sockets import ask, connect, send, status_of
-from tests.process import PROGRAM, free_port, serving, until
+from tests.process import PROGRAM, free_port, is_listening, serving, until
 from tests.service import READ_KEY, TOKEN, Service, a_report, running_service
 
 SECRETS = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
@@ -120,14 +119,6 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
         process.wait()
         os.close(unread)
         os.close(stderr)
-
-
-def is_listening(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_a_connection_is_kept_as_long_as_the_setting_says(database_url: URL) -> None:

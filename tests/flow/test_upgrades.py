@@ -42,7 +42,7 @@ BODIES = [
 
 
 class Parsed:
-    """What the parser makes of bytes that the filter hands on."""
+    """The requests that the parser reads behind the filter."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[bytes, bytes]] = []
@@ -120,7 +120,7 @@ def pieces_of(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
 @pytest.fixture(params=proxies.PROXIES)
 def proxy(request: pytest.FixtureRequest, service: Service, tmp_path: Path) -> Iterator[int]:
     """A port where a proxy listens that keeps one connection to the service."""
-    with proxies.PROXIES[request.param](service.port, tmp_path) as port:  # type: ignore[attr-defined]
+    with proxies.PROXIES[request.param](service.port, tmp_path) as port:
         yield port
 
 

@@ -16,7 +16,7 @@ from app import server
 from app.callback.usual import MAX_BYTES, usual_callback
 from tests.flow.test_raw_sockets import ask, connect, read_all, status_of, statuses_of
 from tests.ingest.test_batches import held_up_writes
-from tests.process import until
+from tests.process import is_listening, until
 from tests.service import Service, a_report, running_service
 
 CLIENT = ("203.0.113.7", 40000)
@@ -206,7 +206,7 @@ def test_the_end_of_the_service_answers_what_waits_and_what_is_behind_it(
         with held_up_writes(database_url):
             send_apart(service, connection, USUAL, behind)
             service.server.close()
-            until(lambda: not is_listening(service))
+            until(lambda: not is_listening(service.port))
         answers = read_all(connection)
 
     assert statuses_of(answers) == [200, 200] if behind else [200]
@@ -233,16 +233,8 @@ def test_the_end_of_the_service_is_not_kept_by_half_a_request_behind(database_ur
         with held_up_writes(database_url):
             send_apart(service, connection, USUAL, USUAL[:-10])
             service.server.close()
-            until(lambda: not is_listening(service))
+            until(lambda: not is_listening(service.port))
         assert statuses_of(read_all(connection)) == [200]
-
-
-def is_listening(service: Service) -> bool:
-    try:
-        connect(service).close()
-    except OSError:
-        return False
-    return True
 
 
 def test_a_connection_stays_open_between_usual_callbacks_and_while_one_waits(
