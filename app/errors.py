@@ -48,6 +48,9 @@ def encode(document: Mapping[str, object]) -> bytes:
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
+INTERNAL_ERROR: Final = problem(500, "internal_error", "this is our fault; it is logged")
+
+
 class ApiError(Exception):
     """An answer that isn't a success, raised where it is noticed."""
 

@@ -12,8 +12,8 @@ import httpx2
 from fastapi import FastAPI
 from sqlalchemy import URL
 
+from app.http.server import DrainingServer
 from app.main import create_app
-from app.server import DrainingServer
 from app.settings import Settings, load_settings
 
 TOKEN = "a-token-of-the-tests"

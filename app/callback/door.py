@@ -1,15 +1,12 @@
 """The door: PaaSoo's callback comes in, is understood, admitted, and answered once it's on disk."""
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
-from app import errors, guards
+from app import errors, exchange, guards
 from app.callback.parse import understand
+from app.exchange import Answer, Reply, Request
 from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError, Writer
 from app.reports import Refusal
@@ -24,39 +21,11 @@ RETRY_AFTER_S: Final = 2
 IGNORED_AT_THE_END: Final = "/ \t\r\n\xa0"
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer, ready to be sent: by a server of ASGI, or as it stands."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-    status_line: bytes
-    header_lines: bytes
-
-
-def _answer(status: int, content_type: str, body: bytes, **headers: str) -> Answer:
-    fields = {
-        # In the order of Starlette's, so that our 404 is to the byte that of any unknown path.
-        "content-length": str(len(body)),
-        "content-type": content_type,
-        **{name.replace("_", "-"): value for name, value in headers.items()},
-    }
-    return Answer(
-        status,
-        [(name.encode(), value.encode()) for name, value in fields.items()],
-        body,
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode(),
-        "".join(f"{name}: {value}\r\n" for name, value in fields.items()).encode(),
-    )
-
-
 def _problem(status: int, code: str, detail: str, **headers: str) -> Answer:
-    document = errors.problem(status, code, detail)
-    return _answer(status, errors.PROBLEM_TYPE, errors.encode(document), **headers)
+    return exchange.problem(errors.problem(status, code, detail), **headers)
 
 
-OK: Final = _answer(200, "text/plain; charset=utf-8", b"OK")
+OK: Final = exchange.answer(200, "text/plain; charset=utf-8", b"OK")
 FORBIDDEN: Final = _problem(403, "forbidden", "this address may not call back")
 NOT_FOUND: Final = _problem(404, errors.NotFoundError.code, errors.NotFoundError().detail)
 NOT_ALLOWED: Final = _problem(405, "method_not_allowed", "only GET is taken here", allow="GET")
@@ -78,7 +47,7 @@ ANSWERS: Final = {
 
 
 class Door:
-    """From an ASGI scope to its answer, whatever bytes arrive.
+    """From a request to its answer, whatever bytes arrive.
 
     A report that was admitted is stored, whether or not its caller stays to hear of it.
     """
@@ -91,31 +60,18 @@ class Door:
         self._answered = metrics.callbacks.times
         self._presented = metrics.callback_tokens.times
 
-    async def __call__(self, scope: Mapping[str, Any]) -> Answer:
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-
-        def reply(found: Answer) -> None:
-            if not answer.done():  # cancelled with its caller
-                answer.set_result(found)
-
-        self.receive(scope, reply)
-        return await answer
-
-    def receive(self, scope: Mapping[str, Any], reply: Callable[[Answer], None]) -> None:
-        """Call `reply` once: now, or when it is known whether the report is on disk.
-
-        Of the ASGI scope only `method`, `path`, `query_string`, `headers` and `client` matter.
-        """
-        refusal = self._turn_away(scope)
+    def receive(self, request: Request, reply: Reply) -> None:
+        """Call `reply` once: now, or when it is known whether the report is on disk."""
+        refusal = self._turn_away(request)
         if refusal is not None:
             self._answered[refusal.status] += 1
             reply(refusal)
             return
-        entry = understand(scope["query_string"], time.time_ns() // 1000)
+        entry = understand(request.query, time.time_ns() // 1000)
         if isinstance(entry, Refusal):
             log.warning(
                 "callback refused",
-                extra={"code": entry.code, "detail": entry.detail, **self._who(scope)},
+                extra={"code": entry.code, "detail": entry.detail, **self._who(request)},
             )
             self._refuse(entry, reply)
             return
@@ -130,7 +86,7 @@ class Door:
         self._answered[answer.status] += 1
         return answer
 
-    def _refuse(self, refusal: Refusal, reply: Callable[[Answer], None]) -> None:
+    def _refuse(self, refusal: Refusal, reply: Reply) -> None:
         """Answer 400 once the refusal is in the quarantine."""
 
         def conclude(outcome: Outcome) -> None:
@@ -145,20 +101,22 @@ class Door:
         except QueueFullError:
             conclude(Outcome.UNAVAILABLE)
 
-    def _turn_away(self, scope: Mapping[str, Any]) -> Answer | None:
+    def _turn_away(self, request: Request) -> Answer | None:
         """The answer to what is not even looked at, and of which nothing is stored."""
         answer = None
-        if not self._is_known_path(scope["path"]):
+        if not self._is_known_path(request.path):
             # First of all, so that a stranger can't tell this path from any other.
-            answer = NOT_FOUND
-        elif self._allowed_networks and not self._is_from_allowed_network(scope):
+            answer = NOT_FOUND.with_header(b"x-request-id", exchange.request_id(request.headers))
+        elif self._allowed_networks and not self._is_from_allowed_network(request):
             answer = FORBIDDEN
-        elif scope["method"] != "GET":
+        elif request.method != "GET":
             answer = NOT_ALLOWED
-        elif len(scope["query_string"]) > errors.MAX_QUERY_BYTES:
+        elif len(request.query) > errors.MAX_QUERY_BYTES:
             answer = TOO_LONG
         if answer is not None:
-            log.warning("callback turned away", extra={"status": answer.status, **self._who(scope)})
+            log.warning(
+                "callback turned away", extra={"status": answer.status, **self._who(request)}
+            )
         return answer
 
     def _is_known_path(self, path: str) -> bool:
@@ -173,23 +131,14 @@ class Door:
         self._presented[position + 1] += 1
         return True
 
-    def _is_from_allowed_network(self, scope: Mapping[str, Any]) -> bool:
-        address = self._caller(scope)
+    def _is_from_allowed_network(self, request: Request) -> bool:
+        address = self._caller(request)
         return address is not None and guards.is_in(address, self._allowed_networks)
 
-    def _caller(self, scope: Mapping[str, Any]) -> guards.Address | None:
-        client = scope.get("client")
-        forwarded_for = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
-        return guards.caller_address(
-            client[0] if client else None, forwarded_for, self._trusted_proxies
-        )
+    def _caller(self, request: Request) -> guards.Address | None:
+        forwarded_for = [value for name, value in request.headers if name == b"x-forwarded-for"]
+        return guards.caller_address(request.peer, forwarded_for, self._trusted_proxies)
 
-    def _who(self, scope: Mapping[str, Any]) -> dict[str, object]:
+    def _who(self, request: Request) -> dict[str, object]:
         """For the log: who is connected, and who called, which behind a proxy is another."""
-        return {**peer(scope), "caller": str(self._caller(scope))}
-
-
-def peer(scope: Mapping[str, Any]) -> dict[str, object]:
-    """Who is connected, for the log."""
-    client = scope.get("client")
-    return {"peer": client[0] if client else None}
+        return {"peer": request.peer, "caller": str(self._caller(request))}

@@ -2,10 +2,12 @@
 
 from typing import Any, Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
+from starlette.routing import Route
 
-from app import errors
+from app import errors, exchange
+from app.api.asgi import HandlerApp, answered, response
 from app.callback import parse
 from app.callback.door import PATH, Door
 from app.reports import MSISDN_PATTERN
@@ -84,22 +86,22 @@ RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def callback_router(door: Door, *, with_token: bool) -> APIRouter:
+def add_callback(app: FastAPI, door: Door, *, with_token: bool) -> None:
     """The callback's route: with the token in its path, or bare where networks alone guard it."""
-    router = APIRouter(tags=["callback"])
 
     async def receive_delivery_report(request: Request) -> Response:
         """Take one delivery report. 200 and `OK` mean that it is on disk."""
-        answer = await door(request.scope)
-        headers = {name.decode(): value.decode() for name, value in answer.headers}
-        return Response(answer.body, answer.status, headers)
+        return response(await answered(door.receive, exchange.Request.of(request.scope)))
 
-    router.add_api_route(
+    app.add_api_route(
         f"{PATH}/{{token}}" if with_token else PATH,
         receive_delivery_report,
         methods=["GET"],
+        tags=["callback"],
         response_class=PlainTextResponse,
         responses=RESPONSES,
         openapi_extra={"parameters": [*([TOKEN_PARAMETER] if with_token else []), *PARAMETERS]},
     )
-    return router
+    # The door knows what to say to any other method, and to a path that isn't quite the one.
+    any_other = Route(PATH + "{rest:path}", HandlerApp(door.receive), include_in_schema=False)
+    app.router.routes.append(any_other)

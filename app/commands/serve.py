@@ -15,8 +15,8 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from app.callback.door import PATH as CALLBACK_PATH
 from app.commands import first_run
 from app.commands.database import opened_database, the_only_process_on
+from app.http.server import DrainingServer, allow_many_connections
 from app.main import create_app
-from app.server import DrainingServer, allow_many_connections
 from app.settings import Settings, SettingsError, load_settings, unknown_variables
 from app.store import faults, schema
 from app.telemetry import set_up_logging

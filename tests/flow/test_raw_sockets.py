@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app import server
+from app.http import protocol
 from tests.service import TOKEN, Service, a_report
 
 # What the contract names for the callback, but 503, which nothing here gives cause for.
@@ -277,7 +277,7 @@ def test_report_is_stored_though_its_caller_left(service: Service) -> None:
 def test_a_head_that_does_not_come_is_not_waited_for(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.2)
     for part in (b"", b"GET /livez", ask(KEPT)[:-2]):
         with connect(service) as half:
             half.sendall(part)

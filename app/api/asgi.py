@@ -1,0 +1,36 @@
+"""Handlers and answers, where the router wants endpoints and responses."""
+
+import asyncio
+
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from app.exchange import Answer, Handler, Request
+
+
+async def answered(handler: Handler, request: Request) -> Answer:
+    """The handler's answer, once it has one."""
+    found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+    def reply(answer: Answer) -> None:
+        if not found.done():  # cancelled with its caller
+            found.set_result(answer)
+
+    handler(request, reply)
+    return await found
+
+
+def response(answer: Answer) -> Response:
+    headers = {name.decode(): value.decode("latin-1") for name, value in answer.headers}
+    return Response(answer.body, answer.status, headers)
+
+
+class HandlerApp:
+    """A handler as an ASGI application, for requests of any method."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await answered(self._handler, Request.of(scope))
+        await response(answer)(scope, receive, send)

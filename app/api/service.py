@@ -1,0 +1,76 @@
+"""The ASGI application around the router: the path as sent, a request id, a log line."""
+
+import logging
+import time
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Message, Receive, Scope, Send
+
+from app.api.request_log import log_request
+from app.errors import Problem
+from app.exchange import Request, request_id
+
+log = logging.getLogger(__name__)
+
+
+class Service(FastAPI):
+    """FastAPI, with the prefix that a proxy strips, and paths that it leaves alone.
+
+    `silent_prefix` begins the paths of the callback. It has neither request id nor log line: it
+    is called by the thousand, and says itself which ones were odd.
+    """
+
+    def __init__(self, *, prefix: str, silent_prefix: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._prefix = prefix
+        self._silent_prefix = silent_prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(self._silent_prefix):
+            await super().__call__(scope, receive, send)
+            return
+        if scope["path"].startswith("/v1/"):
+            # As it was sent, so that an id may have a `/` in it, as `%2F`.
+            scope["path"] = scope["raw_path"].decode("ascii")
+        # The proxy stripped the prefix; routing strips it once more.
+        scope["root_path"] = self._prefix
+        scope["path"] = self._prefix + scope["path"]
+        await self._answer_and_log(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, with the shape of the errors that all responses refer to."""
+        document = super().openapi()
+        document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        return document
+
+    async def _answer_and_log(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        request = Request.of(scope)
+        name = request_id(request.headers)
+        status, is_complete = 500, False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, is_complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body")
+            await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_with_id)
+        except Exception:
+            if not is_complete:
+                raise  # the server logs it, and closes the connection
+            log.exception("a request failed")
+        finally:
+            log_request(
+                method=request.method,
+                route=getattr(scope.get("route"), "path", None),
+                status=status,
+                began=began,
+                key_name=scope.get("state", {}).get("key_name"),
+                peer=request.peer,
+                request_id=name,
+            )

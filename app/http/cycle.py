@@ -1,0 +1,62 @@
+"""uvicorn's ASGI cycle, for the clients it doesn't think of: HTTP/1.0 and half-closed ones."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+DISCONNECT: Final[ASGIReceiveEvent] = {"type": "http.disconnect"}
+
+
+class Cycle(RequestResponseCycle):
+    """One request for the application, and its response.
+
+    `closes` says whether the connection ends with the response. The protocol ends it, so that a
+    client that is still sending reads the answer first.
+    """
+
+    message_event: asyncio.Event
+
+    def __init__(self, is_last: Callable[[], bool], **options: Any) -> None:
+        super().__init__(**options)
+        self.closes = False
+        self._is_last = is_last
+        self._is_half_closed = False
+        self._was_delivered = False
+        self._has_length = True
+
+    def leave(self) -> None:
+        """The client hears no more of this request."""
+        self.disconnected = True
+        self.message_event.set()
+
+    def half_close(self) -> None:
+        """The client sends nothing more, but may still read."""
+        self._is_half_closed = True
+        self.message_event.set()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        if self._was_delivered and self._is_half_closed:
+            return DISCONNECT
+        message = await super().receive()
+        if message["type"] == "http.request":
+            if self._was_delivered:
+                return DISCONNECT  # woken by the end of the client's half
+            self._was_delivered = not message["more_body"]
+        return message
+
+    async def send(self, message: ASGISendEvent) -> None:
+        if message["type"] != "http.response.start":
+            if not self._has_length and message["type"] == "http.response.body":
+                self.expected_content_length = len(message.get("body", b""))
+            await super().send(message)
+            return
+        if self.scope["http_version"] == "1.0":
+            self._has_length = any(name == b"content-length" for name, _ in message["headers"])
+            self.chunked_encoding = None if self._has_length else False  # HTTP/1.0 has no chunks
+        if self.more_body or self._is_last():
+            self.keep_alive = False  # a body that nobody reads is not waited for
+        await super().send(message)
+        self.closes, self.keep_alive = not self.keep_alive, True

@@ -1,0 +1,364 @@
+"""One connection: requests come in, and answers go out in the order of the requests.
+
+A request that has a shortcut goes from the parser's callbacks to its handler, without an ASGI
+cycle or a task. Any other becomes an ASGI cycle of uvicorn.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final
+
+import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from app.exchange import Answer, Handler, Request, problem, request_id
+from app.http.cycle import Cycle
+from app.http.deadline import NEVER, Deadline
+from app.http.dispatch import Shortcut, handler_of, run
+from app.http.reader import (
+    BODY_TOO_LARGE,
+    MALFORMED,
+    MAX_BODY_BYTES,
+    Head,
+    Reader,
+    RefusedError,
+    Stage,
+)
+
+log = logging.getLogger(__name__)
+
+# From the connection, or the first byte of a request, to the end of its head.
+HEAD_TIMEOUT_S: Final = 10.0
+# From the end of the head to the end of the body.
+BODY_TIMEOUT_S: Final = 10.0
+# A refused client may go on sending for so long, and so much, so that it comes to read its answer.
+LINGER_S: Final = 2.0
+LINGER_BYTES: Final = 1024 * 1024
+# At the end of the process a client has so long to read its answer.
+LAST_ANSWERS_S: Final = 1
+
+BODY_TOO_SLOW: Final = (408, "request_timeout", "the body took too long to come")
+
+
+class HttpProtocol(asyncio.Protocol):
+    """A connection. `server_config` makes a subclass with what all connections share."""
+
+    send_timeout_s: ClassVar[float]
+    shortcuts: ClassVar[Sequence[Shortcut]]
+    draining: ClassVar[threading.Event]
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._config = config
+        self._server_state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._waiting: deque[Callable[[], None]] = deque()  # behind the one that is answered
+        self._is_busy = False
+        self._cycle: Cycle | None = None  # the one that is answered
+        self._receiving: Cycle | Callable[[], None] | None = None  # its body is still coming
+        self._is_deaf = False
+        self._ignored_bytes = 0
+        self._is_half_closed = False
+        self._is_ending = False
+        self._is_advancing = False
+        self._limited: object = None
+        self._answer_timeout_s = self.send_timeout_s
+        self._answer_timer: asyncio.TimerHandle | None = None
+
+    # The transport's callbacks.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._server_state.connections.add(self)  # type: ignore[arg-type]
+        self._transport = transport
+        self._flow = FlowControl(transport)
+        self._server = get_local_addr(transport)
+        self._client = get_remote_addr(transport)
+        self._reader = Reader(self, self._client[0] if self._client else None)
+        self._deadline = Deadline(self._loop, self._expire)
+        self._limit()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._server_state.connections.discard(self)
+        self._is_deaf = True
+        self._waiting.clear()
+        if self._cycle is not None:
+            self._cycle.leave()
+        self._flow.resume_writing()
+        self._deadline.cancel()
+        self._stop_watching_answer()
+        self._transport.close()
+        self._reader.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > LINGER_BYTES:
+                self._transport.abort()
+            return
+        try:
+            self._reader.feed(data)
+        except RefusedError as refused:
+            self._refuse(refused)
+        except Exception:
+            log.exception("a request failed")
+            self._transport.abort()
+        self._advance()
+
+    def eof_received(self) -> bool:
+        """True keeps the client's other half open, until it has its answers."""
+        self._is_half_closed = True
+        if self._cycle is not None:
+            self._cycle.half_close()
+        if self._receiving is not None:
+            self._refuse(RefusedError(*MALFORMED))
+            self._advance()
+        return self._is_busy or bool(self._waiting)
+
+    def pause_writing(self) -> None:
+        self._flow.pause_writing()
+        self._watch_answer()
+
+    def resume_writing(self) -> None:
+        self._flow.resume_writing()
+        self._stop_watching_answer()
+        self._advance()
+
+    def shutdown(self) -> None:
+        """The server ends: close once what has come is answered."""
+        self._is_ending = True
+        if not (self._is_busy or self._waiting):
+            self._transport.close()
+        self._answer_timeout_s = LAST_ANSWERS_S
+        self._watch_answer()
+
+    # The reader's.
+
+    def on_head(self, head: Head) -> None:
+        handler = handler_of(self.shortcuts, head.request)
+        if handler is None:
+            self._receiving = cycle = self._cycle_of(head)
+            self._waiting.append(partial(self._run, cycle))
+            return
+        if head.content_length > MAX_BODY_BYTES:
+            raise RefusedError(*BODY_TOO_LARGE)
+        answer = partial(self._answer, handler, head.request, head.keeps)
+        if head.is_chunked:
+            # Answered once its body has come: until then the parser may still refuse it.
+            self._receiving, self._body_bytes = answer, 0
+        else:
+            self._waiting.append(answer)
+
+    def on_body(self, body: bytes) -> None:
+        receiving = self._receiving
+        if isinstance(receiving, Cycle):
+            receiving.body += body
+            if len(receiving.body) > HIGH_WATER_LIMIT:
+                self._flow.pause_reading()
+            receiving.message_event.set()
+        elif receiving is not None:
+            self._body_bytes += len(body)
+            if self._body_bytes > MAX_BODY_BYTES:
+                raise RefusedError(*BODY_TOO_LARGE)
+
+    def on_end(self) -> None:
+        received, self._receiving = self._receiving, None
+        if isinstance(received, Cycle):
+            received.more_body = False
+            received.message_event.set()
+        elif received is not None:
+            self._waiting.append(received)
+
+    # From a request to its answer.
+
+    def _advance(self) -> None:
+        """Answer the next request, and those after it as long as an answer is there at once."""
+        if self._is_advancing or self._transport.is_closing():
+            return
+        self._is_advancing = True
+        while self._waiting and not (self._is_busy or self._flow.write_paused):
+            self._is_busy = True
+            self._waiting.popleft()()
+        self._is_advancing = False
+        if self._waiting:
+            self._flow.pause_reading()
+        elif not self._is_busy:
+            self._rest()
+        self._limit()
+
+    def _rest(self) -> None:
+        """All requests so far are answered."""
+        if self._is_ending or self._is_half_closed:
+            self._transport.close()
+        elif not self._is_deaf:
+            self._flow.resume_reading()
+
+    def _answer(self, handler: Handler, request: Request, keeps: bool) -> None:
+        run(handler, request, partial(self._write, request.method, keeps))
+
+    def _write(self, method: str, keeps: bool, answer: Answer) -> None:
+        if self._transport.is_closing():
+            return
+        keeps = keeps and not self._is_last()
+        self._transport.write(
+            b"".join(
+                (
+                    STATUS_LINE[answer.status],
+                    *(b"%b: %b\r\n" % header for header in self._server_state.default_headers),
+                    answer.lines,
+                    b"\r\n" if keeps else b"connection: close\r\n\r\n",
+                    b"" if method == "HEAD" else answer.body,
+                )
+            )
+        )
+        self._is_answered(closes=not keeps)
+
+    def _run(self, cycle: Cycle) -> None:
+        self._cycle = cycle
+        if self._is_half_closed:
+            cycle.half_close()
+        task = self._loop.create_task(cycle.run_asgi(self._config.loaded_app))
+        task.add_done_callback(self._server_state.tasks.discard)
+        self._server_state.tasks.add(task)
+
+    def _cycle_of(self, head: Head) -> Cycle:
+        request = head.request
+        return Cycle(
+            is_last=self._is_last,
+            scope={
+                "type": "http",
+                "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
+                "http_version": head.http_version,
+                "server": self._server,
+                "client": self._client,
+                "scheme": "http",
+                "method": request.method,
+                "root_path": "",
+                "path": request.path,
+                "raw_path": request.raw_path,
+                "query_string": request.query,
+                "headers": request.headers,
+                "state": self._app_state.copy(),
+            },
+            transport=self._transport,
+            flow=self._flow,
+            logger=log,
+            access_logger=log,
+            access_log=False,
+            default_headers=self._server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=head.expects_continue,
+            keep_alive=head.keeps,
+            on_response=self._cycle_is_answered,
+        )
+
+    def _cycle_is_answered(self) -> None:
+        cycle, self._cycle = self._cycle, None
+        self._is_answered(closes=cycle is None or cycle.closes)
+
+    def _is_answered(self, *, closes: bool) -> None:
+        self._is_busy = False
+        if closes:
+            self._waiting.clear()
+            self._finish()
+        else:
+            self._advance()
+
+    def _is_last(self) -> bool:
+        """The connection ends with the answer that is being written."""
+        if self._waiting:
+            return False
+        if self._is_ending or self._is_half_closed:
+            return True
+        # While draining, the client must reconnect elsewhere, once what it has begun is answered.
+        return self.draining.is_set() and self._reader.stage is Stage.BETWEEN
+
+    # The end of a connection, and its time limits.
+
+    def _refuse(self, refused: RefusedError) -> None:
+        """Answer what came before, then this, then close."""
+        log.warning(
+            "request refused",
+            extra={**refused.document, "peer": self._client[0] if self._client else None},
+        )
+        self._is_deaf = True
+        receiving, self._receiving = self._receiving, None
+        if isinstance(receiving, Cycle):
+            receiving.leave()
+            if receiving is not self._cycle:
+                self._waiting.pop()
+            elif receiving.response_started:
+                self._transport.close()
+                return
+            else:
+                self._cycle, self._is_busy = None, False
+        answer = problem(refused.document).with_header(
+            b"x-request-id", request_id(self._reader.headers)
+        )
+        self._waiting.append(partial(self._write, "", False, answer))
+
+    def _finish(self) -> None:
+        """Close, but let a client that is still sending read its answer first."""
+        self._is_deaf = True
+        if self._reader.stage is Stage.BETWEEN or self._is_half_closed:
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self._flow.resume_reading()
+            self._deadline.move(LINGER_S)
+
+    def _limit(self) -> None:
+        """Move the deadline as soon as something else is waited for."""
+        stage, requests = self._reader.stage, self._reader.requests
+        if stage is Stage.BETWEEN and not requests:
+            stage = Stage.HEAD  # of the first
+        is_idle = stage is Stage.BETWEEN and not self._is_busy
+        awaited = (stage, is_idle, requests)
+        if awaited == self._limited or self._is_deaf:
+            return
+        self._limited = awaited
+        if stage is Stage.HEAD:
+            self._deadline.move(HEAD_TIMEOUT_S)
+        elif stage is Stage.BODY:
+            self._deadline.move(BODY_TIMEOUT_S)
+        else:
+            self._deadline.move(self._config.timeout_keep_alive if is_idle else NEVER)
+
+    def _expire(self) -> None:
+        if self._flow.read_paused:
+            self._limited = None  # what doesn't come is not the client's fault
+            self._limit()
+        elif self._receiving is not None:
+            self._refuse(RefusedError(*BODY_TOO_SLOW))
+            self._advance()
+        elif self._is_busy or self._waiting:
+            self._is_deaf = True
+        else:
+            self._transport.close()
+
+    def _watch_answer(self) -> None:
+        self._stop_watching_answer()
+        self._answer_timer = self._loop.call_later(self._answer_timeout_s, self._drop)
+
+    def _stop_watching_answer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _drop(self) -> None:
+        self._answer_timer = None
+        if self._transport.get_write_buffer_size():
+            log.warning("dropped a client that doesn't read its answer")
+            self._transport.abort()  # closing would wait until it does

@@ -1,0 +1,167 @@
+"""From a connection's bytes to its requests, by uvicorn's parser, within bounds."""
+
+import urllib.parse
+from enum import Enum, auto
+from typing import Final, NamedTuple, Protocol
+
+import httptools
+
+from app import errors
+from app.exchange import Headers, Request
+from app.http.request_line import RequestLine
+from app.http.upgrades import UpgradeFilter
+
+MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_BODY_BYTES: Final = 1024 * 1024  # of a request that has a shortcut; the application counts too
+
+MALFORMED: Final = (400, "malformed_request", "this is not a request of HTTP/1.1")
+HEAD_TOO_LARGE: Final = (400, "malformed_request", "the request head is too large")
+NOT_ONE_HOST: Final = (400, "malformed_request", "a request of HTTP/1.1 has one Host header")
+BODY_TOO_LARGE: Final = (413, "body_too_large", f"the body is longer than {MAX_BODY_BYTES} bytes")
+
+
+class RefusedError(Exception):
+    """The request is answered with a problem, and the connection ends with it."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.document = errors.problem(status, code, detail)
+
+
+class Stage(Enum):
+    """The reader waits for the first byte of a request, for the rest of its head, or its body."""
+
+    BETWEEN = auto()
+    HEAD = auto()
+    BODY = auto()
+
+
+class Head(NamedTuple):
+    """A request head and its connection's fate."""
+
+    request: Request
+    http_version: str
+    keeps: bool  # the connection is kept after the answer
+    expects_continue: bool
+    is_chunked: bool
+    content_length: int
+
+
+class Listener(Protocol):
+    def on_head(self, head: Head) -> None: ...
+    def on_body(self, body: bytes) -> None: ...
+    def on_end(self) -> None: ...
+
+
+class Reader:
+    """Tells the listener of each request. After `is_over` nothing on the connection is one."""
+
+    def __init__(self, listener: Listener, peer: str | None) -> None:
+        self._listener = listener
+        self._peer = peer
+        self._parser = httptools.HttpRequestParser(self)
+        self._line = RequestLine()
+        self._upgrades = UpgradeFilter(lambda: self._is_in_head)
+        self._is_in_head = False  # behind the request line
+        self._head_bytes = 0
+        self.is_over = False
+        self.requests = 0  # how many have come whole
+        self.headers: list[tuple[bytes, bytes]] = []  # of the latest request
+        self._stage = Stage.BETWEEN
+
+    @property
+    def stage(self) -> Stage:
+        if self._stage is Stage.BETWEEN and self._line.has_begun:
+            return Stage.HEAD
+        return self._stage
+
+    def feed(self, data: bytes) -> None:
+        """Read on. Raises RefusedError where that is no request."""
+        if self._stage is not Stage.BODY:
+            self._head_bytes += len(data)
+            data = self._line.feed(data)
+        for piece in self._upgrades.pieces(data):
+            if self.is_over:
+                return
+            self._parse(piece)
+        if self._stage is Stage.HEAD and self._head_bytes > MAX_HEAD_BYTES:
+            raise RefusedError(*HEAD_TOO_LARGE)
+
+    def close(self) -> None:
+        """Part from the parser: they hold each other."""
+        self.is_over = True
+        del self._parser
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.is_over = True  # what follows a CONNECT is no HTTP
+        except httptools.HttpParserCallbackError as error:
+            if not self.is_over:
+                raise error.__context__ or error from None
+        except httptools.HttpParserError:
+            if not self.is_over:
+                raise RefusedError(*MALFORMED) from None
+
+    # The parser's callbacks.
+
+    def on_message_begin(self) -> None:
+        if self.is_over:
+            raise RefusedError(*MALFORMED)  # unheard: it only stops the parser
+        self._stage = Stage.HEAD
+        self._line.skip()
+        self._is_in_head = True
+        self._url = b""
+        self.headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_in_head:  # trailers, after a body in chunks, are not kept
+            self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._stage = Stage.BODY
+        version = self._parser.get_http_version()
+        headers = self.headers
+        if version == "1.1" and [name for name, _ in headers].count(b"host") != 1:
+            raise RefusedError(*NOT_ONE_HOST)
+        values = dict(headers)
+        keeps = self._parser.should_keep_alive() and version != "1.0"
+        self._ends_with_this = not keeps or self._parser.should_upgrade()
+        self._listener.on_head(
+            Head(
+                _request(self._parser.get_method(), self._url, headers, self._peer),
+                version,
+                not self._ends_with_this,
+                values.get(b"expect", b"").lower() == b"100-continue",
+                b"transfer-encoding" in values,
+                int(values.get(b"content-length", 0)),
+            )
+        )
+
+    def on_body(self, body: bytes) -> None:
+        self._listener.on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stage = Stage.BETWEEN
+        self.requests += 1
+        self._head_bytes = 0
+        self._line.expect()
+        self.is_over = self._ends_with_this
+        self._listener.on_end()
+
+
+def _request(method: bytes, url: bytes, headers: Headers, peer: str | None) -> Request:
+    try:
+        parsed = httptools.parse_url(url)
+        raw_path = parsed.path or b"/"
+        path = raw_path.decode("ascii")
+    except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+        raise RefusedError(*MALFORMED) from None
+    if "%" in path:
+        path = urllib.parse.unquote(path)
+    return Request(method.decode("ascii"), path, raw_path, parsed.query or b"", headers, peer)

@@ -1,0 +1,114 @@
+"""The life of the HTTP server: uvicorn with our protocol, and an orderly end."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import threading
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.http.protocol import LAST_ANSWERS_S, HttpProtocol
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# The process ends within 10 s of SIGTERM, whatever hangs: the port stays open for up to 5 s of
+# them (`DLR_DRAIN_SECONDS`), then what was admitted has this long to be committed.
+LAST_COMMITS_S: Final = 2
+END_S: Final = 9.8
+MANY_FILES: Final = 65536
+
+
+def allow_many_connections() -> None:
+    """Whoever waits or reads a stream keeps a connection open; a shell often allows only 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """How uvicorn is run, here and in the tests."""
+
+    class Protocol(HttpProtocol):
+        send_timeout_s = settings.send_timeout_seconds
+        shortcuts = app.state.shortcuts if settings.shortcuts else ()
+        draining = app.state.draining
+
+    return uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        http=Protocol,
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,  # it prints whole queries, token and phone number included
+        proxy_headers=False,  # who called is decided in `guards`
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # any number will do
+        timeout_graceful_shutdown=LAST_COMMITS_S + LAST_ANSWERS_S,
+    )
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM or SIGHUP `/readyz` fails first, and the port closes a little later.
+
+    A load balancer needs that moment to send new reports elsewhere: PaaSoo may never repeat one
+    that found the port closed.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        super().__init__(server_config(app, settings))
+        self._draining = app.state.draining
+        self._writer = app.state.writer
+        self._watch = app.state.watch
+        self._sending = app.state.sending
+        self._drain_seconds = settings.drain_seconds
+
+    async def serve(self, *args: Any, **kwargs: Any) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listen_to_hangup()
+        await super().serve(*args, **kwargs)
+
+    def _listen_to_hangup(self) -> None:
+        """Take SIGHUP too, unless whoever started us (nohup, say) has it ignored."""
+        is_main_thread = threading.current_thread() is threading.main_thread()
+        if is_main_thread and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
+
+    def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
+        is_drain = sig in {signal.SIGTERM, signal.SIGHUP}
+        if is_drain and not self._draining.is_set():
+            # Whatever still hangs by then, nobody was promised anything by it.
+            last_resort = threading.Timer(END_S, os._exit, (1,))
+            last_resort.daemon = True
+            last_resort.start()
+        if self.should_exit:
+            self.force_exit = sig == signal.SIGINT
+        elif is_drain and not self._draining.is_set():
+            self._draining.set()
+            log.info("draining", extra={"signal": signal.Signals(sig).name})
+            self._loop.call_soon_threadsafe(self._watch.stop)
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._drain_seconds, self.close)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Stop listening, and end once everything that is under way is answered."""
+        self._draining.set()
+        self._loop.call_soon_threadsafe(self._watch.stop)
+        self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._give_up)
+        self.should_exit = True
+
+    def _give_up(self) -> None:
+        """Wait for nobody any more: what remains is to say so to those who wait for us."""
+        self._writer.give_up()
+        if self._sending is not None:
+            self._sending.client.give_up()
