@@ -8,9 +8,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, ClassVar, Final
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final, NamedTuple
 
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
@@ -26,7 +25,6 @@ from app.http.reader import (
     BODY_TOO_LARGE,
     MALFORMED,
     MAX_BODY_BYTES,
-    Head,
     Reader,
     RefusedError,
     Stage,
@@ -47,6 +45,17 @@ LAST_ANSWERS_S: Final = 1
 BODY_TOO_SLOW: Final = (408, "request_timeout", "the body took too long to come")
 
 
+class Direct(NamedTuple):
+    """A request that has a shortcut."""
+
+    handler: Handler
+    request: Request
+    keeps: bool
+
+
+Exchange = Direct | Cycle
+
+
 class HttpProtocol(asyncio.Protocol):
     """A connection. `server_config` makes a subclass with what all connections share."""
 
@@ -65,10 +74,9 @@ class HttpProtocol(asyncio.Protocol):
         self._server_state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._waiting: deque[Callable[[], None]] = deque()  # behind the one that is answered
-        self._is_busy = False
-        self._cycle: Cycle | None = None  # the one that is answered
-        self._receiving: Cycle | Callable[[], None] | None = None  # its body is still coming
+        self._waiting: deque[Exchange] = deque()  # behind the one that is being answered
+        self._answering: Exchange | None = None
+        self._receiving: Exchange | None = None  # it wants its body, which is still coming
         self._is_deaf = False
         self._ignored_bytes = 0
         self._is_half_closed = False
@@ -84,7 +92,6 @@ class HttpProtocol(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._transport = transport
         self._flow = FlowControl(transport)
-        self._server = get_local_addr(transport)
         self._client = get_remote_addr(transport)
         self._reader = Reader(self, self._client[0] if self._client else None)
         self._deadline = Deadline(self._loop, self._expire)
@@ -94,8 +101,8 @@ class HttpProtocol(asyncio.Protocol):
         self._server_state.connections.discard(self)
         self._is_deaf = True
         self._waiting.clear()
-        if self._cycle is not None:
-            self._cycle.leave()
+        if isinstance(self._answering, Cycle):
+            self._answering.leave()
         self._flow.resume_writing()
         self._deadline.cancel()
         self._stop_watching_answer()
@@ -120,12 +127,12 @@ class HttpProtocol(asyncio.Protocol):
     def eof_received(self) -> bool:
         """True keeps the client's other half open, until it has its answers."""
         self._is_half_closed = True
-        if self._cycle is not None:
-            self._cycle.half_close()
+        if isinstance(self._answering, Cycle):
+            self._answering.half_close()
         if self._receiving is not None:
             self._refuse(RefusedError(*MALFORMED))
             self._advance()
-        return self._is_busy or bool(self._waiting)
+        return self._is_busy
 
     def pause_writing(self) -> None:
         self._flow.pause_writing()
@@ -139,27 +146,28 @@ class HttpProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server ends: close once what has come is answered."""
         self._is_ending = True
-        if not (self._is_busy or self._waiting):
+        if not self._is_busy:
             self._transport.close()
         self._answer_timeout_s = LAST_ANSWERS_S
         self._watch_answer()
 
     # The reader's.
 
-    def on_head(self, head: Head) -> None:
-        handler = handler_of(self.shortcuts, head.request)
+    def on_head(self, request: Request) -> None:
+        reader = self._reader
+        handler = handler_of(self.shortcuts, request)
         if handler is None:
-            self._receiving = cycle = self._cycle_of(head)
-            self._waiting.append(partial(self._run, cycle))
+            self._receiving = cycle = self._cycle_of(request)
+            self._waiting.append(cycle)
             return
-        if head.content_length > MAX_BODY_BYTES:
-            raise RefusedError(*BODY_TOO_LARGE)
-        answer = partial(self._answer, handler, head.request, head.keeps)
-        if head.is_chunked:
+        exchange = Direct(handler, request, reader.keeps)
+        if b"transfer-encoding" in reader.values:
             # Answered once its body has come: until then the parser may still refuse it.
-            self._receiving, self._body_bytes = answer, 0
+            self._receiving, self._body_bytes = exchange, 0
+        elif int(reader.values.get(b"content-length", 0)) > MAX_BODY_BYTES:
+            raise RefusedError(*BODY_TOO_LARGE)
         else:
-            self._waiting.append(answer)
+            self._waiting.append(exchange)
 
     def on_body(self, body: bytes) -> None:
         receiving = self._receiving
@@ -174,12 +182,15 @@ class HttpProtocol(asyncio.Protocol):
                 raise RefusedError(*BODY_TOO_LARGE)
 
     def on_end(self) -> None:
-        received, self._receiving = self._receiving, None
-        if isinstance(received, Cycle):
-            received.more_body = False
-            received.message_event.set()
-        elif received is not None:
-            self._waiting.append(received)
+        receiving = self._receiving
+        if receiving is None:
+            return
+        self._receiving = None
+        if isinstance(receiving, Cycle):
+            receiving.more_body = False
+            receiving.message_event.set()
+        else:
+            self._waiting.append(receiving)
 
     # From a request to its answer.
 
@@ -188,13 +199,16 @@ class HttpProtocol(asyncio.Protocol):
         if self._is_advancing or self._transport.is_closing():
             return
         self._is_advancing = True
-        while self._waiting and not (self._is_busy or self._flow.write_paused):
-            self._is_busy = True
-            self._waiting.popleft()()
+        while self._waiting and self._answering is None and not self._flow.write_paused:
+            self._answering = exchange = self._waiting.popleft()
+            if isinstance(exchange, Cycle):
+                self._run(exchange)
+            else:
+                run(exchange.handler, exchange.request, self._reply)
         self._is_advancing = False
         if self._waiting:
             self._flow.pause_reading()
-        elif not self._is_busy:
+        elif self._answering is None:
             self._rest()
         self._limit()
 
@@ -205,43 +219,38 @@ class HttpProtocol(asyncio.Protocol):
         elif not self._is_deaf:
             self._flow.resume_reading()
 
-    def _answer(self, handler: Handler, request: Request, keeps: bool) -> None:
-        run(handler, request, partial(self._write, request.method, keeps))
-
-    def _write(self, method: str, keeps: bool, answer: Answer) -> None:
-        if self._transport.is_closing():
+    def _reply(self, answer: Answer) -> None:
+        """Write the answer to the request that is being answered."""
+        exchange = self._answering
+        if self._transport.is_closing() or not isinstance(exchange, Direct):
             return
-        keeps = keeps and not self._is_last()
-        self._transport.write(
-            b"".join(
-                (
-                    STATUS_LINE[answer.status],
-                    *(b"%b: %b\r\n" % header for header in self._server_state.default_headers),
-                    answer.lines,
-                    b"\r\n" if keeps else b"connection: close\r\n\r\n",
-                    b"" if method == "HEAD" else answer.body,
-                )
-            )
-        )
-        self._is_answered(closes=not keeps)
+        closes = not exchange.keeps or self._is_last()
+        content = [STATUS_LINE[answer.status]]
+        for name, value in self._server_state.default_headers:
+            content += (name, b": ", value, b"\r\n")
+        content.append(answer.lines)
+        content.append(b"connection: close\r\n\r\n" if closes else b"\r\n")
+        if exchange.request.method != "HEAD":
+            content.append(answer.body)
+        self._transport.write(b"".join(content))
+        self._is_answered(closes=closes)
 
     def _run(self, cycle: Cycle) -> None:
-        self._cycle = cycle
         if self._is_half_closed:
             cycle.half_close()
         task = self._loop.create_task(cycle.run_asgi(self._config.loaded_app))
         task.add_done_callback(self._server_state.tasks.discard)
         self._server_state.tasks.add(task)
 
-    def _cycle_of(self, head: Head) -> Cycle:
-        request = head.request
+    def _cycle_of(self, request: Request) -> Cycle:
+        reader = self._reader
         return Cycle(
             is_last=self._is_last,
             scope={
                 "type": "http",
                 "asgi": {"version": self._config.asgi_version, "spec_version": "2.3"},
-                "http_version": head.http_version,
-                "server": self._server,
+                "http_version": reader.http_version,
+                "server": get_local_addr(self._transport),
                 "client": self._client,
                 "scheme": "http",
                 "method": request.method,
@@ -259,17 +268,17 @@ class HttpProtocol(asyncio.Protocol):
             access_log=False,
             default_headers=self._server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=head.expects_continue,
-            keep_alive=head.keeps,
+            expect_100_continue=reader.values.get(b"expect", b"").lower() == b"100-continue",
+            keep_alive=reader.keeps,
             on_response=self._cycle_is_answered,
         )
 
     def _cycle_is_answered(self) -> None:
-        cycle, self._cycle = self._cycle, None
-        self._is_answered(closes=cycle is None or cycle.closes)
+        cycle = self._answering
+        self._is_answered(closes=isinstance(cycle, Cycle) and cycle.closes)
 
     def _is_answered(self, *, closes: bool) -> None:
-        self._is_busy = False
+        self._answering = None
         if closes:
             self._waiting.clear()
             self._finish()
@@ -285,6 +294,10 @@ class HttpProtocol(asyncio.Protocol):
         # While draining, the client must reconnect elsewhere, once what it has begun is answered.
         return self.draining.is_set() and self._reader.stage is Stage.BETWEEN
 
+    @property
+    def _is_busy(self) -> bool:
+        return self._answering is not None or bool(self._waiting)
+
     # The end of a connection, and its time limits.
 
     def _refuse(self, refused: RefusedError) -> None:
@@ -297,17 +310,17 @@ class HttpProtocol(asyncio.Protocol):
         receiving, self._receiving = self._receiving, None
         if isinstance(receiving, Cycle):
             receiving.leave()
-            if receiving is not self._cycle:
+            if receiving is not self._answering:
                 self._waiting.pop()
             elif receiving.response_started:
                 self._transport.close()
                 return
             else:
-                self._cycle, self._is_busy = None, False
-        answer = problem(refused.document).with_header(
-            b"x-request-id", request_id(self._reader.headers)
-        )
-        self._waiting.append(partial(self._write, "", False, answer))
+                self._answering = None
+        name = request_id(self._reader.headers)
+        answer = problem(refused.document).with_header(b"x-request-id", name)
+        request = Request("", "", b"", b"", (), None)
+        self._waiting.append(Direct(lambda _, reply: reply(answer), request, keeps=False))
 
     def _finish(self) -> None:
         """Close, but let a client that is still sending read its answer first."""
@@ -323,9 +336,9 @@ class HttpProtocol(asyncio.Protocol):
         """Move the deadline as soon as something else is waited for."""
         stage, requests = self._reader.stage, self._reader.requests
         if stage is Stage.BETWEEN and not requests:
-            stage = Stage.HEAD  # of the first
-        is_idle = stage is Stage.BETWEEN and not self._is_busy
-        awaited = (stage, is_idle, requests)
+            stage = Stage.HEAD  # of the first one
+        is_idle = self._answering is None
+        awaited = (stage, requests, is_idle)
         if awaited == self._limited or self._is_deaf:
             return
         self._limited = awaited
@@ -343,7 +356,7 @@ class HttpProtocol(asyncio.Protocol):
         elif self._receiving is not None:
             self._refuse(RefusedError(*BODY_TOO_SLOW))
             self._advance()
-        elif self._is_busy or self._waiting:
+        elif self._is_busy:
             self._is_deaf = True
         else:
             self._transport.close()

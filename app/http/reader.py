@@ -1,13 +1,14 @@
 """From a connection's bytes to its requests, by uvicorn's parser, within bounds."""
 
-import urllib.parse
+from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
+from urllib.parse import unquote
 
 import httptools
 
 from app import errors
-from app.exchange import Headers, Request
+from app.exchange import Request
 from app.http.request_line import RequestLine
 from app.http.upgrades import UpgradeFilter
 
@@ -36,25 +37,22 @@ class Stage(Enum):
     BODY = auto()
 
 
-class Head(NamedTuple):
-    """A request head and its connection's fate."""
-
-    request: Request
-    http_version: str
-    keeps: bool  # the connection is kept after the answer
-    expects_continue: bool
-    is_chunked: bool
-    content_length: int
-
-
 class Listener(Protocol):
-    def on_head(self, head: Head) -> None: ...
+    def on_head(self, request: Request) -> None: ...
     def on_body(self, body: bytes) -> None: ...
     def on_end(self) -> None: ...
 
 
 class Reader:
-    """Tells the listener of each request. After `is_over` nothing on the connection is one."""
+    """Tells the listener of each request. After `is_over` nothing on the connection is one.
+
+    Of the latest request, `headers` are as far as they have come, and `http_version`, `keeps` and
+    `values` are there once its head is whole.
+    """
+
+    http_version: str
+    keeps: bool  # the connection is kept after the answer
+    values: Mapping[bytes, bytes]  # of each header, the last one's
 
     def __init__(self, listener: Listener, peer: str | None) -> None:
         self._listener = listener
@@ -64,10 +62,10 @@ class Reader:
         self._upgrades = UpgradeFilter(lambda: self._is_in_head)
         self._is_in_head = False  # behind the request line
         self._head_bytes = 0
+        self._stage = Stage.BETWEEN
         self.is_over = False
         self.requests = 0  # how many have come whole
-        self.headers: list[tuple[bytes, bytes]] = []  # of the latest request
-        self._stage = Stage.BETWEEN
+        self.headers: list[tuple[bytes, bytes]] = []
 
     @property
     def stage(self) -> Stage:
@@ -84,7 +82,7 @@ class Reader:
             if self.is_over:
                 return
             self._parse(piece)
-        if self._stage is Stage.HEAD and self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES and self._stage is Stage.HEAD:
             raise RefusedError(*HEAD_TOO_LARGE)
 
     def close(self) -> None:
@@ -110,7 +108,7 @@ class Reader:
         if self.is_over:
             raise RefusedError(*MALFORMED)  # unheard: it only stops the parser
         self._stage = Stage.HEAD
-        self._line.skip()
+        self._line.has_passed = True
         self._is_in_head = True
         self._url = b""
         self.headers = []
@@ -125,23 +123,18 @@ class Reader:
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._stage = Stage.BODY
-        version = self._parser.get_http_version()
-        headers = self.headers
-        if version == "1.1" and [name for name, _ in headers].count(b"host") != 1:
+        parser, headers = self._parser, self.headers
+        self.values = values = dict(headers)
+        self.http_version = version = parser.get_http_version()
+        if version == "1.1" and (
+            b"host" not in values
+            or (len(values) < len(headers) and [name for name, _ in headers].count(b"host") > 1)
+        ):
             raise RefusedError(*NOT_ONE_HOST)
-        values = dict(headers)
-        keeps = self._parser.should_keep_alive() and version != "1.0"
-        self._ends_with_this = not keeps or self._parser.should_upgrade()
-        self._listener.on_head(
-            Head(
-                _request(self._parser.get_method(), self._url, headers, self._peer),
-                version,
-                not self._ends_with_this,
-                values.get(b"expect", b"").lower() == b"100-continue",
-                b"transfer-encoding" in values,
-                int(values.get(b"content-length", 0)),
-            )
-        )
+        method = parser.get_method().decode("ascii")
+        self.keeps = parser.should_keep_alive() and version != "1.0" and method != "CONNECT"
+        raw_path, path, query = _target(self._url)
+        self._listener.on_head(Request(method, path, raw_path, query, headers, self._peer))
 
     def on_body(self, body: bytes) -> None:
         self._listener.on_body(body)
@@ -150,18 +143,17 @@ class Reader:
         self._stage = Stage.BETWEEN
         self.requests += 1
         self._head_bytes = 0
-        self._line.expect()
-        self.is_over = self._ends_with_this
+        self._line.has_passed = False
+        self.is_over = not self.keeps
         self._listener.on_end()
 
 
-def _request(method: bytes, url: bytes, headers: Headers, peer: str | None) -> Request:
+def _target(url: bytes) -> tuple[bytes, str, bytes]:
+    """The path as sent, the path decoded, and the query."""
     try:
         parsed = httptools.parse_url(url)
         raw_path = parsed.path or b"/"
         path = raw_path.decode("ascii")
     except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
         raise RefusedError(*MALFORMED) from None
-    if "%" in path:
-        path = urllib.parse.unquote(path)
-    return Request(method.decode("ascii"), path, raw_path, parsed.query or b"", headers, peer)
+    return raw_path, unquote(path) if "%" in path else path, parsed.query or b""

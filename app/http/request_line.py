@@ -17,44 +17,37 @@ _UNESCAPED: Final = re.compile(rb"[^!-~]|#")
 
 
 class RequestLine:
-    """The line of one request after the other. `feed` gives what may go to the parser."""
+    """The line of one request after the other. `feed` gives what may go to the parser.
+
+    Set `has_passed` to False when another request may come, and to True when the parser has its
+    line already: it came in one packet with the request before.
+    """
 
     def __init__(self) -> None:
-        self._line: bytearray | None = bytearray()  # None once the line has passed
-
-    @property
-    def has_passed(self) -> bool:
-        return self._line is None
+        self.has_passed = False
+        self._line = bytearray()
 
     @property
     def has_begun(self) -> bool:
-        return self._line is None or bool(self._line)
-
-    def expect(self) -> None:
-        """Another request may come."""
-        self._line = bytearray()
-
-    def skip(self) -> None:
-        """The parser has the line already: it came in one packet with the request before."""
-        self._line = None
+        return self.has_passed or bool(self._line)
 
     def feed(self, data: bytes) -> bytes:
         """Nothing as long as the line isn't whole, then the line and all that follows it."""
-        if self._line is None:
+        if self.has_passed:
             return data
         if not self._line:
             if _GOOD_LINE.match(data, 0, MAX_LINE_BYTES):
-                self._line = None
+                self.has_passed = True
                 return data
             if not data[:1].isalpha() and data[:1] not in b"\r\n":
-                self._line = None  # TLS, say: the parser need not wait to refuse it
+                self.has_passed = True  # TLS, say: the parser need not wait to refuse it
                 return data
             data = data.lstrip(b"\r\n")  # RFC 9112, 2.2: empty lines before a request are ignored
         line, newline, rest = data.partition(b"\n")
         self._line += line[: MAX_LINE_BYTES - len(self._line)]
         if not newline:
             return b""
-        whole, self._line = bytes(self._line), None
+        whole, self._line, self.has_passed = bytes(self._line), bytearray(), True
         return _escaped(whole) + b"\n" + rest
 
 

@@ -6,7 +6,7 @@ stranger's body would then swallow somebody else's request. RFC 9110, 7.8: an of
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 HEADER: Final = b"upgrade"
@@ -29,8 +29,14 @@ class UpgradeFilter:
         self._held = b""  # the beginning of a line that may become an offer
         self._is_at_line_start = False
 
-    def pieces(self, data: bytes) -> Iterator[bytes]:
+    def pieces(self, data: bytes) -> Iterable[bytes]:
         """Cut the data for the parser. Feed it each piece before asking for the next."""
+        if not self._held and data.endswith(b"\n") and HEADER not in data.lower():
+            self._is_at_line_start = True
+            return (data,)
+        return self._cut(data)
+
+    def _cut(self, data: bytes) -> Iterator[bytes]:
         data, self._held = self._held + data, b""
         pieces = _CUT.split(data) if _is_suspicious(data) else [data]
         for position, piece in enumerate(pieces):
