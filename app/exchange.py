@@ -60,7 +60,8 @@ def answer(status: int, content_type: str, body: bytes, **more: str) -> Answer:
     """An answer with its length and type, its headers in the order of Starlette's."""
     named = {"content-length": str(len(body)), "content-type": content_type, **more}
     headers = [
-        (name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in named.items()
+        (name.replace("_", "-").lower().encode(), value.encode("latin-1"))
+        for name, value in named.items()
     ]
     return Answer(status, headers, body, b"".join(b"%b: %b\r\n" % header for header in headers))
 
