@@ -102,10 +102,10 @@ def rebuild(
     rebuild.rebuild(dry_run=dry_run)
 
 
-def moment(text: str) -> int:
+def parse_time(text: str) -> int:
     from app.commands import export
 
-    return export.moment(text)
+    return export.parse_time(text)
 
 
 @program.command()
@@ -119,10 +119,10 @@ def export(
     state: Annotated[State | None, typer.Option(help="Those in this state.")] = None,
     since: Annotated[
         int | None,
-        typer.Option(parser=moment, metavar="TIME", help="Last report from here on, RFC 3339."),
+        typer.Option(parser=parse_time, metavar="TIME", help="Last report from here on, RFC 3339."),
     ] = None,
     until: Annotated[
-        int | None, typer.Option(parser=moment, metavar="TIME", help="Last report before this.")
+        int | None, typer.Option(parser=parse_time, metavar="TIME", help="Last report before this.")
     ] = None,
 ) -> None:
     """Write deliveries, with the fields of the API, the longest ago reported first.

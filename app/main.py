@@ -1,36 +1,21 @@
 """Builds, starts and stops every part."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import Any, Final
 
-from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from app import exchange
-from app.api.asgi import response
-from app.api.failures import answer_to
+from app.api.error_handlers import ERROR_HANDLERS
 from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door
 from app.callback.endpoint import add_callback
 from app.callback.parse import understand
-from app.errors import (
-    INTERNAL_ERROR,
-    PROBLEM_TYPE,
-    ApiError,
-    InvalidRequestError,
-    NotFoundError,
-    encode,
-    problem,
-)
 from app.http.dispatch import Shortcut
 from app.ingest.commit import Committer
 from app.ingest.outage import Outage
@@ -50,16 +35,6 @@ from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.spool import Spool
 from app.telemetry import Metrics
-
-log = logging.getLogger(__name__)
-
-# What Pydantic says for people who know it.
-PLAINLY: Final = {
-    "json_invalid": "must be valid JSON",
-    "model_attributes_type": "must be a JSON object, with `Content-Type: application/json`",
-    "missing": "is missing",
-    "extra_forbidden": "no such field",
-}
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -105,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        exception_handlers={**ERROR_HANDLERS},
     )
     app.state.settings = settings
     app.state.door = door
@@ -130,7 +106,6 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(quarantine_endpoint.router)
     app.include_router(health.router)
     docs.add_docs(app)
-    add_error_handlers(app)
     return app
 
 
@@ -143,53 +118,3 @@ def sending_of(
         return None
     client = PaasooClient(settings.paasoo_url, key.get_secret_value(), secret.get_secret_value())
     return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Every error in one shape, whoever raised it."""
-
-    async def on_error(_request: Request, error: Exception) -> Response:
-        return response(answer_to(error))
-
-    for kind in (ApiError, SQLAlchemyError):
-        app.add_exception_handler(kind, on_error)
-
-    @app.exception_handler(Exception)
-    async def on_our_fault(_request: Request, _error: Exception) -> Response:
-        return response(exchange.problem(INTERNAL_ERROR))  # `Service` sees the error next
-
-    @app.exception_handler(404)
-    async def on_unknown_path(_request: Request, _error: HTTPException) -> Response:
-        return problem_response(NotFoundError().document())
-
-    @app.exception_handler(400)
-    async def on_unreadable_body(_request: Request, _error: HTTPException) -> Response:
-        found = [{"field": "body", "message": "must be JSON in UTF-8"}]
-        return problem_response(InvalidRequestError(found).document())
-
-    @app.exception_handler(405)
-    async def on_wrong_method(_request: Request, error: HTTPException) -> Response:
-        document = problem(405, "method_not_allowed", "this path doesn't take this method")
-        return problem_response(document, error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def on_invalid_request(_request: Request, error: RequestValidationError) -> Response:
-        found = [
-            {
-                "field": ".".join(
-                    str(place) for place in problem["loc"][1:] if problem["type"] != "json_invalid"
-                )
-                or "body",
-                "message": PLAINLY.get(
-                    problem["type"], problem["msg"].removeprefix("Value error, ")
-                ),
-            }
-            for problem in error.errors()
-        ]
-        return problem_response(InvalidRequestError(found).document())
-
-
-def problem_response(document: dict[str, object], headers: Any = None) -> Response:
-    return Response(
-        encode(document), int(str(document["status"])), headers, media_type=PROBLEM_TYPE
-    )

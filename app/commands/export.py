@@ -12,9 +12,9 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from app.api.times import TimeInput
 from app.commands import progress
 from app.commands.database import database_to_read
-from app.query.requests import Moment
 from app.query.schemas import Delivery, delivery_of
 from app.reports import State
 from app.settings import SettingsError, load_settings
@@ -23,10 +23,10 @@ from app.store import export as store
 PROGRESS_EVERY: Final = 1000
 
 
-def moment(text: str) -> int:
+def parse_time(text: str) -> int:
     """Microseconds since 1970, from RFC 3339. Raises `typer.BadParameter`."""
     try:
-        return TypeAdapter(Moment).validate_python(text)
+        return TypeAdapter(TimeInput).validate_python(text)
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 

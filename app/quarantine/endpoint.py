@@ -6,17 +6,14 @@ from fastapi import APIRouter, Body, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
+from app.api import cursors
+from app.api.database import ReadEngine, refuse_while_away
+from app.api.parameters import refuse_unknown_parameters
+from app.api.responses import problems
+from app.api.times import TimeOutput
 from app.errors import RefusedCallbackNotFoundError, documented
 from app.guards import administrator
 from app.quarantine.replay import replay
-from app.query import cursors
-from app.query.requests import (
-    ReadEngine,
-    problems,
-    refuse_unknown_parameters,
-    refuse_while_away,
-)
-from app.query.schemas import Time
 from app.store import quarantine
 
 router = APIRouter(
@@ -31,8 +28,8 @@ class RefusedCallback(BaseModel):
     """A raw query that was refused; the same one again only counts."""
 
     id: str = Field(description="Names this raw query.")
-    received_at: Time = Field(description="When it came first.")
-    last_received_at: Time = Field(description="When it came last.")
+    received_at: TimeOutput = Field(description="When it came first.")
+    last_received_at: TimeOutput = Field(description="When it came last.")
     times_received: int = Field(description="How often it came.")
     code: str = Field(description="Why it was refused, for programs.")
     detail: str = Field(description="Why it was refused, for people.")

@@ -9,10 +9,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from app.api import cursors
+from app.api.database import refuse_while_away
+from app.api.parameters import refuse_unknown_parameters
+from app.api.responses import json_response, problems
 from app.errors import ApiError, documented
 from app.guards import reader
-from app.query import cursors
-from app.query.requests import answer, problems, refuse_unknown_parameters, refuse_while_away
 from app.query.schemas import Change, ChangesPage, changes_page
 from app.query.waiting import Wait, Watch
 from app.store.changes import BEGINNING, Position
@@ -63,7 +65,7 @@ async def list_changes(
     if wait and not changes:
         changes = await watch.next_changes(position, limit, wait, request)
     # On a thread: a thousand rows would hold up the event loop, and callbacks with it.
-    return await run_in_threadpool(lambda: answer(changes_page(changes, position)))
+    return await run_in_threadpool(lambda: json_response(changes_page(changes, position)))
 
 
 @router.get(

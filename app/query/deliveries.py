@@ -4,17 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Response
 
+from app.api import cursors
+from app.api.database import ReadEngine
+from app.api.parameters import Msisdn, PlainText, refuse_unknown_parameters
+from app.api.responses import json_response, problems
+from app.api.times import TimeInput
 from app.guards import reader
-from app.query import cursors
-from app.query.requests import (
-    Moment,
-    Msisdn,
-    PlainText,
-    ReadEngine,
-    answer,
-    problems,
-    refuse_unknown_parameters,
-)
 from app.query.schemas import DeliveriesPage, delivery_of
 from app.reports import Reason, State
 from app.store import read
@@ -50,8 +45,10 @@ def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     reference: Annotated[
         PlainText | None, Query(description="The sender's own name for it.", max_length=255)
     ] = None,
-    since: Annotated[Moment | None, Query(description="`last_received_at` from here on.")] = None,
-    until: Annotated[Moment | None, Query(description="`last_received_at` before this.")] = None,
+    since: Annotated[
+        TimeInput | None, Query(description="`last_received_at` from here on.")
+    ] = None,
+    until: Annotated[TimeInput | None, Query(description="`last_received_at` before this.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> Response:
@@ -63,7 +60,7 @@ def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     more = len(rows) > limit
     rows = rows[:limit]
     last = rows[-1] if more else None
-    return answer(
+    return json_response(
         {
             "items": [delivery_of(row) for row in rows],
             "next_cursor": last

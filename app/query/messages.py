@@ -5,17 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.database import ReadEngine, refuse_while_away
+from app.api.parameters import MessageId, PlainMessageId, refuse_unknown_parameters
+from app.api.responses import json_response, problems
 from app.errors import MessageNotFoundError
 from app.guards import reader
-from app.query.requests import (
-    MessageId,
-    PlainMessageId,
-    ReadEngine,
-    answer,
-    problems,
-    refuse_unknown_parameters,
-    refuse_while_away,
-)
 from app.query.schemas import Message, MessagesFound, Report, Reports, message_of
 from app.query.waiting import Wait
 from app.store import read
@@ -41,7 +35,7 @@ async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -
         message = await _find(request, messageid)
     if message is None:
         raise MessageNotFoundError(messageid)
-    return answer(message)
+    return json_response(message)
 
 
 async def _find(request: Request, message_id: str) -> Message | None:
@@ -75,7 +69,7 @@ def look_up_messages(wanted: Annotated[MessagesWanted, Body()], engine: ReadEngi
     message_ids = list(dict.fromkeys(wanted.messageids))
     with engine.connect() as connection:
         found = read.deliveries_of_each(connection, message_ids)
-    return answer(
+    return json_response(
         {
             "messages": [message_of(found[known]) for known in message_ids if known in found],
             "not_found": [unknown for unknown in message_ids if unknown not in found],

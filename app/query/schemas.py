@@ -1,43 +1,18 @@
 """What the status API answers, field by field."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
-from typing import Annotated, Any, Final, Self
+from functools import cached_property
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, PlainSerializer, WithJsonSchema
+from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from sqlalchemy import Row
 from typing_extensions import TypedDict  # Pydantic wants this one before Python 3.12
 
-from app.query import cursors
+from app.api import cursors
+from app.api.times import TimeOutput, TimeText, rfc3339
 from app.reports import FINAL_STATES, RETRYABLE_REASONS, Reason, State
 from app.store.changes import Position
-
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-SECOND: Final = 1_000_000  # us
-MINUTE: Final = 60 * SECOND
-DAY: Final = 24 * 60 * MINUTE
-_MINUTES: Final = tuple(f"{minute // 60:02}:{minute % 60:02}" for minute in range(24 * 60))
-
-
-def rfc3339(microseconds: int) -> str:
-    """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
-    day, rest = divmod(microseconds, DAY)
-    minute, rest = divmod(rest, MINUTE)
-    second, fraction = divmod(rest, SECOND)
-    return f"{_date(day)}T{_MINUTES[minute]}:{second:02}.{fraction:06}Z"
-
-
-@lru_cache(maxsize=4096)
-def _date(day: int) -> str:
-    return (EPOCH + timedelta(days=day)).date().isoformat()
-
-
-_TIME: Final = WithJsonSchema({"type": "string", "format": "date-time"})
-Rfc3339 = Annotated[str, _TIME]
-# In a model: microseconds, which are written out as such a text.
-Time = Annotated[int, PlainSerializer(rfc3339, return_type=str), _TIME]
 
 _MessageId = Annotated[
     str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
@@ -75,10 +50,10 @@ class Delivery(TypedDict):
             examples=["52099"],
         ),
     ]
-    first_received_at: Annotated[Rfc3339 | None, Field(description="When its first report came.")]
-    last_received_at: Annotated[Rfc3339 | None, Field(description="When its last report came.")]
+    first_received_at: Annotated[TimeText | None, Field(description="When its first report came.")]
+    last_received_at: Annotated[TimeText | None, Field(description="When its last report came.")]
     submitted_at: Annotated[
-        Rfc3339 | None, Field(description="When it was sent, where that is known.")
+        TimeText | None, Field(description="When it was sent, where that is known.")
     ]
     reference: Annotated[str | None, Field(description="The sender's own name for it.")]
 
@@ -211,8 +186,8 @@ class Report(BaseModel):
     """One distinct report as it came, and how often."""
 
     to: str = Field(description="The recipient's number: digits, country code first.")
-    received_at: Time = Field(description="When it came first.")
-    last_received_at: Time = Field(description="When it came last.")
+    received_at: TimeOutput = Field(description="When it came first.")
+    last_received_at: TimeOutput = Field(description="When it came last.")
     times_received: int = Field(description="How often it came.")
     state: State = Field(description="What it claims.")
     reason: Reason | None = Field(description="Why, where it claims no success.")

@@ -8,18 +8,15 @@ from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field
 
+from app.api.database import ReadEngine
+from app.api.parameters import refuse_unknown_parameters
+from app.api.responses import problems
+from app.api.times import EPOCH, TimeInput, TimeText
 from app.errors import InvalidRequestError, encode
 from app.guards import reader
 from app.query.countries import country_of
-from app.query.requests import (
-    Moment,
-    ReadEngine,
-    problems,
-    refuse_unknown_parameters,
-)
-from app.query.schemas import EPOCH
 from app.reports import FINAL_STATES, Reason, State
 from app.store import stats
 
@@ -60,9 +57,6 @@ STORED: Final[dict[Key, tuple[str, Callable[[Any], str | None]]]] = {
     Key.DAY: ("day", lambda day: beginning(day * stats.HOURS_A_DAY)),
 }
 
-Beginning = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
-
-
 # These are for the OpenAPI document. To make one for each of hundreds of groups would take longer
 # than counting all deliveries does.
 
@@ -88,10 +82,10 @@ class Keys(BaseModel):
     )
     state: State | None = Field(None, description="State.")
     reason: Reason | None = Field(None, description="Reason.")
-    hour: Beginning | None = Field(
+    hour: TimeText | None = Field(
         None, description="Its beginning, UTC.", examples=["2026-11-22T08:00:00Z"]
     )
-    day: Beginning | None = Field(
+    day: TimeText | None = Field(
         None, description="Its beginning, UTC.", examples=["2026-11-22T00:00:00Z"]
     )
 
@@ -162,8 +156,8 @@ def _split(given: object) -> object:
 @router.get("", response_model=Stats)
 def show_statistics(
     engine: ReadEngine,
-    since: Annotated[Moment | None, Query(description="From here on.")] = None,
-    until: Annotated[Moment | None, Query(description="Before this.")] = None,
+    since: Annotated[TimeInput | None, Query(description="From here on.")] = None,
+    until: Annotated[TimeInput | None, Query(description="Before this.")] = None,
     group_by: Annotated[
         list[Key],
         BeforeValidator(_split),

@@ -7,18 +7,12 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.api.database import refuse_while_away
+from app.api.parameters import MessageId, Msisdn, PlainText, refuse_unknown_parameters
+from app.api.responses import json_response, problems
+from app.api.times import TimeInput
 from app.errors import PROBLEM_TYPE, InvalidRequestError, documented
 from app.guards import sender
-from app.query.requests import (
-    MessageId,
-    Moment,
-    Msisdn,
-    PlainText,
-    answer,
-    problems,
-    refuse_unknown_parameters,
-    refuse_while_away,
-)
 from app.query.schemas import Message, message_of
 from app.sending.once import Order, Sending, send_once
 from app.sending.problems import SendingNotConfiguredError
@@ -59,10 +53,10 @@ Reference = Annotated[
 ]
 
 
-def _of_our_time(moment: int | None) -> int | None:
-    if moment is not None and moment < 0:
+def _not_before_1970(time_us: int | None) -> int | None:
+    if time_us is not None and time_us < 0:
         raise ValueError("must not be before 1970")
-    return moment
+    return time_us
 
 
 class SentElsewhere(BaseModel):
@@ -73,9 +67,9 @@ class SentElsewhere(BaseModel):
     to: Recipients[Msisdn]
     reference: Reference = None
     submitted_at: Annotated[
-        Moment | None,
+        TimeInput | None,
         Field(description="When it was sent; the time of registering by default."),
-        AfterValidator(_of_our_time),
+        AfterValidator(_not_before_1970),
     ] = None
 
 
@@ -201,4 +195,4 @@ def register_message(
     with database.write.begin() as connection:
         submissions.register(connection, submission, time.time_ns() // 1000)
     with database.read.connect() as connection:
-        return answer(message_of(read.deliveries_of(connection, messageid)))
+        return json_response(message_of(read.deliveries_of(connection, messageid)))
