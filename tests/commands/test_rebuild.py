@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.callback.paasoo_codes import meaning_of
 from app.store import rebuild
 from app.store.tables import deliveries, reports
 from tests.commands.conftest import Stored, many
+from tests.fold import expected_status, shown_status
 from tests.process import run, serving
 from tests.recount import KEYS, counted, recount
 from tests.service import READ_KEY, TOKEN, a_report
@@ -67,6 +69,18 @@ def test_rebuild_changes_nothing(eventful: Stored) -> None:
     assert ended.stdout == f"deliveries: {count}, changed: {rest}"
     assert f"{count}/{count}" in ended.stderr
     assert [eventful.rows(table) for table in UNTOUCHED] == before
+
+
+def test_every_status_is_the_fold_of_its_history(eventful: Stored) -> None:
+    history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+    for row in eventful.rows(reports):
+        history[row.message_id, row.recipient].append(row)
+    stored = eventful.rows(deliveries)
+
+    assert {row.state for row in stored} >= {"pending", "expired", "delivered"}
+    for row in stored:
+        key = row.message_id, row.recipient
+        assert shown_status(row) == expected_status(history[key], row.expired_at), key
 
 
 def test_rebuild_mends_every_part_of_a_status(eventful: Stored) -> None:
