@@ -1,8 +1,8 @@
 """A PaaSoo to develop and test against: a send API, and reports of every kind.
 
-It imports nothing of the service, nor the service anything of it. It states PaaSoo's rules, and
-what the service must make of them, a second time and from the documents alone: a mistake would
-have to be made twice to go unnoticed.
+It imports nothing of the service, nor the service anything of it. It states PaaSoo's rules a second
+time, from PaaSoo's documents alone, and so the status that the service must show: a mistake must be
+made twice to go unnoticed.
 
     demo.py        `make demo`: the service and the simulator together, from outside
     command.py     `paasoo-dlr simulate`; its options are in arguments.py

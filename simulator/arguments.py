@@ -27,24 +27,23 @@ Seconds = Annotated[
     typer.Option(
         min=0.001,
         max=MAX_WAIT_S * 365,
-        help="Invent and take messages for so long; what is due then is still reported.",
+        help="Invent and take messages for so long; reports that are due then are still sent.",
     ),
 ]
 Rate = Annotated[float, typer.Option(min=0.001, max=100_000, help="Reports a second, at most.")]
 Seed = Annotated[
     int | None,
-    typer.Option(help="The same seed gives the same messages. Without it: another each time."),
+    typer.Option(help="The same seed gives the same messages. Without it: a random one."),
 ]
 Shares = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=WEIGHT",
-        help="How often a behaviour is met, as a weight among all; repeatable. The name `all`"
-        " stands for every one.",
+        help="Weight of a behaviour among all; repeatable. The name `all` stands for every one.",
     ),
 ]
 Delay = Annotated[
-    float, typer.Option(min=0, max=MAX_WAIT_S, help="How long a report takes at most.")
+    float, typer.Option(min=0, max=MAX_WAIT_S, help="Longest delay of a report, in seconds.")
 ]
 Late = Annotated[
     float, typer.Option(min=0, max=MAX_WAIT_S, help="The same for the behaviour `late`.")
@@ -54,15 +53,15 @@ Connections = Annotated[
 ]
 Timeout = Annotated[
     float,
-    typer.Option(min=0.001, max=MAX_WAIT_S, help="How long to wait for a report's answer."),
+    typer.Option(min=0.001, max=MAX_WAIT_S, help="Longest wait for a report's answer, in seconds."),
 ]
 Retries = Annotated[
     int,
-    typer.Option(min=0, max=1000, help="How often a report is repeated after 503 or no answer."),
+    typer.Option(min=0, max=1000, help="Repeats of a report after 503 or no answer, at most."),
 ]
 Listen = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Serve the send API there: GET /json."),
+    typer.Option(metavar="HOST:PORT", help="Serve the send API, GET /json, on this address."),
 ]
 AccountKey = Annotated[
     str,
@@ -78,21 +77,23 @@ AccountSecret = Annotated[
 ]
 Balance = Annotated[
     int | None,
-    typer.Option(min=0, help="Recipients that can be sent to before 403. Without it: any number."),
+    typer.Option(min=0, help="Recipients that the account pays for; then 403. Without it: any."),
 ]
 LoseAnswers = Annotated[
     float,
     typer.Option(
-        min=0, max=1, help="Share of sends that are accepted, but whose answer gets lost."
+        min=0, max=1, help="Share of the accepted sends whose answer is lost, from 0 to 1."
     ),
 ]
 AnswerDelay = Annotated[
     float,
-    typer.Option(min=0, max=MAX_WAIT_S, help="How long the answer to an accepted send takes."),
+    typer.Option(
+        min=0, max=MAX_WAIT_S, help="Delay of the answer to an accepted send, in seconds."
+    ),
 ]
 LedgerFile = Annotated[
     Path | None,
-    typer.Option(help="File to write down what was sent and how it was answered."),
+    typer.Option(help="File for the ledger: each message, report and answer."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the ledger.")]
 Compare = Annotated[
@@ -109,7 +110,7 @@ ApiKey = Annotated[
     typer.Option(
         envvar="DLR_SIMULATOR_KEY",
         show_envvar=True,
-        help="A key of the API; an admin's, to look into the quarantine too.",
+        help="Key of the API; an admin's key compares the quarantine too.",
     ),
 ]
 Settle = Annotated[
@@ -117,6 +118,6 @@ Settle = Annotated[
     typer.Option(
         min=0,
         max=MAX_WAIT_S,
-        help="How long differences may take to go away, while a spool is drained, say.",
+        help="Seconds that differences have to go away, such as while a spool drains.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Compares the ledger with the service's API: each delivery must be what its reports say."""
+"""Compares the ledger with the service's API: the reports of a delivery must explain its status."""
 
 import json
 import time

@@ -45,7 +45,7 @@ class DemoError(Exception):
 def main() -> int:
     """Run the demonstration; 0 if all agree, 1 if there is a difference, 2 if it can't run."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long messages are sent")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="time to send messages for")
     seconds = parser.parse_args().seconds
     try:
         with tempfile.TemporaryDirectory(prefix="paasoo-dlr-demo-") as folder:
@@ -65,7 +65,7 @@ def _seconds(text: str) -> float:
 
 
 def demonstrate(folder: Path, seconds: float) -> int:
-    """Start both, send, wait for the check, and print the figures. The exit code."""
+    """Start both, send, wait for the check, and print the figures. Return the exit code."""
     demo = Demo.new(folder)
     console.print(f"The service, with a database that lasts as long as this: {demo.service}/docs")
     console.print(f"Its key, for `Authorization: Bearer`: {demo.api_key}")

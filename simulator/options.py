@@ -30,7 +30,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class SendApi:
-    """The send API: its listener, its account, and how badly sends are answered."""
+    """The send API: its listener, its account, and the faults of its answers."""
 
     listener: socket.socket
     account: Account
@@ -124,7 +124,7 @@ def open_listener(address: str) -> socket.socket:
 
 
 def ledger_path(path: Path, *, overwrite: bool) -> Path:
-    """Refuse a file that is there already, unless it may be overwritten."""
+    """Refuse a file that exists, unless it may be overwritten."""
     if path.exists() and not overwrite:
         raise OptionError(f"--ledger: {path} is there already; --force overwrites it")
     return path

@@ -14,9 +14,9 @@ from simulator.ledger import Ledger
 from simulator.options import Calls
 from simulator.traffic import Delivery, PlannedReport
 
-# A run that fell behind its rate catches up with this much: the clock's grain, not an outage.
+# A run that falls behind its rate makes up for this much: for the clock's grain, not for an outage.
 CATCH_UP_S: Final = 0.1
-# The wait before a retry, where no `Retry-After` says another.
+# The wait before a retry without a `Retry-After`.
 RETRY_AFTER_S: Final = 1.0
 MAX_RETRY_AFTER_S: Final = 30.0
 # The ledger keeps so many characters of an answer's body.
@@ -46,7 +46,7 @@ class Tally:
 
 
 class Stopping:
-    """True once the run was told to stop; its sleep ends then."""
+    """True once the run was told to stop, which also ends every sleep."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -58,7 +58,7 @@ class Stopping:
         self._event.set()
 
     async def sleep(self, seconds: float | None) -> None:
-        """Sleep, for ever with None, or until the run is told to stop."""
+        """Sleep until the time is over (None: never) or the run is told to stop."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -168,7 +168,7 @@ class Reporter:
         return True
 
     async def _call(self, query: str) -> Answer:
-        # As the raw target: the client would re-encode a query that is part of the URL.
+        # Pass the query as the raw target: the client would re-encode it as part of the URL.
         target = f"{self._target}{query}".encode("ascii")
         try:
             response = await self._client.get(self._url, extensions={"target": target})

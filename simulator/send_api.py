@@ -1,7 +1,7 @@
 """The send API, `GET /json`, as PaaSoo's guide has it.
 
 The guide gives no HTTP status, so every answer is 200, and the JSON alone tells success from
-refusal. The guide doesn't say either which of several mistakes PaaSoo names.
+refusal. Nor does the guide say which of several mistakes PaaSoo names.
 """
 
 import hmac
@@ -107,7 +107,7 @@ def read_send(query: bytes, account: Account) -> tuple[list[str], str]:
         raise RefusedSendError(401, "illegal secret.,")  # the guide's own example
     recipients = list(dict.fromkeys(values["to"].split(",")))
     if not all(_NUMBER.fullmatch(recipient) for recipient in recipients):
-        raise RefusedSendError(400, "bad request: to has what is no number")
+        raise RefusedSendError(400, "bad request: to has an item that is no number")
     if len(recipients) > MAX_RECIPIENTS:
         raise RefusedSendError(400, f"bad request: more than {MAX_RECIPIENTS} recipients")
     return recipients, values["text"]
