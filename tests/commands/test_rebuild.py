@@ -64,7 +64,7 @@ def test_rebuild_changes_nothing(eventful: Stored) -> None:
 
     assert rehearsed.code == ended.code == 0, ended.stderr
     count = eventful.count(deliveries)
-    rest = "0; reports read by other rules by now: 0\n"
+    rest = "0; reports with a new meaning: 0\n"
     assert rehearsed.stdout == f"deliveries: {count}, would be changed: {rest}"
     assert ended.stdout == f"deliveries: {count}, changed: {rest}"
     assert f"{count}/{count}" in ended.stderr
@@ -140,9 +140,9 @@ def test_reports_are_read_by_todays_rules(stored: Stored) -> None:
     ended = stored.run("rebuild")
 
     assert "unknown -> undelivered" in rehearsed.stdout
-    assert rehearsed.stdout.endswith("would be changed: 1; reports read by other rules by now: 1\n")
+    assert rehearsed.stdout.endswith("would be changed: 1; reports with a new meaning: 1\n")
     assert after_rehearsal == older_rows
-    assert ended.stdout.endswith(", changed: 1; reports read by other rules by now: 1\n")
+    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 1\n")
     assert (stored.rows(reports), without_position(stored)) == right
 
 
