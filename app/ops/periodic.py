@@ -37,7 +37,7 @@ class Periodic:
         self._due_at = dict.fromkeys((job.name for job in jobs), 0.0)
         self._complaints: dict[str, str] = {}
         self._stopping = threading.Event()
-        # A daemon, so that a database that hangs doesn't keep the process from ending.
+        # A daemon thread, so that a hanging database doesn't keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="periodic", daemon=True)
 
     def start(self) -> None:
