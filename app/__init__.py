@@ -1,18 +1,18 @@
-"""PaaSoo delivery-report receiver: what became of each SMS, and no report lost.
+"""PaaSoo delivery-report receiver: the status of each SMS, and no report lost.
 
 The flow, in the order a report takes:
 
-    callback/   1. the door: a GET from PaaSoo is parsed, understood, and admitted
-    ingest/     2. the batch: what waits is committed at once, then each caller is answered;
-                   while the database is away, the spool takes it (writer, commit, outage, recovery)
+    callback/   1. the door: parse a GET from PaaSoo, understand it, and admit it
+    ingest/     2. the batch: commit all that waits, then answer each caller; while the database is
+                   away, the spool takes the batch (writer, commit, outage, recovery)
     store/      3. the tables, and all SQL: the history of reports and the status of each delivery
-    query/      4. the status API: internal systems look messages up, wait, follow the changes
+    query/      4. the status API: look messages up, wait for them, follow the changes
 
 Beside it:
 
-    quarantine/    what the door refused: listed, and read again under today's rules
-    sending/       what was sent: registered by others, or sent by us through PaaSoo
-    ops/           health, metrics, and what is done every so often
+    quarantine/    list refused callbacks, and replay them under today's rules
+    sending/       send messages through PaaSoo, and register those sent elsewhere
+    ops/           health, metrics, and periodic work
     commands/      the commands, `serve` among them; `cli.py` declares their options
 
 `reports.py` is the vocabulary that all of them share, `main.py` puts them together.

@@ -1,4 +1,4 @@
-"""The commands and their options. Each command imports what it needs only when it runs.
+"""The commands and their options. Each command imports its code only when it runs.
 
 So `--version`, `--help` and a wrong option are answered without loading the service.
 """
@@ -46,7 +46,7 @@ def stop(message: str) -> NoReturn:
 def options(
     show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Receives PaaSoo's SMS delivery reports, and answers what became of each message."""
+    """Receive PaaSoo's SMS delivery reports, and answer with the status of each message."""
     if show_version:
         from importlib.metadata import version
 
@@ -82,7 +82,7 @@ def purge(
 ) -> None:
     """Purge final messages whose last report is older, their history, and old refusals.
 
-    What is still open is never purged. `serve` does the same every hour.
+    Open messages are never purged. `serve` does the same every hour.
     """
     from app.commands import purge
 
@@ -93,7 +93,7 @@ def purge(
 def rebuild(
     dry_run: Annotated[bool, typer.Option(help="Only show what would change.")] = False,
 ) -> None:
-    """Recompute every status from the history of its reports, read by today's rules.
+    """Recompute every status from the history of its reports, under today's rules.
 
     Normally nothing changes. Replicas may go on writing meanwhile.
     """
@@ -116,18 +116,23 @@ def export(
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: standard output.")
     ] = None,
-    state: Annotated[State | None, typer.Option(help="Those in this state.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
     since: Annotated[
         int | None,
-        typer.Option(parser=parse_time, metavar="TIME", help="Last report from here on, RFC 3339."),
+        typer.Option(
+            parser=parse_time, metavar="TIME", help="Last report at this time or later, RFC 3339."
+        ),
     ] = None,
     until: Annotated[
-        int | None, typer.Option(parser=parse_time, metavar="TIME", help="Last report before this.")
+        int | None,
+        typer.Option(
+            parser=parse_time, metavar="TIME", help="Last report before this time, RFC 3339."
+        ),
     ] = None,
 ) -> None:
-    """Write deliveries, with the fields of the API, the longest ago reported first.
+    """Write all deliveries, with the fields of the API, oldest report first.
 
-    They are as they were at one moment. Beside a running `serve` too, on either database.
+    The export is a snapshot of one moment. It may run beside `serve`, on either database.
     """
     from app.commands import export
 
@@ -139,7 +144,7 @@ def list_refused(
     limit: Annotated[int, typer.Option(min=0, help="Rows at most; 0 shows all.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Show what was refused, latest first: id, last time, times, code, detail, raw query."""
+    """Show refused callbacks, latest first: id, last time, times, code, detail, raw query."""
     from app.commands import quarantine
 
     quarantine.show(limit, as_json=as_json)
@@ -148,12 +153,12 @@ def list_refused(
 @refused.command("replay")
 def replay_refused(
     ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[ID]...", help="Which; default: all.")
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Ids to replay; default: all.")
     ] = None,
 ) -> None:
-    """Read what was refused again, under today's rules, and store what is valid now.
+    """Parse refused callbacks again under today's rules, and store those that are valid now.
 
-    It is stored with the times when it came, and leaves the quarantine. While `serve` runs on
+    They are stored with their original times, and leave the quarantine. While `serve` runs on
     SQLite, use POST /v1/quarantine/replay.
     """
     from app.commands import quarantine
@@ -163,9 +168,9 @@ def replay_refused(
 
 @refused.command("delete")
 def delete_refused(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Which ones.")],
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids to delete.")],
 ) -> None:
-    """Delete what was refused, for good.
+    """Delete refused callbacks for good.
 
     While `serve` runs on SQLite, use DELETE /v1/quarantine/ID.
     """
@@ -176,13 +181,13 @@ def delete_refused(
 
 @keys.command("new")
 def make_key(
-    name: Annotated[str, typer.Argument(help="Who will use it; shown in the log.")],
+    name: Annotated[str, typer.Argument(help="Name of its user; shown in the log.")],
     role: Annotated[
         Literal["read", "send", "admin"],
-        typer.Option(help="What it may do; each contains the ones before."),
+        typer.Option(help="Its rights; each role contains the ones before."),
     ],
 ) -> None:
-    """Make an API key: the key for its user, and its line for DLR_API_KEYS."""
+    """Make an API key: print the key, for its user, and the item for DLR_API_KEYS."""
     from app.commands import credentials
 
     credentials.make_key(name, role)
@@ -196,7 +201,7 @@ def make_token() -> None:
     credentials.make_token()
 
 
-# The simulator reads its own options, `--help` included: its code knows them, and nothing of ours.
+# The simulator parses its own options, `--help` included, because its code imports nothing of ours.
 @program.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

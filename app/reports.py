@@ -1,6 +1,6 @@
-"""Our vocabulary: a delivery report, its state, and what decides between several.
+"""Our vocabulary: a delivery report, its state, and the rule that decides between several.
 
-`fold` makes one status of many reports. `store.write` does the same in SQL, a report at a time.
+`fold` makes one status of many reports. `store.write` does the same in SQL, one report at a time.
 
 Sources: PaaSoo's integration guide ("status report"); the states are SMPP's message states
 (SMPP 3.4, section 5.2.28).
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 
 class State(StrEnum):
-    """What became of one delivery, in SMPP's terms."""
+    """The state of one delivery, in SMPP's terms."""
 
     PENDING = "pending"  # sent, no report yet
     ACCEPTED = "accepted"  # ACCEPTD: the carrier took it
@@ -40,13 +40,13 @@ FINAL_STATES: Final = frozenset({State.EXPIRED, State.UNDELIVERED, State.REJECTE
 
 LOWEST_FINAL_RANK: Final = min(RANK[state] for state in FINAL_STATES)
 
-# The ranks that only a final report of the provider's has: two such that differ are a conflict.
-# `expired` is our own mark and contradicts nobody.
+# Only final reports of the provider's rank so high: two that differ are a conflict. `expired` is
+# our own mark and contradicts no report.
 LOWEST_REPORTED_FINAL_RANK: Final = 4
 
 
 class Reason(StrEnum):
-    """Why a delivery is not (yet) known to be a success. Source: the guide's tables."""
+    """The reason why a delivery is not (yet) a success. Source: the guide's tables."""
 
     # Labels of a failure, from the operator.
     UNKNOWN = "unknown"
@@ -58,12 +58,12 @@ class Reason(StrEnum):
     ILLEGAL_NUMBER = "illegal_number"
     UNROUTABLE = "unroutable"
     GENERAL_ERROR = "general_error"
-    # Statuses that explain themselves.
+    # Statuses that need no label.
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN_KEYWORD = "forbidden_keyword"
     MISSING_KEYWORD = "missing_keyword"
     SYSTEM_ERROR = "system_error"
-    # Ours, where the provider gives no reason or no sense.
+    # Our own, for a report without a reason, or one that makes no sense.
     UNSPECIFIED = "unspecified"
     CONTRADICTORY = "contradictory"
     UNRECOGNISED_STATUS = "unrecognised_status"
@@ -77,15 +77,15 @@ RETRYABLE_REASONS: Final = frozenset(
 class DeliveryReport(NamedTuple):
     """One report, understood.
 
-    A tuple, because rows are made of it: `store.write` takes it as it stands, key first.
-    `received_at` is ours, in microseconds since 1970 UTC: PaaSoo sends no time.
+    A tuple, key first, because `store.write` binds it as a row. `received_at` is ours, in
+    microseconds since 1970 UTC: PaaSoo sends no time.
     """
 
     message_id: str
     recipient: str  # digits only, country code first
     fingerprint: int
     query: str  # raw, printable ASCII, as `callback.parse.printable` gives it
-    source: str  # how it came to us: `callback`, or `replay` from the quarantine
+    source: str  # `callback`, or `replay` from the quarantine
     received_at: int
     rank: int
     state: str  # of `State`
@@ -98,7 +98,7 @@ class DeliveryReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A raw query that was refused, and why. `received_at` in microseconds since 1970 UTC."""
+    """A refused raw query and the reason. `received_at` in microseconds since 1970 UTC."""
 
     query: str  # printable ASCII
     code: str
@@ -107,7 +107,7 @@ class Refusal:
 
 
 class KnownReport(NamedTuple):
-    """A report as the history has it. Times in microseconds since 1970 UTC."""
+    """A report in the history. Times in microseconds since 1970 UTC."""
 
     fingerprint: int
     received_at: int
@@ -138,11 +138,10 @@ class Status(NamedTuple):
 
 
 def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
-    """The status of one delivery by all its reports, whose order doesn't matter.
+    """The status of one delivery, from all its reports in any order.
 
-    The greatest decides: by rank, then the one received last, then the greater fingerprint. Our
-    own two marks take part as if they were reports: that it was sent, and that it was given up
-    at `expired_at`, if ever.
+    The greatest decides: by rank, then the one received last, then the greater fingerprint. Our own
+    marks take part as if they were reports: pending, or expired if we gave up at `expired_at`.
     """
     if expired_at is None:
         mark = Status(RANK[State.PENDING], 0, 0, State.PENDING.value)
@@ -179,22 +178,22 @@ def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
 def fingerprint_of(
     status: int, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
 ) -> int:
-    """What makes two reports of one delivery the same report, as a signed 64-bit integer.
+    """A signed 64-bit hash of the fields by which two reports of one delivery are the same report.
 
-    NUL can't be part of a value (the door refuses it), so it separates without ambiguity.
+    NUL separates them without ambiguity: the door refuses it inside a value.
     """
     fields = f"{status}\0{statuscode or ''}\0{errcode or ''}\0{mcc_mnc or ''}"
     return int.from_bytes(blake2b(fields.encode(), digest_size=8).digest(), signed=True)
 
 
-# What `normal_msisdn` takes, for the OpenAPI document.
+# The values that `normal_msisdn` accepts, for the OpenAPI document.
 MSISDN_PATTERN: Final = "^([+ ]|00)[0-9]{3,20}$|^(?!00)[0-9]{3,20}$"
 
 
 def normal_msisdn(to: str) -> str | None:
     """Digits only, country code first; None where it can't be a phone number.
 
-    One leading `+` is dropped, which arrives as a space when it wasn't escaped, or one `00`.
+    Drops one leading `+`, which arrives as a space if it wasn't escaped, or one `00`.
     """
     if to.startswith(("+", " ")):
         to = to[1:]
@@ -204,7 +203,7 @@ def normal_msisdn(to: str) -> str | None:
 
 
 def is_printable_ascii(text: str) -> bool:
-    """Without space. As fast as it gets: a regular expression takes three times as long."""
+    """True for printable ASCII without spaces. A regular expression takes three times as long."""
     return text.isascii() and text.isprintable() and " " not in text
 
 

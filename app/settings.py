@@ -1,6 +1,6 @@
-"""Every knob, described. Built once, at start, and passed on: no module reads the environment.
+"""Every setting, with its description. Read once, at start, and passed on.
 
-`docs/settings.md` lists these; a test fails when one is missing there.
+No other module reads the environment. A test fails if `docs/settings.md` lacks a setting.
 """
 
 import os
@@ -29,7 +29,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 PREFIX: Final = "DLR_"
-# The simulator's own, which a run of both has in one environment.
+# The simulator's variables, which may be in the same environment.
 SIMULATOR_PREFIX: Final = "DLR_SIMULATOR_"
 DEFAULT_SECRETS_DIR: Final = "/run/secrets"  # where Docker and Compose mount secrets
 
@@ -37,11 +37,11 @@ Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
-    """A setting is wrong. The message is one line, names the setting, and has no secret in it."""
+    """A setting is wrong. The message is one line, names the setting, and holds no secret."""
 
 
 class Role(IntEnum):
-    """What an API key may do; each role contains the ones before."""
+    """The rights of an API key; each role contains the ones before."""
 
     READ = 1
     SEND = 2
@@ -50,7 +50,7 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key by its SHA-256, so that the key itself is not lying about in memory."""
+    """An API key as its SHA-256, so that the key itself is not kept in memory."""
 
     name: str
     role: Role
@@ -72,14 +72,14 @@ def _list_of(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 
 def parse_token(text: str) -> str:
-    # What needs no escaping in a path arrives as it was given out.
+    # Characters that need no escaping in a path, so that PaaSoo sends the token unchanged.
     if not re.fullmatch(r"[A-Za-z0-9._~-]+", text):
         raise ValueError("a token may have only letters, digits and `._~-`")
     return text
 
 
 def parse_api_key(text: str) -> ApiKey:
-    """`name:role:key`, where `key` is the plain key or `sha256=` and its digest in hex."""
+    """Parse `name:role:key`, where `key` is the plain key or `sha256=` and its digest in hex."""
     name, _, rest = text.partition(":")
     role, _, key = rest.partition(":")
     if not name or not key:
@@ -120,13 +120,13 @@ def _parse_database_url(value: Any) -> Any:
     ):
         raise ValueError("must name a file and nothing else, as in sqlite:///var/dlr.db")
     if "@" in (url.host or ""):
-        # Else the rest of the password is taken for the host, and shown by whatever fails.
+        # The rest of the password would be taken for the host, and shown in errors.
         raise ValueError("the password has an `@`, which must be given as %40")
     return url
 
 
 def _provider_address(text: str) -> str:
-    """An address that a query can be put behind. A user in it would be a secret shown by logs."""
+    """Check an address that takes a query behind it. Refuse a user in it: logs would show it."""
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_file=".env",
-        # A Compose file hands on what isn't set as an empty string.
+        # Compose passes an unset variable on as an empty string.
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -166,7 +166,7 @@ class Settings(BaseSettings):
 
     database_url: Annotated[URL | None, NoDecode, BeforeValidator(_parse_database_url)] = Field(
         default=None,
-        description="Where reports are kept: `sqlite:///FILE` or `postgresql+psycopg://…` (a bare "
+        description="The database: `sqlite:///FILE` or `postgresql+psycopg://…` (a bare "
         "`postgresql://` or `postgres://` is understood). Default: `dlr.db` in `DLR_DATA_DIR`.",
     )
     host: str = Field(default="127.0.0.1", description="Address that `serve` listens on.")
@@ -186,8 +186,8 @@ class Settings(BaseSettings):
         tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))
     ] = Field(
         default=(),
-        description="CIDRs that may call back, comma-separated. Default: any. Where no token is "
-        "set with them, the path is `/callback/paasoo`.",
+        description="CIDRs that may call back, comma-separated. Default: any. With networks and "
+        "no token, the path is `/callback/paasoo`.",
     )
     trusted_proxies: Annotated[
         tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
     spool_max_bytes: int = Field(
         default=1024**3,
         ge=1024**2,
-        description="How large the spool's file may grow, at least 1 MiB; past it, 503. A report "
+        description="Largest size of the spool's file, at least 1 MiB; past it, 503. A report "
         "takes its raw query and about 50 bytes.",
     )
     queue_limit: int = Field(
@@ -223,21 +223,21 @@ class Settings(BaseSettings):
     quarantine_max_rows: int = Field(
         default=10_000,
         ge=1,
-        description="Refused callbacks that are kept (up to 8 KiB each); the oldest go first.",
+        description="Refused callbacks to keep (up to 8 KiB each); the oldest go first.",
     )
     report_timeout_hours: int = Field(
         default=72,
         ge=0,
         le=100_000,
-        description="A sent message that has had no final report for so long becomes `expired`; a "
-        "late report still takes over. 0 never gives up.",
+        description="A sent message without a final report for so long becomes `expired`; a late "
+        "report still takes over. 0 never gives up.",
     )
     retention_days: int = Field(
         default=0,
         ge=0,
         le=100_000,
         description="Final messages whose last report is older are purged with their history, and "
-        "so is what was refused; 0 keeps all.",
+        "so are refused callbacks; 0 keeps all.",
     )
     metrics_public: bool = Field(
         default=False, description="`true` opens `/metrics` to callers without a key."
@@ -246,20 +246,20 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         le=300,
-        description="How long a client may leave an answer unread, that of a stream say, before "
-        "it is dropped. Seconds, from 1 to 300.",
+        description="A client that leaves its answer unread for so long, a stream for example, is "
+        "dropped. Seconds, from 1 to 300.",
     )
     keep_alive_seconds: float = Field(
         default=75,
         gt=0,
         le=3600,
-        description="How long an idle connection is kept open: longer than the proxy in front "
-        "keeps it, so that the proxy closes it first. Seconds, at most 3600.",
+        description="An idle connection is kept open for so long. Give it more than the proxy in "
+        "front keeps it, so that the proxy closes it first. Seconds, at most 3600.",
     )
     root_path: Annotated[str | None, AfterValidator(_root_path)] = Field(
         default=None,
-        description="The prefix under which a proxy shows the service, and which it strips, as "
-        "`/sms`.",
+        description="The path prefix under which a proxy shows the service, and which the proxy "
+        "strips: `/sms`, for example.",
     )
     shortcuts: bool = Field(
         default=True,
@@ -270,24 +270,24 @@ class Settings(BaseSettings):
         default=1,
         ge=0,
         le=5,
-        description="On SIGTERM or SIGHUP, how long new connections are still taken while "
+        description="After SIGTERM or SIGHUP, new connections are still taken for so long while "
         "`/readyz` already fails, so that a load balancer moves on before the port closes. "
         "Seconds, at most 5.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info",
-        description="The least level that is logged: `debug`, `info`, `warning` or `error`.",
+        description="The lowest level that is logged: `debug`, `info`, `warning` or `error`.",
     )
 
     paasoo_url: Annotated[str, AfterValidator(_provider_address)] = Field(
         default="http://api.paasoo.com/json",
-        description="PaaSoo's send API. With `https` the account doesn't cross the network in the "
-        "clear: use it where your account's address has it.",
+        description="PaaSoo's send API. Plain `http` sends the account over the network in the "
+        "clear: use `https` if your account's address supports it.",
     )
     paasoo_key: SecretStr | None = Field(
         default=None,
         min_length=1,
-        description="Account at PaaSoo. Without it and its secret, nothing is sent: "
+        description="The account's key at PaaSoo. Without key and secret, nothing is sent: "
         "`POST /v1/messages` answers 503.",
     )
     paasoo_secret: SecretStr | None = Field(
@@ -317,7 +317,7 @@ class Settings(BaseSettings):
 
     @property
     def database_setting(self) -> str:
-        """The name of the setting that says where the database is."""
+        """The name of the setting that gives the database."""
         return "DLR_DATA_DIR" if self.database_url is None else "DLR_DATABASE_URL"
 
     @property
@@ -342,7 +342,7 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def unknown_variables() -> list[str]:
-    """Variables that look like settings and are none: misspelt, most likely."""
+    """Variables with the settings' prefix that no setting has: most likely misspelt."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
     return sorted(
         name

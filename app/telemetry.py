@@ -1,11 +1,11 @@
-"""Logs and metrics: what an operator sees. Never a secret, never a whole phone number."""
+"""Logs and metrics for the operator: never a secret, never a whole phone number."""
 
 import json
 import logging
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from io import FileIO
@@ -25,14 +25,14 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-# A time stamp beside each counter, which nobody reads.
+# Leave out the time stamp beside each counter: nobody reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 MAX_LINES_WAITING: Final = 10_000
-# At the end of the process.
+# Time for the last lines when the process ends.
 LAST_LINES_S: Final = 0.5
 
-# What every log record has; anything else was given with `extra=` and belongs in the line.
+# The attributes of every log record. Any other was given with `extra=` and belongs in the line.
 _STANDARD_FIELDS: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",
     "asctime",
@@ -85,7 +85,7 @@ class LogQueue(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Write what waits, but don't wait for long for a reader that isn't there."""
+        """Write the lines that wait, but give a reader that isn't there little time."""
         with suppress(Full):
             self._lines.put(None, timeout=LAST_LINES_S)
         self._thread.join(LAST_LINES_S)
@@ -96,7 +96,7 @@ class LogQueue(logging.Handler):
             rest = f"{line}\n".encode("utf-8", "backslashreplace")
             try:
                 while rest:
-                    # None from a pipe that is full and was set not to block.
+                    # A full pipe that doesn't block returns None.
                     written: int | None = self._file.write(rest)
                     if written is None:
                         select((), (self._file,), ())
@@ -107,13 +107,13 @@ class LogQueue(logging.Handler):
 
 
 def set_up_logging(level: str) -> None:
-    """Everything that is logged, by whatever library, as JSON lines on stderr."""
+    """Send every log line, the libraries' too, to stderr as JSON."""
     handler = LogQueue(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    # Its lines at INFO tell of SQL dialects, not of anything that an operator did.
+    # At INFO it logs the SQL dialect on every start, which tells an operator nothing.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    # They tell of each request's URL, at whatever level: that of a send has account and text in it.
+    # They log the URL of each request, and that of a send contains the account and the text.
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -129,125 +129,91 @@ def masked(msisdn: str) -> str:
     return f"{msisdn[:4]}****{msisdn[-2:]}" if len(msisdn) > 6 else "****"
 
 
-class Tally(Collector):
-    """A counter with one label, for what happens in every callback, on the event loop alone.
+# Every metric of ours, by its name in `/metrics`: counters get `_total` behind it there.
+DOCUMENTATION: Final = {
+    "dlr_callbacks": "Callbacks by their answer: the HTTP status, or the code of a refusal",
+    "dlr_callback_tokens": (
+        "Callbacks with a known token, by its position in DLR_CALLBACK_TOKENS, from 1"
+    ),
+    "dlr_reports": "Reports stored, by the state that each one claims; repeats included",
+    "dlr_unrecognised_statuses": "Reports stored whose status no guide names",
+    "dlr_sends": "Calls of the send API by outcome: `sent`, or the code of the problem",
+    "dlr_commit_seconds": "Time to commit one batch",
+    "dlr_batch_reports": "Reports and refusals committed together",
+    "dlr_failed_batches": (
+        "Batches that the database didn't take, by the fault: its own, or the data's"
+    ),
+    "dlr_queued": "Reports that wait for their commit",
+    "dlr_waiting": "Requests that wait for a report or a change",
+    "dlr_streams": "Open streams of changes",
+    "dlr_spooled": "Callbacks kept in the spool, as the database was away",
+    "dlr_spool_waiting": "Callbacks in the spool that are not in the database yet",
+    "dlr_expired": "Deliveries given up, as no final report came in time",
+    "dlr_quarantined": "Refused callbacks put in the quarantine, by code; repeats included",
+    "dlr_quarantine_dropped": "Refused callbacks that newer ones pushed out of the quarantine",
+    "dlr_log_lines_dropped": "Log lines dropped, as nobody read the log",
+}
+COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+BATCH_REPORTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
-    `times` is a plain dictionary, as prometheus_client's own counters take a lock each time.
+
+class Tally(Collector):
+    """A counter with one label, for the event loop alone: it counts something in every callback.
+
+    `times` is a plain dictionary, because prometheus_client's own counters take a lock each time.
     """
 
-    def __init__(self, name: str, documentation: str, label: str) -> None:
+    def __init__(self, name: str, label: str) -> None:
         self.times: defaultdict[str | int, int] = defaultdict(int)
-        self._family = (name, documentation, [label])
+        self._name = name
+        self._label = label
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        name, documentation, labels = self._family
-        family = CounterMetricFamily(name, documentation, labels=labels)
+        family = CounterMetricFamily(self._name, DOCUMENTATION[self._name], labels=[self._label])
         for value, times in list(self.times.items()):
             family.add_metric([str(value)], times)
         yield family
 
 
 class LogCollector(Collector):
-    """Counts the log lines that were dropped, which no registry could be told of in time."""
+    """Reads the number of dropped log lines from the log itself, which knows no registry."""
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        documentation = "Log lines dropped, as nobody read the log"
-        yield CounterMetricFamily("dlr_log_lines_dropped", documentation, log_lines_dropped())
+        name = "dlr_log_lines_dropped"
+        yield CounterMetricFamily(name, DOCUMENTATION[name], log_lines_dropped())
 
 
 class Metrics:
-    """Every number that `/metrics` shows. One registry a service, so that tests don't share."""
+    """Every number that `/metrics` shows, in a registry of its own: tests don't share one."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.callbacks = Tally("dlr_callbacks", "answer")
+        self.callback_tokens = Tally("dlr_callback_tokens", "position")
+        for collector in (LogCollector(), self.callbacks, self.callback_tokens):
+            self.registry.register(collector)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.callbacks = Tally(
-            "dlr_callbacks",
-            "Callbacks by how they were answered: the HTTP status, or the code of a refusal",
-            "answer",
-        )
-        self.callback_tokens = Tally(
-            "dlr_callback_tokens",
-            "Callbacks with a known token, by its position in DLR_CALLBACK_TOKENS, from 1",
-            "position",
-        )
-        self.registry.register(LogCollector())
-        self.registry.register(self.callbacks)
-        self.registry.register(self.callback_tokens)
-        self.reports = Counter(
-            "dlr_reports",
-            "Reports stored, by the state that each one claims; repeats included",
-            ["state"],
-            registry=self.registry,
-        )
-        self.unrecognised_statuses = Counter(
-            "dlr_unrecognised_statuses",
-            "Reports stored whose status no guide names",
-            registry=self.registry,
-        )
-        self.sends = Counter(
-            "dlr_sends",
-            "Calls of the send API by how they ended: `sent`, or the code of the problem",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self.commit_seconds = Histogram(
-            "dlr_commit_seconds",
-            "How long it took to commit one batch",
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-            registry=self.registry,
-        )
-        self.batch_reports = Histogram(
-            "dlr_batch_reports",
-            "Reports and refusals committed together",
-            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
-            registry=self.registry,
-        )
-        self.failed_batches = Counter(
-            "dlr_failed_batches",
-            "Batches that the database didn't take, by the fault: its own, or the data's",
-            ["fault"],
-            registry=self.registry,
-        )
-        self.queued = Gauge(
-            "dlr_queued",
-            "Reports that wait for their commit",
-            registry=self.registry,
-        )
-        self.waiting = Gauge(
-            "dlr_waiting",
-            "Requests that wait for a report or a change",
-            registry=self.registry,
-        )
-        self.streams = Gauge(
-            "dlr_streams",
-            "Open streams of changes",
-            registry=self.registry,
-        )
-        self.spooled = Counter(
-            "dlr_spooled",
-            "Callbacks kept in the spool, as the database was away",
-            registry=self.registry,
-        )
-        self.spool_waiting = Gauge(
-            "dlr_spool_waiting",
-            "Callbacks in the spool that are not in the database yet",
-            registry=self.registry,
-        )
-        self.expired = Counter(
-            "dlr_expired",
-            "Deliveries given up, as no final report came in time",
-            registry=self.registry,
-        )
-        self.quarantined = Counter(
-            "dlr_quarantined",
-            "Refused callbacks put in the quarantine, by code; repeats included",
-            ["code"],
-            registry=self.registry,
-        )
-        self.quarantine_dropped = Counter(
-            "dlr_quarantine_dropped",
-            "Refused callbacks that newer ones pushed out of the quarantine",
-            registry=self.registry,
-        )
+        self.reports = self._counter("dlr_reports", "state")
+        self.unrecognised_statuses = self._counter("dlr_unrecognised_statuses")
+        self.sends = self._counter("dlr_sends", "outcome")
+        self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)
+        self.batch_reports = self._histogram("dlr_batch_reports", BATCH_REPORTS)
+        self.failed_batches = self._counter("dlr_failed_batches", "fault")
+        self.queued = self._gauge("dlr_queued")
+        self.waiting = self._gauge("dlr_waiting")
+        self.streams = self._gauge("dlr_streams")
+        self.spooled = self._counter("dlr_spooled")
+        self.spool_waiting = self._gauge("dlr_spool_waiting")
+        self.expired = self._counter("dlr_expired")
+        self.quarantined = self._counter("dlr_quarantined", "code")
+        self.quarantine_dropped = self._counter("dlr_quarantine_dropped")
+
+    def _counter(self, name: str, *labels: str) -> Counter:
+        return Counter(name, DOCUMENTATION[name], labels, registry=self.registry)
+
+    def _gauge(self, name: str) -> Gauge:
+        return Gauge(name, DOCUMENTATION[name], registry=self.registry)
+
+    def _histogram(self, name: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, DOCUMENTATION[name], buckets=buckets, registry=self.registry)

@@ -1,7 +1,7 @@
-"""What PaaSoo may do about one delivery: a table of behaviours with their default shares.
+"""A table of PaaSoo's possible behaviours for one delivery, with their default shares.
 
-Sources: "guide" is PaaSoo's integration guide, "older guide" its public site of 2017. Nobody
-says how often anything happens: the shares are made up so that a short run has some of each.
+Sources: "guide" is PaaSoo's integration guide, "older guide" its public site of 2017. Neither says
+how often anything happens: the shares are made up so that a short run has some of each.
 """
 
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-# A report as a template: parameters of the callback, and `label`, which is put into `statuscode`
-# or `errcode`, because the guide doesn't say which of them carries it.
+# The parameters of a report. `label` goes into `statuscode` or `errcode`: the guide doesn't say
+# which of them carries it.
 Template = Mapping[str, str]
 
 
 class Timing(StrEnum):
-    """When the first report of a delivery comes."""
+    """The time of a delivery's first report."""
 
     PROMPT = "prompt"
     LATE = "late"
@@ -24,10 +24,10 @@ class Timing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """One row: its share among all, and the reports that it makes, in this order.
+    """One row: its share among all, and its reports, in this order.
 
-    No row has two reports that differ and have the same rank: which of them decides would depend
-    on the moment each was received, and that is known to the service alone.
+    No row has two different reports of one rank: the one received last would decide, and only the
+    service knows which that was.
     """
 
     weight: float
@@ -35,9 +35,9 @@ class Behaviour:
     timing: Timing = Timing.PROMPT
     at_once: bool = False  # the reports come together, and may overtake each other
     repeated: bool = False  # each report comes several times
-    malformed: bool = False  # what comes is no valid report: a row of `MALFORMED`
+    malformed: bool = False  # the reports are spoiled by a row of `MALFORMED`
     prefixes: tuple[str, ...] = ("",)  # how `to` begins, one of them
-    extra: str = ""  # what follows the guide's parameters
+    extra: str = ""  # appended to the guide's parameters
 
 
 DELIVERED: Final = {"status": "0", "statuscode": "delivered", "errcode": "1"}  # the guide's sample
@@ -77,7 +77,7 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "old-failed-refused": _reported(0.5, status="400", statuscode="failed", errcode="4"),
     "old-failed-rejected": _reported(0.5, status="400", statuscode="failed", errcode="5"),
     "old-failed-other": _reported(0.5, status="400", statuscode="failed", errcode="99"),
-    # What no guide names, and what makes no sense.
+    # Values that no guide names, and contradictions.
     "bare-success": _reported(1, status="0"),
     "new-word": _reported(1, status="0", statuscode="Entregado, ¡sí!"),
     "bare-failure": _reported(1, status="404"),
@@ -94,7 +94,7 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "failed-first": Behaviour(1, (ABSENT, DELIVERED)),
     "failed-last": Behaviour(1, (DELIVERED, ABSENT)),
     "at-once": Behaviour(2, (ABSENT, ACCEPTED, DELIVERED), at_once=True),
-    # Not when one would think, not as one would think, or not at all.
+    # Reports at an unusual time, malformed, or never.
     "late": Behaviour(3, (DELIVERED,), Timing.LATE),
     "early": Behaviour(3, (DELIVERED,), Timing.EARLY),
     "malformed": Behaviour(2, (DELIVERED,), malformed=True),
@@ -104,11 +104,11 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
 
 @dataclass(frozen=True, slots=True)
 class Malformation:
-    """A way to spoil a report: the code that its refusal must have, changes, and a raw ending."""
+    """A way to spoil a report, and the code that its refusal must have."""
 
     code: str
     changes: Mapping[str, str | None]  # None leaves the parameter out
-    ending: str = ""
+    ending: str = ""  # raw, at the end of the query
 
 
 MALFORMED: Final = (

@@ -1,4 +1,4 @@
-"""The ledger against the service's API: is each delivery what its reports say."""
+"""Compares the ledger with the service's API: the reports of a delivery must explain its status."""
 
 import json
 import time
@@ -14,13 +14,13 @@ from simulator import oracle
 from simulator.ledger import LedgerError, events
 from simulator.options import Check, OptionError
 
-# As many as the API takes in one lookup, and gives on one page.
+# The API's limit for one lookup and for one page.
 MOST_AT_ONCE: Final = 1000
 TIMEOUT_S: Final = 60
 ASK_AGAIN_AFTER_S: Final = 0.25
 
-# What was called with one of these, or not answered at all, may be stored or not: the answer may
-# be a proxy's, and ours is lost.
+# A report with one of these answers, or with none, may be stored or not: the answer may be a
+# proxy's, and the service's lost.
 UNCLEAR_ANSWERS: Final = frozenset({None, 502, 503, 504})
 
 MAX_SHOWN: Final = 20
@@ -41,7 +41,7 @@ class Delivery:
 
 @dataclass(slots=True)
 class Sent:
-    """What a ledger says: the deliveries of each message, and how many reports there were."""
+    """The content of a ledger: the deliveries of each message, and counts of the reports."""
 
     messages: dict[str, dict[str, Delivery]] = field(default_factory=dict)
     reports: int = 0
@@ -54,7 +54,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found out. It agrees if there is no difference."""
+    """The result of a check. It agrees if there is no difference."""
 
     sent: Sent
     differences: list[str]
@@ -62,9 +62,9 @@ class Verdict:
 
 
 def check(asked: Check, path: Path) -> Verdict:
-    """Compare; differences are looked for again until there is none or the time is up.
+    """Compare, again and again, until there is no difference or `settle_s` is over.
 
-    Raises `OptionError` where the API can't be asked, and `LedgerError`.
+    Raises `LedgerError`, and `OptionError` where the API can't be asked.
     """
     sent = read_sent(path)
     deadline = time.monotonic() + asked.settle_s
@@ -84,7 +84,7 @@ def check(asked: Check, path: Path) -> Verdict:
 
 
 def read_sent(path: Path) -> Sent:
-    """What a ledger says of each delivery. Raises `LedgerError`."""
+    """Read a ledger. Raises `LedgerError`."""
     sent = Sent()
     try:
         for event in events(path):
@@ -101,7 +101,7 @@ def read_sent(path: Path) -> Sent:
 
 
 def compare(api: "Api", sent: Sent) -> Verdict:
-    """Every delivery of the ledger with what the API shows now."""
+    """Compare every delivery of the ledger with the API as it is now."""
     differences = list(_wrong_answers(sent))
     found = api.messages(list(sent.messages))
     for message_id, deliveries in sent.messages.items():
@@ -148,7 +148,7 @@ def _code(body: str) -> object:
 
 
 def _differences(deliveries: dict[str, Delivery], shown: Any) -> Iterator[str]:
-    """How one message differs. `shown` is None where the API doesn't know it."""
+    """The differences of one message. `shown` is None where the API doesn't know it."""
     shown_deliveries = {} if shown is None else {row["to"]: row for row in shown["deliveries"]}
     for to, delivery in deliveries.items():
         difference = _difference(delivery, shown_deliveries.get(to))
@@ -172,7 +172,7 @@ def _difference(delivery: Delivery, shown: Any) -> str | None:
         map(oracle.claim_of, stored), map(oracle.claim_of, perhaps)
     )
     if None in acceptable and delivery.via == "api":
-        # Known since it was sent, if it was the service that sent it.
+        # The service sent it, so it knows the delivery without a report.
         acceptable.append(oracle.PENDING)
     compared = None if shown is None else {name: shown.get(name) for name in oracle.PENDING}
     if compared in acceptable:
@@ -212,14 +212,14 @@ def masked(number: str) -> str:
 
 
 class Api:
-    """The service's API, as much of it as a check asks for."""
+    """The part of the service's API that a check needs."""
 
     def __init__(self, http: httpx2.Client, address: str) -> None:
         self._http = http
         self._address = address.rstrip("/")
 
     def messages(self, message_ids: Sequence[str]) -> dict[str, Any]:
-        """The messages that are known, by their ids."""
+        """The messages that the service knows, by id."""
         found = {}
         for start in range(0, len(message_ids), MOST_AT_ONCE):
             asked = message_ids[start : start + MOST_AT_ONCE]
@@ -243,7 +243,7 @@ class Api:
         return found
 
     def quarantine(self) -> dict[str, str] | None:
-        """The codes of refused queries. None with too low a key."""
+        """The code of each refused query. None where the key is no admin's."""
         codes: dict[str, str] = {}
         cursor = ""
         while True:

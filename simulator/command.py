@@ -1,4 +1,4 @@
-"""`paasoo-dlr simulate`: the options. What takes long to import is imported when it is run."""
+"""`paasoo-dlr simulate`: from the options to a run, its check and its exit code."""
 
 import asyncio
 import secrets
@@ -6,14 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperCommand
 
+from simulator import arguments
 from simulator.ledger import LedgerError, new_ledger
 from simulator.options import (
     Account,
+    Calls,
     Check,
     OptionError,
     Run,
@@ -23,21 +25,19 @@ from simulator.options import (
     parse_shares,
     parse_url,
 )
-from simulator.traffic import Delays
+from simulator.traffic import Delays, Mix
 
 if TYPE_CHECKING:
     from simulator.check import Verdict
     from simulator.reporter import Tally
 
-MAX_WAIT_S: Final = 86400
 DEFAULT_ACCOUNT: Final = "simulator"  # key and secret alike: it guards nothing
-
 
 program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class OneLineErrors(TyperCommand):
-    """A command whose wrong options are one line on stderr, without the usage around it."""
+    """A command that answers a wrong option with one line on stderr, without its usage."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         try:
@@ -53,168 +53,66 @@ def stop(message: str) -> NoReturn:
 
 @program.command(cls=OneLineErrors)
 def simulate(  # noqa: PLR0913, PLR0917 - one for each option
-    callback: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DLR_SIMULATOR_CALLBACK",
-            show_envvar=True,
-            help="Callback address that reports are sent to, with its token.",
-        ),
-    ] = None,
-    messages: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Messages to invent. Without it: none with --listen, else one after the other.",
-        ),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            max=MAX_WAIT_S * 365,
-            help="Invent and take messages for so long; what is due then is still reported.",
-        ),
-    ] = None,
-    rate: Annotated[
-        float, typer.Option(min=0.001, max=100_000, help="Reports a second, at most.")
-    ] = 100,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="The same seed gives the same messages. Without it: another each time."),
-    ] = None,
-    share: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=WEIGHT",
-            help="How often a behaviour is met, as a weight among all; repeatable. The name `all`"
-            " stands for every one.",
-        ),
-    ] = None,
-    delay_s: Annotated[
-        float, typer.Option(min=0, max=MAX_WAIT_S, help="How long a report takes at most.")
-    ] = 1,
-    late_s: Annotated[
-        float, typer.Option(min=0, max=MAX_WAIT_S, help="And one of the behaviour `late`.")
-    ] = 10,
-    connections: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Connections to the callback address.")
-    ] = 16,
-    timeout_s: Annotated[
-        float,
-        typer.Option(min=0.001, max=MAX_WAIT_S, help="How long to wait for a report's answer."),
-    ] = 10,
-    retries: Annotated[
-        int,
-        typer.Option(
-            min=0, max=1000, help="How often a report is repeated after 503 or no answer."
-        ),
-    ] = 0,
-    listen: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Serve the send API there: GET /json."),
-    ] = None,
-    account_key: Annotated[
-        str,
-        typer.Option(
-            envvar="DLR_SIMULATOR_ACCOUNT_KEY", show_envvar=True, help="The send API's `key`."
-        ),
-    ] = DEFAULT_ACCOUNT,
-    account_secret: Annotated[
-        str,
-        typer.Option(
-            envvar="DLR_SIMULATOR_ACCOUNT_SECRET",
-            show_envvar=True,
-            help="The send API's `secret`.",
-        ),
-    ] = DEFAULT_ACCOUNT,
-    balance: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Recipients that can be sent to before 403. Without it: any number."
-        ),
-    ] = None,
-    lose_answers: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="Share of sends that are accepted, but whose answer gets lost."
-        ),
-    ] = 0,
-    answer_delay_s: Annotated[
-        float,
-        typer.Option(min=0, max=MAX_WAIT_S, help="How long the answer to an accepted send takes."),
-    ] = 0,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(help="File to write down what was sent and how it was answered."),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the ledger.")] = False,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help="At the end, compare the ledger with the API; exit code 1 if they differ. With"
-            " neither --callback nor --listen: compare a ledger that is there.",
-        ),
-    ] = False,
-    api: Annotated[
-        str | None, typer.Option(help="Address of the API, as http://127.0.0.1:8000.")
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="DLR_SIMULATOR_KEY",
-            show_envvar=True,
-            help="A key of the API; an admin's, to look into the quarantine too.",
-        ),
-    ] = None,
-    settle_s: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=MAX_WAIT_S,
-            help="How long differences may take to go away, while a spool is drained say.",
-        ),
-    ] = 0,
+    callback: arguments.Callback = None,
+    messages: arguments.Messages = None,
+    seconds: arguments.Seconds = None,
+    rate: arguments.Rate = 100,
+    seed: arguments.Seed = None,
+    share: arguments.Shares = None,
+    delay_s: arguments.Delay = 1,
+    late_s: arguments.Late = 10,
+    connections: arguments.Connections = 16,
+    timeout_s: arguments.Timeout = 10,
+    retries: arguments.Retries = 0,
+    listen: arguments.Listen = None,
+    account_key: arguments.AccountKey = DEFAULT_ACCOUNT,
+    account_secret: arguments.AccountSecret = DEFAULT_ACCOUNT,
+    balance: arguments.Balance = None,
+    lose_answers: arguments.LoseAnswers = 0,
+    answer_delay_s: arguments.AnswerDelay = 0,
+    ledger: arguments.LedgerFile = None,
+    force: arguments.Force = False,
+    check: arguments.Compare = False,
+    api: arguments.Api = None,
+    key: arguments.ApiKey = None,
+    settle_s: arguments.Settle = 0,
 ) -> None:
     """Be PaaSoo: report on messages at a callback address, and take them through a send API."""
-    try:
+    with _one_line_errors(ledger):
         asked = _check(check, api, key, settle_s)
         if asked and ledger and callback is None and listen is None:
             _judge(asked, ledger)
             return
-        shares = parse_shares(share or [])
-        callback = parse_url("--callback", callback)
-        if messages is None and listen is not None:
-            messages = 0
+        mix = Mix(_seed(seed), parse_shares(share or []), Delays(delay_s, late_s))
+        calls = Calls(parse_url("--callback", callback), rate, connections, timeout_s, retries)
+        account = Account(account_key, account_secret, balance)
         with _writable(ledger, overwrite=force) as path:
-            run = Run(
-                callback=callback,
-                messages=messages,
-                seconds=seconds,
-                rate=rate,
-                seed=secrets.randbelow(10**6) if seed is None else seed,
-                shares=shares,
-                delays=Delays(delay_s, late_s),
-                connections=connections,
-                timeout_s=timeout_s,
-                retries=retries,
-                send_api=None
-                if listen is None
-                else SendApi(
-                    listener=open_listener(listen),
-                    account=Account(account_key, account_secret, balance),
-                    lost_answers=lose_answers,
-                    answer_delay_s=answer_delay_s,
-                ),
-            )
-            _simulate(run, path)
+            send_api = _send_api(listen, account, lose_answers, answer_delay_s)
+            _simulate(Run(mix, calls, send_api, messages, seconds), path)
             if asked:
                 _judge(asked, path)
+
+
+@contextmanager
+def _one_line_errors(ledger: Path | None) -> Iterator[None]:
+    try:
+        yield
     except OptionError as error:
         stop(str(error))
     except LedgerError as error:
         stop(f"--ledger: {ledger or 'a temporary file'} {error}")
+
+
+def _seed(given: int | None) -> int:
+    return secrets.randbelow(10**6) if given is None else given
+
+
+def _send_api(
+    listen: str | None, account: Account, lost_answers: float, answer_delay_s: float
+) -> SendApi | None:
+    if listen is None:
+        return None
+    return SendApi(open_listener(listen), account, lost_answers, answer_delay_s)
 
 
 def _check(wanted: bool, api: str | None, key: str | None, settle_s: float) -> Check | None:
@@ -230,7 +128,7 @@ def _check(wanted: bool, api: str | None, key: str | None, settle_s: float) -> C
 
 @contextmanager
 def _writable(ledger: Path | None, *, overwrite: bool) -> Iterator[Path]:
-    """The ledger's file; without one, a file for the time of the run."""
+    """The ledger's file; without one, a temporary file."""
     if ledger is not None:
         yield ledger_path(ledger, overwrite=overwrite)
         return
@@ -247,7 +145,7 @@ def _simulate(run: Run, path: Path) -> None:
         typer.echo(f"send API: http://{shown}:{port}/json", err=True)
     with new_ledger(path) as ledger:
         tally = asyncio.run(simulate_run(run, ledger))
-    typer.echo(_summary(tally, run.seed))
+    typer.echo(_summary(tally, run.mix.seed))
 
 
 def _summary(tally: "Tally", seed: int) -> str:
@@ -263,7 +161,7 @@ def _summary(tally: "Tally", seed: int) -> str:
 
 
 def _judge(asked: Check, path: Path) -> None:
-    """Say how the ledger compares with the API. Ends the program with 1 if they differ."""
+    """Print how the ledger compares with the API. Exit with 1 if they differ."""
     from simulator.check import MAX_SHOWN, check
 
     verdict = check(asked, path)

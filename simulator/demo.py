@@ -1,8 +1,7 @@
-"""`make demo`: the service and the simulator together for a minute, and what came of it.
+"""`make demo`: the service and the simulator together for a minute, and the figures.
 
-The service runs as its users run it, with a data folder that is gone afterwards, and sends through
-the simulator; which also reports on messages that it makes up. At the end the simulator's check
-says whether the service shows what happened.
+The service runs as its users run it, in a temporary folder, and sends through the simulator. The
+simulator also reports on messages that it makes up, and at the end checks what the service shows.
 """
 
 import argparse
@@ -16,8 +15,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import httpx2
 from rich.console import Console
@@ -31,7 +31,7 @@ SETTLE_S: Final = 10.0
 
 REPORTS_A_SECOND: Final = 100
 SENDS_A_SECOND: Final = 2.0
-MANY: Final = 1_000_000  # messages to invent; the time is up long before
+MANY: Final = 1_000_000  # more messages than the time allows
 RECIPIENTS: Final = (1, 1, 1, 2, 5)
 MOST_GROUPS: Final = 12
 
@@ -39,13 +39,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoError(Exception):
-    """Something that the demonstration needs doesn't work."""
+    """A part of the demonstration doesn't work."""
 
 
 def main() -> int:
-    """Run it; 0 if all agreed, 1 if the check found a difference, 2 if it couldn't be run."""
+    """Run the demonstration; 0 if all agree, 1 if there is a difference, 2 if it can't run."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="how long messages are sent")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="time to send messages for")
     seconds = parser.parse_args().seconds
     try:
         with tempfile.TemporaryDirectory(prefix="paasoo-dlr-demo-") as folder:
@@ -65,54 +65,26 @@ def _seconds(text: str) -> float:
 
 
 def demonstrate(folder: Path, seconds: float) -> int:
-    """Start both, send, wait for the check, and print the figures. The exit code."""
-    token, key, account, secret = (secrets.token_urlsafe(24) for _ in range(4))
-    port, provider_port = free_ports(2)
-    service = f"http://{HOST}:{port}"
-    provider = f"http://{HOST}:{provider_port}/json"
-    serving = {
-        "DLR_DATA_DIR": str(folder / "data"),
-        "DLR_CALLBACK_TOKENS": token,
-        "DLR_API_KEYS": f"demo:admin:{key}",
-        "DLR_PAASOO_URL": provider,
-        "DLR_PAASOO_KEY": account,
-        "DLR_PAASOO_SECRET": secret,
-    }
-    simulating = {
-        "DLR_SIMULATOR_CALLBACK": f"{service}/callback/paasoo/{token}",
-        "DLR_SIMULATOR_KEY": key,
-        "DLR_SIMULATOR_ACCOUNT_KEY": account,
-        "DLR_SIMULATOR_ACCOUNT_SECRET": secret,
-    }
-    options = {
-        "--listen": f"{HOST}:{provider_port}",
-        "--messages": MANY,
-        "--seconds": seconds,
-        "--rate": REPORTS_A_SECOND,
-        "--late-s": min(10.0, seconds),
-        "--ledger": folder / "ledger.jsonl",
-        "--api": service,
-        "--settle-s": SETTLE_S,
-    }
-    words = [str(word) for option in options.items() for word in option]
-    log = folder / "service.log"
-    console.print(f"The service, with a database that lasts as long as this: {service}/docs")
-    console.print(f"Its key, for `Authorization: Bearer`: {key}")
-    console.print(f"The simulator, in PaaSoo's place: {provider}")
+    """Start both, send, wait for the check, and print the figures. Return the exit code."""
+    demo = Demo.new(folder)
+    console.print(f"The service, with a database that lasts as long as this: {demo.service}/docs")
+    console.print(f"Its key, for `Authorization: Bearer`: {demo.api_key}")
+    console.print(f"The simulator, in PaaSoo's place: {demo.provider}")
     console.print(f"For {seconds:g} s it makes up messages, and the service sends some through it.")
     with (
-        running(folder, ["serve", "--host", HOST, "--port", str(port)], serving, log) as program,
+        running(folder, demo.serve(), demo.service_settings(), demo.log) as program,
         httpx2.Client(
-            base_url=service,
-            headers={"Authorization": f"Bearer {key}"},
+            base_url=demo.service,
+            headers={"Authorization": f"Bearer {demo.api_key}"},
             timeout=30,
             trust_env=False,
         ) as http,
     ):
-        await_answer(program, f"{service}/readyz", log)
-        with running(folder, ["simulate", "--check", *words], simulating, None) as simulator:
-            await_answer(simulator, f"http://{HOST}:{provider_port}/", None)
-            # It ends by itself, a little after the last send.
+        await_answer(program, f"{demo.service}/readyz", demo.log)
+        with running(folder, demo.simulate(seconds), demo.simulator_settings(), None) as simulator:
+            # Not the send API: it would count a refused send.
+            await_answer(simulator, f"http://{HOST}:{demo.provider_port}/", None)
+            # The simulator ends by itself, a little after the last send.
             sent = send_until(time.monotonic() + seconds * 0.9, http, simulator)
             code = simulator.wait()
         console.print(f"{sent:,} of the messages went through POST /v1/messages.\n")
@@ -120,8 +92,74 @@ def demonstrate(folder: Path, seconds: float) -> int:
     return code
 
 
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """Addresses and secrets of a service and a simulator that know each other."""
+
+    folder: Path
+    port: int
+    provider_port: int
+    token: str
+    api_key: str
+    account_key: str
+    account_secret: str
+
+    @classmethod
+    def new(cls, folder: Path) -> Self:
+        port, provider_port = free_ports(2)
+        token, api_key, key, secret = (secrets.token_urlsafe(24) for _ in range(4))
+        return cls(folder, port, provider_port, token, api_key, key, secret)
+
+    @property
+    def service(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def provider(self) -> str:
+        return f"http://{HOST}:{self.provider_port}/json"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "service.log"
+
+    def serve(self) -> list[str]:
+        return ["serve", "--host", HOST, "--port", str(self.port)]
+
+    def service_settings(self) -> dict[str, str]:
+        return {
+            "DLR_DATA_DIR": str(self.folder / "data"),
+            "DLR_CALLBACK_TOKENS": self.token,
+            "DLR_API_KEYS": f"demo:admin:{self.api_key}",
+            "DLR_PAASOO_URL": self.provider,
+            "DLR_PAASOO_KEY": self.account_key,
+            "DLR_PAASOO_SECRET": self.account_secret,
+        }
+
+    def simulate(self, seconds: float) -> list[str]:
+        options = {
+            "--listen": f"{HOST}:{self.provider_port}",
+            "--messages": MANY,
+            "--seconds": seconds,
+            "--rate": REPORTS_A_SECOND,
+            "--late-s": min(10.0, seconds),
+            "--ledger": self.folder / "ledger.jsonl",
+            "--api": self.service,
+            "--settle-s": SETTLE_S,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        return ["simulate", "--check", *words]
+
+    def simulator_settings(self) -> dict[str, str]:
+        return {
+            "DLR_SIMULATOR_CALLBACK": f"{self.service}/callback/paasoo/{self.token}",
+            "DLR_SIMULATOR_KEY": self.api_key,
+            "DLR_SIMULATOR_ACCOUNT_KEY": self.account_key,
+            "DLR_SIMULATOR_ACCOUNT_SECRET": self.account_secret,
+        }
+
+
 def send_until(deadline: float, http: httpx2.Client, simulator: "subprocess.Popen[bytes]") -> int:
-    """Send messages through the service, at a steady pace; how many."""
+    """Send messages through the service at a steady pace, and return their number."""
     sent = 0
     started = time.monotonic()
     while time.monotonic() < deadline and simulator.poll() is None:
@@ -142,7 +180,7 @@ def send_until(deadline: float, http: httpx2.Client, simulator: "subprocess.Pope
 
 
 def summarise(http: httpx2.Client) -> None:
-    """What the service counted, as tables."""
+    """Print the service's statistics as tables."""
     states = stats(http, "state,reason")
     table = Table("state", "reason", title="By state and reason")
     table.add_column("deliveries", justify="right")
@@ -187,8 +225,8 @@ def _left_out(networks: list[Any]) -> str | None:
 def running(
     folder: Path, words: list[str], settings: dict[str, str], log: Path | None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A command of ours as a process, its output in a file if there is one; ended at the end."""
-    # Nothing that is set up on this machine has a say: no DLR_ variable, and no `.env`.
+    """Run `paasoo-dlr` beside the block and end it after; `log` takes its output."""
+    # The machine's own settings must not count: no DLR_ variable, and no `.env`.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DLR_")}
     with open(log or os.devnull, "wb") as file:  # noqa: PTH123 - devnull is no path of ours
         output = file if log else None
@@ -207,7 +245,7 @@ def running(
 
 
 def await_answer(process: "subprocess.Popen[bytes]", url: str, log: Path | None) -> None:
-    """Wait until an address answers, whatever it says."""
+    """Wait until an address answers anything."""
     deadline = time.monotonic() + START_WITHIN_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -221,7 +259,7 @@ def await_answer(process: "subprocess.Popen[bytes]", url: str, log: Path | None)
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, at this moment."""
+    """Ports that nobody listens on now."""
     listeners = [socket.create_server((HOST, 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in listeners]
     for listener in listeners:

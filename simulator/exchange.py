@@ -1,4 +1,4 @@
-"""What takes messages, invented ones and those of the send API, and sets off their reports."""
+"""Takes messages, invented ones and those of the send API, and starts their reports."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ from simulator.traffic import Delivery, Message
 
 
 class Exchange:
-    """Every message of a run goes through here, and into the ledger before anything is reported."""
+    """The way of every message of a run: into the ledger first, then to the reporter."""
 
     def __init__(
         self, run: Run, ledger: Ledger, tally: Tally, reporter: Reporter, tasks: asyncio.TaskGroup
@@ -23,20 +23,18 @@ class Exchange:
         self._sends = 0
 
     def invent(self, number: int) -> Message:
-        """Take a message as if somebody had sent it; nobody waits for an answer."""
-        run = self._run
-        message = traffic.invent(run.seed, number, run.shares, run.delays)
+        """Take a made-up message, and start all its reports."""
+        message = traffic.invent(self._run.mix, number)
         self._write_down(message, via="invented")
         for delivery in message.deliveries:
             self._start(message, delivery)
         return message
 
     def accept(self, recipients: list[str], text: str, lost_answers: float) -> tuple[Message, bool]:
-        """Take a send; also, whether its answer gets lost. Nothing is reported yet."""
-        run = self._run
+        """Take a send without reporting yet: its message, and True where its answer gets lost."""
         self._sends += 1
-        message = traffic.accept(run.seed, self._sends, recipients, run.shares, run.delays)
-        is_lost = traffic.is_answer_lost(run.seed, self._sends, lost_answers)
+        message = traffic.accept(self._run.mix, self._sends, recipients)
+        is_lost = traffic.is_answer_lost(self._run.mix, self._sends, lost_answers)
         self._write_down(message, via="api", text=text, answer="lost" if is_lost else "given")
         return message, is_lost
 
@@ -45,14 +43,14 @@ class Exchange:
         self._ledger.write("refused", status=status, why=why)
 
     async def report_before_the_answer(self, message: Message) -> None:
-        """Report on the deliveries that are ahead of the send's answer."""
+        """Send the early reports, and wait until they are answered."""
         async with asyncio.TaskGroup() as early:
             for delivery in message.deliveries:
                 if delivery.is_early:
                     early.create_task(self._reporter.report(message.message_id, delivery))
 
     async def report_after_the_answer(self, message: Message) -> None:
-        """Set off the reports on all the others."""
+        """Start all other reports."""
         for delivery in message.deliveries:
             if not delivery.is_early:
                 self._start(message, delivery)

@@ -1,9 +1,8 @@
-"""What was sent and how it was answered: a file of JSON lines, one for each event.
+"""The ledger of a run: a file of JSON lines, one for each event.
 
 `run` comes first; then `sent` for each recipient, `report` for each call to the callback address
-once it is answered (or known to stay without an answer), and `refused` for each send that the
-send API didn't accept. Each line is flushed, so that a run that was killed leaves a usable file,
-without the reports that were under way.
+once it is answered or has failed, and `refused` for each send that the send API turned down. Each
+line is flushed, so a killed run leaves a usable file that lacks only the calls under way.
 """
 
 import json
@@ -16,11 +15,11 @@ from typing import IO, Any
 
 
 class LedgerError(Exception):
-    """The file can't be written, or is no ledger."""
+    """The file can't be read or written, or is no ledger."""
 
 
 class Ledger:
-    """A ledger to write to. It has whole phone numbers, so only its owner may read the file."""
+    """A ledger to write to. It holds whole phone numbers, so only its owner may read it."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -36,7 +35,7 @@ class Ledger:
 
 @contextmanager
 def new_ledger(path: Path) -> Iterator[Ledger]:
-    """An empty ledger in a new file, or in place of an old one."""
+    """Start an empty ledger; it replaces an old one."""
     try:
         path.unlink(missing_ok=True)
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -47,7 +46,7 @@ def new_ledger(path: Path) -> Iterator[Ledger]:
 
 
 def events(path: Path) -> Iterator[dict[str, Any]]:
-    """What stands in a ledger, in order. A last line that was cut off is left out."""
+    """The events of a ledger in order, without a last line that was cut off."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -64,5 +63,5 @@ def events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def now() -> str:
-    """The time as RFC 3339 has it, in UTC."""
+    """The time in UTC, as in RFC 3339."""
     return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

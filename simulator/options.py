@@ -1,4 +1,4 @@
-"""What a run is asked to do, and how it is written on the command line."""
+"""The parts of a run as the options ask for them, and the parsers of their values."""
 
 import math
 import socket
@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from simulator.behaviours import BEHAVIOURS
-from simulator.traffic import Delays
+from simulator.traffic import Mix
 
 EVERY: Final = "all"
 EXAMPLE: Final = "http://127.0.0.1:8000/"
@@ -30,7 +30,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class SendApi:
-    """How sends are taken: where, from whom, and how badly they are answered."""
+    """The send API: its listener, its account, and the faults of its answers."""
 
     listener: socket.socket
     account: Account
@@ -39,25 +39,36 @@ class SendApi:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What is sent and reported, and for how long."""
+class Calls:
+    """The calls to the callback address, and their limits."""
 
     callback: str
-    send_api: SendApi | None
-    messages: int | None  # to invent; None: any number
-    seconds: float | None
-    rate: float
-    seed: int
-    shares: dict[str, float]
-    delays: Delays
+    rate: float  # reports a second
     connections: int
     timeout_s: float
     retries: int
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """One run: the messages, the calls that report on them, and its end."""
+
+    mix: Mix
+    calls: Calls
+    send_api: SendApi | None
+    messages: int | None
+    seconds: float | None
+
+    @property
+    def messages_to_invent(self) -> float:
+        if self.messages is None:
+            return math.inf if self.send_api is None else 0
+        return self.messages
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
-    """Which API the ledger is compared with."""
+    """The API to compare the ledger with."""
 
     api: str
     key: str
@@ -65,7 +76,7 @@ class Check:
 
 
 def parse_shares(given: Sequence[str]) -> dict[str, float]:
-    """The default shares with what was given, `NAME=WEIGHT` each, one after the other."""
+    """The default shares, changed by each given `NAME=WEIGHT` in turn."""
     shares = {name: behaviour.weight for name, behaviour in BEHAVIOURS.items()}
     for item in given:
         name, _, text = item.partition("=")
@@ -85,7 +96,7 @@ def parse_shares(given: Sequence[str]) -> dict[str, float]:
 
 
 def parse_url(option: str, text: str | None) -> str:
-    """An http or https address without a fragment. It may hold a secret, so it isn't repeated."""
+    """Check an http or https address. It may hold a secret, so no error repeats it."""
     if not text:
         raise OptionError(f"{option}: is missing; it must be an address as {EXAMPLE}")
     try:
@@ -99,7 +110,7 @@ def parse_url(option: str, text: str | None) -> str:
 
 
 def open_listener(address: str) -> socket.socket:
-    """A listening socket for `HOST:PORT`; a port of 0 takes a free one."""
+    """Listen on `HOST:PORT`; port 0 takes a free one."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise OptionError("--listen: must be HOST:PORT, as in 127.0.0.1:8055")
@@ -113,7 +124,7 @@ def open_listener(address: str) -> socket.socket:
 
 
 def ledger_path(path: Path, *, overwrite: bool) -> Path:
-    """A file that may be written anew."""
+    """Refuse a file that exists, unless it may be overwritten."""
     if path.exists() and not overwrite:
         raise OptionError(f"--ledger: {path} is there already; --force overwrites it")
     return path

@@ -1,6 +1,6 @@
-"""What a service must make of reports, from PaaSoo's documents alone.
+"""The status that a service must show after some reports, from PaaSoo's documents alone.
 
-Written apart from the service, so that a mistake would have to be made twice to go unnoticed.
+It shares no code with the service, so a mistake must be made twice to go unnoticed.
 Sources: "guide" is PaaSoo's integration guide, "status report"; "older guide" its site of 2017.
 """
 
@@ -41,22 +41,31 @@ FAILURES: Final = {
     501: ("undelivered", "system_error"),
 }
 
-# The later in this list, the more a report has to say; those of one row are equals.
-RANKS: Final = (("accepted",), ("unknown",), ("undelivered", "rejected"), ("delivered",))
-FINAL: Final = frozenset({"undelivered", "rejected", "delivered"})
+# The claim of the last row decides; the states of one row are equals. `pending` and `expired` are
+# no reports but marks of the service's own: the message was sent, and waiting was given up.
+RANKS: Final = (
+    ("pending",),
+    ("accepted",),
+    ("unknown",),
+    ("expired",),
+    ("undelivered", "rejected"),
+    ("delivered",),
+)
+FINAL_REPORTS: Final = frozenset({"undelivered", "rejected", "delivered"})
+FINAL: Final = FINAL_REPORTS | {"expired"}
 RETRYABLE: Final = frozenset({"absent_temporary", "network_error", "system_error"})
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one report says of its delivery, in the words of the status API."""
+    """The statement of one report, or of a mark, in the words of the status API."""
 
     state: str
-    reason: str | None
-    status: int
-    statuscode: str | None
-    errcode: str | None
-    network: str | None
+    reason: str | None = None
+    status: int | None = None
+    statuscode: str | None = None
+    errcode: str | None = None
+    network: str | None = None
 
     @property
     def rank(self) -> int:
@@ -64,7 +73,7 @@ class Claim:
 
 
 def claim_of(query: str) -> Claim:
-    """What a well-formed query says. An empty value is an absent one."""
+    """The claim of a well-formed query. An empty value counts as absent."""
     values = {name: value for name, value in parse_qsl(query, errors="replace") if value}
     status = int(values["status"])
     statuscode, errcode = values.get("statuscode"), values.get("errcode")
@@ -97,10 +106,10 @@ def _label(text: str | None) -> str:
 def acceptable_statuses(
     stored: Iterable[Claim], perhaps_stored: Iterable[Claim]
 ) -> list[dict[str, Any] | None]:
-    """Every status that a delivery may have. None: nothing is known of it.
+    """Every status that a delivery may have. None: the service doesn't know the delivery.
 
-    More than one where it isn't known which reports were stored, or where equals differ: the one
-    received last decides then, and when that was, the service alone knows.
+    There are several where a report may or may not be stored, and where reports of one rank differ:
+    the one received last decides, and only the service knows which that was.
     """
     certain, open_ = set(stored), set(perhaps_stored)
     open_ -= certain
@@ -118,26 +127,49 @@ def _statuses_of(claims: set[Claim]) -> Iterable[dict[str, Any] | None]:
         yield None
         return
     highest = max(claim.rank for claim in claims)
-    final_states = {claim.state for claim in claims} & FINAL
     for claim in claims:
         if claim.rank == highest:
-            yield {
-                **asdict(claim),
-                "final": claim.state in FINAL,
-                "retryable": claim.reason in RETRYABLE,
-                "conflicting": len(final_states) > 1,
-            }
+            yield _status(claim, claims)
 
 
-# Of a message that the service sent itself, before any report.
-PENDING: Final[dict[str, Any]] = {
-    "state": "pending",
-    "reason": None,
-    "status": None,
-    "statuscode": None,
-    "errcode": None,
-    "network": None,
-    "final": False,
-    "retryable": False,
-    "conflicting": False,
-}
+def _status(deciding: Claim, claims: Iterable[Claim]) -> dict[str, Any]:
+    final_states = {claim.state for claim in claims} & FINAL_REPORTS
+    return {
+        **asdict(deciding),
+        "final": deciding.state in FINAL,
+        "retryable": deciding.reason in RETRYABLE,
+        "conflicting": len(final_states) > 1,
+    }
+
+
+# A message that the service sent itself shows this before any report.
+PENDING: Final = _status(Claim("pending"), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A claim with the moments when it came first and last."""
+
+    claim: Claim
+    first_at: int
+    last_at: int
+    tie_break: int = 0  # the greater decides between equals that came last at one moment
+
+
+def status_of(history: Iterable[Received], expired_at: int | None = None) -> dict[str, Any]:
+    """The one status of a delivery whose whole history is known, with its first and last times.
+
+    `expired_at` is when the service gave up waiting, if it ever did.
+    """
+    received = list(history)
+    mark = Claim("pending" if expired_at is None else "expired")
+    marked_at = expired_at or 0
+    deciding = max(
+        (*received, Received(mark, marked_at, marked_at)),
+        key=lambda one: (one.claim.rank, one.last_at, one.tie_break),
+    )
+    return {
+        **_status(deciding.claim, (one.claim for one in received)),
+        "first_received_at": min((one.first_at for one in received), default=None),
+        "last_received_at": max((one.last_at for one in received), default=None),
+    }

@@ -1,4 +1,4 @@
-"""The live line: what was sent, how it is answered, and how much is to come."""
+"""The live line: messages sent, answers so far, reports to come."""
 
 import asyncio
 import sys
@@ -28,14 +28,14 @@ def line(tally: Tally) -> str:
 
 
 def answers(tally: Tally) -> str:
-    """How the reports were answered: `1,200 x 200, 31 x 400`."""
+    """The answers to the reports, counted: `1,200 x 200, 31 x 400`."""
     counted = sorted(tally.answers.items())
     return ", ".join(f"{count:,} x {answer}" for answer, count in counted) or "none yet"
 
 
 @asynccontextmanager
 async def shown(tally: Tally) -> AsyncIterator[None]:
-    """Keep the line on a terminal; elsewhere, print one every few seconds. Both on stderr."""
+    """Update the line on a terminal; elsewhere print one every few seconds. Both on stderr."""
     console = Console(stderr=True)
     if console.is_terminal:
         with Live(

@@ -1,4 +1,4 @@
-"""The reports, sent to the callback address: at a rate, over a bounded number of connections."""
+"""Sends reports to the callback address, at a rate and over a bounded number of connections."""
 
 import asyncio
 import time
@@ -11,14 +11,15 @@ from urllib.parse import urlsplit
 import httpx2
 
 from simulator.ledger import Ledger
+from simulator.options import Calls
 from simulator.traffic import Delivery, PlannedReport
 
-# How far behind its rate a run may fall and still catch up: the clock's grain, not an outage.
+# A run that falls behind its rate makes up for this much: for the clock's grain, not for an outage.
 CATCH_UP_S: Final = 0.1
-# An answer without `Retry-After`, and a connection without an answer, are tried again after this.
+# The wait before a retry without a `Retry-After`.
 RETRY_AFTER_S: Final = 1.0
 MAX_RETRY_AFTER_S: Final = 30.0
-# Of an answer's body, in characters, that the ledger keeps.
+# The ledger keeps so many characters of an answer's body.
 MAX_BODY: Final = 500
 
 NO_ANSWER: Final = "no answer"
@@ -26,26 +27,26 @@ NO_ANSWER: Final = "no answer"
 
 @dataclass(slots=True)
 class Tally:
-    """What has happened so far, for those who watch."""
+    """The figures of a run so far."""
 
     messages: int = 0
     deliveries: int = 0
     refused_sends: int = 0
-    outstanding: int = 0  # reports that are to come, or under way
-    waiting: int = 0  # those of them that are due, and wait for a connection
+    outstanding: int = 0  # reports to come or under way
+    waiting: int = 0  # those among them that are due and wait for a connection
     answers: Counter[str] = field(default_factory=Counter)  # by HTTP status, or `NO_ANSWER`
-    given_up: int = 0  # reports that a run which was stopped hasn't sent
+    given_up: int = 0  # reports that the run was stopped before
     _lately: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
 
     def rate(self) -> float:
-        """Answers a second, since one of the last times this was asked."""
+        """Answers a second, over the last calls of this method."""
         self._lately.append((time.monotonic(), self.answers.total()))
         (began, before), (now, after) = self._lately[0], self._lately[-1]
         return (after - before) / (now - began) if now > began else 0.0
 
 
 class Stopping:
-    """Whether the run was told to stop, and a sleep that ends when it is."""
+    """True once the run was told to stop, which also ends every sleep."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -57,7 +58,7 @@ class Stopping:
         self._event.set()
 
     async def sleep(self, seconds: float | None) -> None:
-        """None is for ever, or until the run is told to stop."""
+        """Sleep until the time is over (None: never) or the run is told to stop."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()
@@ -66,7 +67,7 @@ class Stopping:
 
 
 class Pace:
-    """Turns at a rate. Time that was lost by more than a moment is not made up for."""
+    """Turns at a rate. Time lost by more than `CATCH_UP_S` is not made up for."""
 
     def __init__(self, rate: float, stopping: Stopping) -> None:
         self._interval_s = 1 / rate
@@ -74,7 +75,7 @@ class Pace:
         self._next = time.monotonic()
 
     async def turn(self, cost: int = 1) -> None:
-        """Wait for a turn; one that costs more makes the next wait longer."""
+        """Wait for a turn; the next one comes `cost` intervals later."""
         mine = max(self._next, time.monotonic() - CATCH_UP_S)
         self._next = mine + cost * self._interval_s
         wait_s = mine - time.monotonic()
@@ -84,7 +85,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call to the callback address was answered. `status` is None where it wasn't."""
+    """The answer to a call of the callback address. Without one, `status` is None."""
 
     status: int | None
     body: str
@@ -98,32 +99,21 @@ class Answer:
 class Reporter:
     """Reports on deliveries, and writes down each answer."""
 
-    def __init__(  # noqa: PLR0913 - what it works with, each by its name
-        self,
-        *,
-        callback: str,
-        rate: float,
-        connections: int,
-        timeout_s: float,
-        retries: int,
-        ledger: Ledger,
-        tally: Tally,
-        stopping: Stopping,
-    ) -> None:
-        parts = urlsplit(callback)
+    def __init__(self, calls: Calls, ledger: Ledger, tally: Tally, stopping: Stopping) -> None:
+        parts = urlsplit(calls.callback)
         self._url = parts._replace(query="").geturl()
         separator = f"?{parts.query}&" if parts.query else "?"
         self._target = f"{parts.path or '/'}{separator}"
         self._client = httpx2.AsyncClient(
             limits=httpx2.Limits(
-                max_connections=connections, max_keepalive_connections=connections
+                max_connections=calls.connections, max_keepalive_connections=calls.connections
             ),
-            timeout=timeout_s,
+            timeout=calls.timeout_s,
             trust_env=False,
         )
-        self._connections = asyncio.Semaphore(connections)
-        self._pace = Pace(rate, stopping)
-        self._retries = retries
+        self._connections = asyncio.Semaphore(calls.connections)
+        self._pace = Pace(calls.rate, stopping)
+        self._retries = calls.retries
         self._ledger = ledger
         self._tally = tally
         self._stopping = stopping
@@ -132,7 +122,7 @@ class Reporter:
         await self._client.aclose()
 
     async def report(self, message_id: str, delivery: Delivery) -> None:
-        """All reports of a delivery, each when it is due: one after the other, or at once."""
+        """Send all reports of a delivery when they are due: one after the other, or at once."""
         self._tally.outstanding += len(delivery.reports)
         one = partial(self._report, message_id, delivery.recipient)
         if delivery.is_at_once:
@@ -148,7 +138,7 @@ class Reporter:
         self._tally.outstanding -= 1
 
     async def _send(self, message_id: str, recipient: str, report: PlannedReport) -> bool:
-        """Send a report, again if need be. False where the run was stopped before."""
+        """Send a report, with retries. False where the run was stopped before the first call."""
         for attempt in range(1, self._retries + 2):
             self._tally.waiting += 1
             async with self._connections:
@@ -178,7 +168,7 @@ class Reporter:
         return True
 
     async def _call(self, query: str) -> Answer:
-        # As the target, not as part of the URL, which the client would put into a proper form.
+        # Pass the query as the raw target: the client would re-encode it as part of the URL.
         target = f"{self._target}{query}".encode("ascii")
         try:
             response = await self._client.get(self._url, extensions={"target": target})

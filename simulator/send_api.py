@@ -1,7 +1,7 @@
 """The send API, `GET /json`, as PaaSoo's guide has it.
 
-The guide gives no HTTP status: 200 is assumed throughout, and what became of the send stands in
-the JSON alone. Nor does it say what comes first where several things are wrong.
+The guide gives no HTTP status, so every answer is 200, and the JSON alone tells success from
+refusal. Nor does the guide say which of several mistakes PaaSoo names.
 """
 
 import hmac
@@ -29,13 +29,12 @@ from simulator.traffic import MAX_RECIPIENTS
 PARAMETERS: Final = ("key", "secret", "to", "text")
 HANG_UP: Final = "simulator.hang_up"
 
-# As a report has it: the country code first, no `+`. A recipient that the receiver of the reports
-# would refuse can't be sent to.
+# The form that reports have, country code first, no `+`: the receiver would refuse any other.
 _NUMBER: Final = re.compile(r"[1-9][0-9]{2,19}")
 
 
 class RefusedSendError(Exception):
-    """A send that isn't accepted: the guide's `status`, and a text of ours for its free text."""
+    """A refused send: `status` is the guide's, the text is ours."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -44,7 +43,7 @@ class RefusedSendError(Exception):
 
 
 def server_for(settings: SendApi, exchange: Exchange, stopping: Stopping) -> uvicorn.Server:
-    """A server of the send API; `serve` it on the listener of its settings."""
+    """A server of the send API, to be run on the listener of its settings."""
     app = make_app(settings, exchange, stopping)
     config = uvicorn.Config(
         app,
@@ -59,7 +58,7 @@ def server_for(settings: SendApi, exchange: Exchange, stopping: Stopping) -> uvi
 
 
 def make_app(settings: SendApi, exchange: Exchange, stopping: Stopping) -> Starlette:
-    """The send API of an account, whose balance this app keeps."""
+    """The send API as an app, which keeps the balance of its account."""
     left = inf if settings.account.balance is None else settings.account.balance
 
     def charge(recipients: list[str]) -> None:
@@ -80,7 +79,7 @@ def make_app(settings: SendApi, exchange: Exchange, stopping: Stopping) -> Starl
         await stopping.sleep(settings.answer_delay_s)
         if is_answer_lost:
             await hang_up(request)
-        # In the background, which begins when the answer is out.
+        # A background task begins when the answer is out.
         return JSONResponse(
             {"status": "0", "messageid": message.message_id},
             background=BackgroundTask(exchange.report_after_the_answer, message),
@@ -108,21 +107,21 @@ def read_send(query: bytes, account: Account) -> tuple[list[str], str]:
         raise RefusedSendError(401, "illegal secret.,")  # the guide's own example
     recipients = list(dict.fromkeys(values["to"].split(",")))
     if not all(_NUMBER.fullmatch(recipient) for recipient in recipients):
-        raise RefusedSendError(400, "bad request: to has what is no number")
+        raise RefusedSendError(400, "bad request: to has an item that is no number")
     if len(recipients) > MAX_RECIPIENTS:
         raise RefusedSendError(400, f"bad request: more than {MAX_RECIPIENTS} recipients")
     return recipients, values["text"]
 
 
 async def hang_up(request: Request) -> None:
-    """Close the connection under the caller: what is answered from now on gets nowhere."""
+    """Close the connection without an answer."""
     request.scope[HANG_UP]()
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class ProtocolThatCanHangUp(HttpToolsProtocol):
-    """uvicorn's protocol, for an application that wants to close a connection unanswered."""
+    """uvicorn's protocol, with a way for the app to close a connection unanswered."""
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
@@ -131,7 +130,7 @@ class ProtocolThatCanHangUp(HttpToolsProtocol):
 
 
 class SubordinateServer(uvicorn.Server):
-    """A server that leaves the signals to the run that it is a part of."""
+    """A server that leaves signals to the run around it."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""A run: messages are invented or taken, reported on, and written down, until the end."""
+"""A run from the first message to the last report."""
 
 import asyncio
 import itertools
@@ -13,23 +13,14 @@ from simulator.send_api import server_for
 
 
 async def simulate(run: Run, ledger: Ledger) -> Tally:
-    """Until what was asked for is reported on, or SIGINT or SIGTERM. Raises `LedgerError`."""
+    """Run until all is reported on, or until SIGINT or SIGTERM. Raises `LedgerError`."""
     tally, stopping = Tally(), Stopping()
     stop_on_signals(stopping)
-    reporter = Reporter(
-        callback=run.callback,
-        rate=run.rate,
-        connections=run.connections,
-        timeout_s=run.timeout_s,
-        retries=run.retries,
-        ledger=ledger,
-        tally=tally,
-        stopping=stopping,
-    )
-    ledger.write("run", seed=run.seed, shares=run.shares)
+    reporter = Reporter(run.calls, ledger, tally, stopping)
+    ledger.write("run", seed=run.mix.seed, shares=run.mix.shares)
     try:
         async with progress.shown(tally), asyncio.TaskGroup() as tasks:
-            # The group ends when the last report is answered.
+            # The group ends with the last answer.
             exchange = Exchange(run, ledger, tally, reporter, tasks)
             await _take_messages(run, exchange, tally, stopping)
     except* LedgerError as failed:
@@ -40,7 +31,7 @@ async def simulate(run: Run, ledger: Ledger) -> Tally:
 
 
 def stop_on_signals(stopping: Stopping) -> None:
-    """The first SIGINT or SIGTERM lets what is under way finish; the second ends the process."""
+    """Let the first SIGINT or SIGTERM stop the run, and the second end the process at once."""
     loop = asyncio.get_running_loop()
     signals = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,7 +45,7 @@ def stop_on_signals(stopping: Stopping) -> None:
 
 
 async def _take_messages(run: Run, exchange: Exchange, tally: Tally, stopping: Stopping) -> None:
-    """Invent messages and take sends, for as long as the run is to last."""
+    """Invent messages and take sends until the run's time is up."""
     async with asyncio.TaskGroup() as taking:
         server = None
         if run.send_api is not None:
@@ -72,12 +63,12 @@ async def _take_messages(run: Run, exchange: Exchange, tally: Tally, stopping: S
 
 
 async def _invent(run: Run, exchange: Exchange, tally: Tally, stopping: Stopping) -> None:
-    """Messages as fast as their reports may go, and no faster than they do."""
-    pace = Pace(run.rate, stopping)
+    """Invent messages at the rate of their reports, and wait where reports fall behind."""
+    pace = Pace(run.calls.rate, stopping)
     for number in itertools.count(1):
-        if stopping or (run.messages is not None and number > run.messages):
+        if stopping or number > run.messages_to_invent:
             return
-        while tally.waiting > run.connections and not stopping:
+        while tally.waiting > run.calls.connections and not stopping:
             await stopping.sleep(0.01)
         message = exchange.invent(number)
         reports = sum(len(delivery.reports) for delivery in message.deliveries)
@@ -85,6 +76,6 @@ async def _invent(run: Run, exchange: Exchange, tally: Tally, stopping: Stopping
 
 
 def first_of(failed: BaseExceptionGroup[LedgerError]) -> LedgerError:
-    """The error itself, out of the groups around it; where there are several they say the same."""
+    """The first error, taken out of the groups around it: several would say the same."""
     first = failed.exceptions[0]
     return first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,7 +1,7 @@
-"""From a seed and the shares to messages and what will be reported about them.
+"""Draw messages, and the reports about them, from a seed and the shares of the behaviours.
 
-The same seed gives the same messages, whatever else happens: each is drawn from a generator of
-its own, named by the seed and its number.
+The same seed gives the same messages, whatever else happens: each message has a random generator
+of its own, seeded with the seed and the message's number.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from simulator.behaviours import BEHAVIOURS, MALFORMED, Behaviour, Template, Tim
 
 MAX_RECIPIENTS: Final = 50  # the guide's
 
-# Country code, and the operators that reports from there name. `network` is text: a name instead
-# of a number has been seen, and the guide's sample names an operator of another country.
+# Country code, and the operators that its reports name. `network` is text: reports with a name
+# instead of a number exist, and the guide's sample names an operator of another country.
 COUNTRIES: Final = (
     ("65", ("52501", "52503", "52505", "52099")),
     ("66", ("52001", "52003", "52099")),
@@ -25,10 +25,10 @@ COUNTRIES: Final = (
     ("86", ("46000", "46001")),
 )
 
-# How many recipients a message has: from, to, share.
+# Recipients of a message: from, to, share.
 SIZES: Final = ((1, 1, 90), (2, 5, 8), (6, 49, 1.5), (50, 50, 0.5))
 
-# The provider's spelling isn't ours to rely on: a label comes as the guide has it, or otherwise.
+# A receiver must not rely on the guide's spelling of a label, so labels come in several.
 SPELLINGS: Final[tuple[Callable[[str], str], ...]] = (
     str,
     str,
@@ -40,24 +40,36 @@ SPELLINGS: Final[tuple[Callable[[str], str], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """How long a report takes at most, in seconds: a usual one, and one that is late."""
+    """The longest delay of a report, in seconds: of a usual one, and of a late one."""
 
     usual_s: float
     late_s: float
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """The rules that messages are drawn by: the same mix gives the same messages."""
+
+    seed: int
+    shares: Mapping[str, float]  # the weight of each behaviour
+    delays: Delays
+
+    def generator(self, kind: str, number: int) -> Random:
+        return Random(f"{self.seed}:{kind}:{number}")  # noqa: S311 - must repeat, guards nothing
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedReport:
-    """One call to the callback address: its raw query, and how long after what came before."""
+    """One call to the callback address: its raw query, and its delay after the call before."""
 
     query: str
     after_s: float
-    malformed: str | None = None  # the code that its refusal must have
+    malformed: str | None = None  # the code of the refusal that it must get
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One recipient of a message, and the reports that there will be, in order."""
+    """One recipient of a message, and the reports to come, in order."""
 
     recipient: str
     behaviour: str
@@ -74,56 +86,48 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one send call sends."""
+    """One send, to one recipient or several."""
 
     message_id: str
     deliveries: tuple[Delivery, ...]
 
 
-def invent(seed: int, number: int, shares: Mapping[str, float], delays: Delays) -> Message:
-    """A message as if somebody had sent it."""
-    random = _generator(seed, "invented", number)
+def invent(mix: Mix, number: int) -> Message:
+    """Make a message up, recipients included."""
+    random = mix.generator("invented", number)
     (fewest, most, _) = random.choices(SIZES, [share for _, _, share in SIZES])[0]
     recipients: dict[str, None] = {}
     count = random.randint(fewest, most)
     while len(recipients) < count:
         country_code, _ = random.choice(COUNTRIES)
         recipients[f"{country_code}8{random.randrange(10**7):07}"] = None
-    return _planned(random, list(recipients), shares, delays)
+    return _planned(random, list(recipients), mix)
 
 
-def accept(
-    seed: int, number: int, recipients: Sequence[str], shares: Mapping[str, float], delays: Delays
-) -> Message:
-    """A message that was sent through the send API."""
-    return _planned(_generator(seed, "sent", number), recipients, shares, delays)
+def accept(mix: Mix, number: int, recipients: Sequence[str]) -> Message:
+    """The message of one call of the send API."""
+    return _planned(mix.generator("sent", number), recipients, mix)
 
 
-def is_answer_lost(seed: int, number: int, share: float) -> bool:
-    """Whether the answer to a send gets lost; apart from the message, which it doesn't change."""
-    return _generator(seed, "answer", number).random() < share
+def is_answer_lost(mix: Mix, number: int, share: float) -> bool:
+    """True where the answer to a send gets lost. The message is the same either way."""
+    return mix.generator("answer", number).random() < share
 
 
-def _generator(seed: int, kind: str, number: int) -> Random:
-    return Random(f"{seed}:{kind}:{number}")  # noqa: S311 - to be repeated, not to be secret
-
-
-def _planned(
-    random: Random, recipients: Sequence[str], shares: Mapping[str, float], delays: Delays
-) -> Message:
+def _planned(random: Random, recipients: Sequence[str], mix: Mix) -> Message:
     message_id = _message_id(random)
-    names = random.choices(list(shares), list(shares.values()), k=len(recipients))
+    names = random.choices(list(mix.shares), list(mix.shares.values()), k=len(recipients))
     return Message(
         message_id,
         tuple(
-            Delivery(recipient, name, _reports(random, message_id, recipient, name, delays))
+            Delivery(recipient, name, _reports(random, message_id, recipient, name, mix.delays))
             for recipient, name in zip(recipients, names, strict=True)
         ),
     )
 
 
 def _message_id(random: Random) -> str:
-    """As in the guide, `052804b7368321`, or as in the older one, `015bd4-d6dfa7-58w`."""
+    """An id in the guide's form, `052804b7368321`, or the older guide's, `015bd4-d6dfa7-58w`."""
     digits = f"{random.randrange(16**14):014x}"
     if random.random() < 0.7:
         return digits
@@ -158,7 +162,7 @@ def _networks(recipient: str) -> Sequence[str]:
 
 
 def _worded(random: Random, template: Template) -> dict[str, str]:
-    """The template with its label where reports have it, spelt as they may spell it."""
+    """Put the template's label, in one of its spellings, into `statuscode` or `errcode`."""
     parameters = dict(template)
     label = parameters.pop("label", None)
     if label is None:
@@ -172,8 +176,8 @@ def _worded(random: Random, template: Template) -> dict[str, str]:
 def _query(
     random: Random, parameters: dict[str, str], behaviour: Behaviour
 ) -> tuple[str, str | None]:
-    """The raw query, and the code of its refusal where it is to be refused."""
-    # Nobody says whether a space comes as `+` or as `%20`.
+    """The raw query, and the code of its refusal where it is malformed."""
+    # The guide doesn't say if a space comes as `+` or as `%20`.
     quoted = random.choice((quote, quote_plus))
     if behaviour.malformed:
         way = random.choice(MALFORMED)
@@ -186,7 +190,7 @@ def _query(
 
 
 def _delay_s(random: Random, first: Behaviour | None, delays: Delays) -> float:
-    """`first` is the behaviour, for its first report; those after it aren't late."""
+    """Draw a delay. `first` is the behaviour for its first report: only that may come late."""
     drawn = random.random()
     if first is not None and first.timing is Timing.EARLY:
         return 0

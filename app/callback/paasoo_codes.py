@@ -1,9 +1,9 @@
-"""PaaSoo's vocabulary, as data, and what a report in it means.
+"""PaaSoo's vocabulary as data, and the meaning of a report in it.
 
-Sources: "guide" is PaaSoo's integration guide, "status report"; "older guide" is its public
-site of 2017, whose accounts may still be live. Neither says which parameter carries the label
-of a failure, and `errcode=1` comes with `delivered` in the guide's own sample: so labels are
-looked for in `statuscode`, then in `errcode`, and `errcode` never decides success.
+Sources: "guide" is PaaSoo's integration guide, "status report"; "older guide" is its public site of
+2017, whose accounts may still be live. Neither says which parameter carries the label of a failure:
+look in `statuscode`, then in `errcode`. The guide's own sample has `errcode=1` with `delivered`, so
+`errcode` never decides success.
 """
 
 from typing import Final
@@ -33,7 +33,7 @@ REASON_OF_ERRCODE: Final = {
     "99": Reason.GENERAL_ERROR,
 }
 
-# Guide, table of statuses: failures that explain themselves, whatever the label says.
+# Guide, table of statuses: failures that need no label.
 FAILURE_OF_STATUS: Final = {
     401: (State.REJECTED, Reason.UNAUTHORIZED),
     402: (State.REJECTED, Reason.FORBIDDEN_KEYWORD),
@@ -48,7 +48,7 @@ _SPACES_FOR_DASHES: Final = str.maketrans("-_", "  ")
 
 
 def plain(label: str | None) -> str:
-    """A label without what the provider varies: case, surrounding space, space or `-` or `_`."""
+    """Remove what the provider varies in a label: case, outer space, `-` or `_` for a space."""
     return (label or "").translate(_SPACES_FOR_DASHES).strip().lower()
 
 
@@ -57,7 +57,7 @@ def meaning_of(  # noqa: PLR0911 - one line a row of the guide's table
 ) -> tuple[State, Reason | None]:
     """The state that a report claims, and the reason where it isn't a success.
 
-    Never delivered unless its parts agree; never failed because a word is new to us.
+    A report whose parts disagree is never a delivery; an unknown word never makes it a failure.
     """
     word = plain(statuscode)
     if status == 0:

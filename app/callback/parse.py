@@ -1,7 +1,7 @@
-"""From the raw query of a callback to a `DeliveryReport`, strictly, or to one clear refusal.
+"""Parse the raw query of a callback: a `DeliveryReport`, or one clear refusal.
 
-Strictly, because a lenient decoder changes what it doesn't understand: `%ff` would become
-U+FFFD, and the second of two values would win unseen.
+Decoding is strict. A lenient decoder would turn `%ff` into U+FFFD, and let the second of two values
+win unnoticed.
 """
 
 import re
@@ -20,7 +20,7 @@ from app.reports import (
     normal_msisdn,
 )
 
-# The guide's parameters. Any other is allowed, and kept in the raw query alone.
+# The guide's parameters. Others are allowed, and kept only in the raw query.
 PARAMETERS: Final = frozenset(
     ("type", "messageid", "to", "status", "statuscode", "errcode", "network")
 )
@@ -43,7 +43,7 @@ class InvalidReportError(Exception):
 
 
 def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryReport:
-    """Understand one raw query; `received_at` is in microseconds since 1970 UTC.
+    """Parse one raw query; `received_at` is in microseconds since 1970 UTC.
 
     Raises `InvalidReportError`, whose codes are `missing_parameter`, `unsupported_type`,
     `invalid_parameter`, `duplicate_parameter` and `invalid_encoding`.
@@ -74,7 +74,7 @@ def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryR
     )
 
 
-# `DeliveryReport` from its rank on.
+# The fields of `DeliveryReport` from `rank` on.
 Claim = tuple[int, str, str | None, int, str | None, str | None, str | None]
 
 
@@ -82,12 +82,12 @@ Claim = tuple[int, str, str | None, int, str | None, str | None, str | None]
 def _understood(
     status: int, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
 ) -> tuple[int, Claim]:
-    """Fingerprint and claim, whatever message it is about: so few differ that most are known."""
+    """Fingerprint and claim. They repeat across messages, so most come from the cache."""
     _limit("statuscode", statuscode, MAX_TEXT_LENGTH)
     _limit("errcode", errcode, MAX_TEXT_LENGTH)
     _limit("network", mcc_mnc, MAX_NETWORK_LENGTH)
     state, reason = meaning_of(status, statuscode, errcode)
-    # Plain strings: a driver takes ten times as long over a member of an enumeration.
+    # Plain strings: drivers bind a member of an enumeration ten times slower.
     claim = (
         RANK[state],
         state.value,
@@ -101,7 +101,7 @@ def _understood(
 
 
 def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:
-    """As `parse`, but what is not a valid report becomes a refusal, for the quarantine."""
+    """As `parse`, but return a refusal, for the quarantine, where it would raise."""
     try:
         return parse(query, received_at)
     except InvalidReportError as error:
@@ -109,21 +109,21 @@ def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:
 
 
 def printable(query: bytes) -> str:
-    """The query as printable ASCII: as it came, any other byte percent-encoded.
+    """The query with every byte percent-encoded that is not printable ASCII.
 
-    Parsing gives the same for both, and no byte is left that a database or a log refuses.
+    It parses like the original, and no database or log refuses it.
     """
     text = query.decode("latin-1")
     if is_printable_ascii(text):
         return text
-    # `quote_from_bytes` leaves what is named safe, and letters, digits and `_.-~`.
+    # `quote_from_bytes` also leaves letters, digits and `_.-~` alone.
     return quote_from_bytes(query, safe="!\"#$%&'()*+,/:;<=>?@[\\]^`{|}")
 
 
 def _decode(query: bytes) -> dict[str, str]:
-    """Our parameters that have a value. An empty one counts as absent, as the guide's do."""
+    """The guide's parameters that have a value: an empty one counts as absent."""
     values: dict[str, str] = {}
-    # Most need no decoding: then it isn't looked for in every value.
+    # Most queries need no decoding: check once instead of for each value.
     is_plain = query.isascii() and not (b"%" in query or b"+" in query or b"\0" in query)
     for pair in query.decode("latin-1").split("&"):
         name, _, value = pair.partition("=")
@@ -133,7 +133,7 @@ def _decode(query: bytes) -> dict[str, str]:
             continue
         if not is_plain:
             value = _decode_value(name, value.encode("latin-1"))
-        # The same value twice says nothing twice; two values are a choice that isn't ours.
+        # A repeated value is harmless. Of two different ones we must not choose.
         if values.setdefault(name, value) != value:
             raise InvalidReportError("duplicate_parameter", f"{name}: given with several values")
     return values
@@ -143,7 +143,7 @@ def _decode_value(name: str, raw: bytes) -> str:
     raw = raw.replace(b"+", b" ")
     if _BAD_ESCAPE.search(raw):
         raise InvalidReportError(
-            "invalid_encoding", f"{name}: a `%` that two hexadecimal digits don't follow"
+            "invalid_encoding", f"{name}: a `%` is not followed by two hexadecimal digits"
         )
     try:
         value = unquote_to_bytes(raw).decode("utf-8")

@@ -1,4 +1,4 @@
-"""Opens the database for a command: alone on SQLite, and every failure in one line."""
+"""Open the database for a command: exclusively on SQLite, with every failure as one line."""
 
 import fcntl
 import time
@@ -16,7 +16,7 @@ from app.store.engine import Database, open_database
 
 @contextmanager
 def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Database]:
-    """The database. Raises `SettingsError` for every error of the database's in the block."""
+    """Open the database. Database errors in the block become `SettingsError`."""
     try:
         database = open_database(settings.database, hurried=hurried)
     except OSError as error:
@@ -31,7 +31,7 @@ def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Da
 
 @contextmanager
 def database_to_read(settings: Settings) -> Iterator[Database]:
-    """A database whose schema is current, also while `serve` runs: nothing is written."""
+    """Open a database with a current schema, only to read: `serve` may run beside it."""
     file = settings.database.database or ""
     if settings.is_embedded and not Path(file).exists():
         raise SettingsError(f"{settings.database_setting}: there is no database yet: {file}")
@@ -40,15 +40,14 @@ def database_to_read(settings: Settings) -> Iterator[Database]:
             current = schema.is_current(connection)
         if not current:
             raise SettingsError(
-                f"{settings.database_setting}: its schema is not the one of this version;"
-                " run `paasoo-dlr migrate`"
+                f"{settings.database_setting}: its schema is not current; run `paasoo-dlr migrate`"
             )
         yield database
 
 
 @contextmanager
 def database_to_write(settings: Settings, *, instead: str) -> Iterator[Database]:
-    """A database to write to. On SQLite a running `serve` is an error, and `instead` the advice."""
+    """Open a database to write to. On SQLite a running `serve` is an error that says `instead`."""
     with the_only_process_on(settings, instead=instead), database_to_read(settings) as database:
         with database.write.connect() as connection:
             changes.settle_base(connection)

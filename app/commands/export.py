@@ -47,7 +47,7 @@ def export(
 
 @contextmanager
 def opened(output: Path | None) -> Iterator[TextIO]:
-    where = "standard output" if output is None else f"--output: {output}"
+    name = "standard output" if output is None else f"--output: {output}"
     try:
         if output is None:
             yield sys.stdout
@@ -57,9 +57,9 @@ def opened(output: Path | None) -> Iterator[TextIO]:
         with output.open("w", encoding="utf-8", newline="") as file:
             yield file
     except BrokenPipeError:
-        raise  # the reader has enough and hung up: no fault of the output
+        raise  # the reader, such as `head`, has enough: no fault of the output
     except OSError as error:
-        raise SettingsError(f"{where} can't be written: {error.strerror}") from None
+        raise SettingsError(f"{name} can't be written: {error.strerror}") from None
 
 
 def csv_writer(file: TextIO) -> Callable[[Delivery], object]:

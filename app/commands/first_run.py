@@ -1,7 +1,7 @@
 """First run with the embedded database: make one token and one admin key, and keep them.
 
-A newcomer has a working service after one command. A server database means production, where the
-operator gives the secrets.
+So a newcomer has a working service after one command. A server database means production, where the
+operator sets the secrets.
 """
 
 import os
@@ -18,7 +18,7 @@ ADMIN_KEY_FILE: Final = "admin-key"
 
 @dataclass(frozen=True, slots=True)
 class FirstRun:
-    """Complete settings, and the secrets that were made just now, to be shown once."""
+    """The completed settings, and the new secrets, to be shown once."""
 
     settings: Settings
     new_token: str | None
@@ -28,7 +28,7 @@ class FirstRun:
 def with_secrets(settings: Settings) -> FirstRun:
     """Fill in missing secrets: the kept ones, else new ones.
 
-    Raises `SettingsError` where one is missing and the database is a server's.
+    Raises `SettingsError` if one is missing with a server database.
     """
     found: dict[str, object] = {}
     new_token = new_key = None
@@ -51,7 +51,7 @@ def _refuse_on_a_server(settings: Settings, name: str, command: str) -> None:
 
 
 def _kept_secret(file: Path) -> tuple[str, bool]:
-    """The file's secret; or a new one, written to the file, and True."""
+    """The secret in the file and False, or a new one, written to the file, and True."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists():
@@ -60,7 +60,7 @@ def _kept_secret(file: Path) -> tuple[str, bool]:
         _write_whole(file, secret + "\n")
     except ValueError:
         raise SettingsError(
-            f"DLR_DATA_DIR: {file} holds no secret; delete it, and a new one is made"
+            f"DLR_DATA_DIR: {file} holds no secret; delete it to get a new one"
         ) from None
     except OSError as error:
         raise SettingsError(f"DLR_DATA_DIR: can't keep secrets there: {error}") from None
@@ -68,7 +68,7 @@ def _kept_secret(file: Path) -> tuple[str, bool]:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    """Write a file for its owner alone; after a crash it is whole or not there."""
+    """Write a file that only its owner can read; after a crash it is whole or absent."""
     unfinished = file.with_suffix(".new")
     unfinished.unlink(missing_ok=True)
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -9,10 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def shown(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar; call the function that it yields with how many more are done.
-
-    Without a `total` the bar only counts.
-    """
+    """Show a bar, and yield a function that advances it. Without a `total` it only counts."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""`paasoo-dlr purge`: delete what is final and older than the retention."""
+"""`paasoo-dlr purge`: delete final messages and refused callbacks older than the retention."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ from app.settings import SettingsError, load_settings
 from app.store import retention
 from app.store.retention import Purged
 
-BY_ITSELF: Final = "with DLR_RETENTION_DAYS set it purges by itself, every hour"
+BY_ITSELF: Final = "with DLR_RETENTION_DAYS set, it purges every hour"
 
 
 def purge(days: int | None, *, dry_run: bool) -> None:

@@ -1,4 +1,4 @@
-"""`paasoo-dlr rebuild`: recompute every status from its history, which must change nothing."""
+"""`paasoo-dlr rebuild`: recompute every status from its history. Normally nothing changes."""
 
 from typing import Final
 
@@ -35,8 +35,7 @@ def rebuild(*, dry_run: bool) -> None:
         typer.echo(f"and {changed - len(examples)} more")
     would_be = "would be changed" if dry_run else "changed"
     typer.echo(
-        f"deliveries: {deliveries}, {would_be}: {changed};"
-        f" reports read by other rules by now: {reports}"
+        f"deliveries: {deliveries}, {would_be}: {changed}; reports with a new meaning: {reports}"
     )
 
 

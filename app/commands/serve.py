@@ -23,19 +23,19 @@ from app.telemetry import set_up_logging
 
 log = logging.getLogger(__name__)
 
-# The queue of connections to accept. A burst of callbacks that overflows it is turned away.
+# The kernel's queue of connections to accept. It turns away a burst of callbacks that overflows it.
 BACKLOG: Final = 2048
-# The kernel's buffer for a client that doesn't read. Its default grows to megabytes for each.
+# The kernel's buffer for a client that doesn't read. By default it grows to megabytes per client.
 UNREAD_BYTES: Final = 128 * 1024
 
 
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM. Raises `SettingsError` before the first request is taken."""
     settings = load_settings(host=host, port=port)
-    os.umask(0o077)  # the files that it writes hold phone numbers
+    os.umask(0o077)  # the service's files hold phone numbers
     set_up_logging(settings.log_level)
     for name in unknown_variables():
-        log.warning("there is no such setting", extra={"variable": name})
+        log.warning("no setting has this name", extra={"variable": name})
     if not settings.is_embedded:
         settings = first_run.with_secrets(settings).settings
     allow_many_connections()
@@ -43,7 +43,7 @@ def serve(host: str | None, port: int | None) -> None:
         prepare_schema(settings)
         warn_of_a_foreign_spool(settings)
         sockets = [opened.enter_context(listener) for listener in listen(settings)]
-        # New secrets are shown once, so make them only when nothing is left to fail.
+        # New secrets are shown once, so make them only when nothing else can fail.
         first = first_run.with_secrets(settings)
         if first.new_token or first.new_key:
             typer.echo(welcome(first))
@@ -61,7 +61,7 @@ def warn_of_a_foreign_spool(settings: Settings) -> None:
 def log_start(settings: Settings) -> None:
     if not settings.callback_tokens:
         log.warning(
-            "the callback's path has no token: only DLR_CALLBACK_ALLOWED_NETWORKS guard it",
+            "the callback's path has no token: only DLR_CALLBACK_ALLOWED_NETWORKS guards it",
             extra={"path": CALLBACK_PATH},
         )
     log.info(
@@ -85,7 +85,7 @@ def build_app(settings: Settings) -> FastAPI:
     try:
         return create_app(settings)
     except (OSError, SQLAlchemyError) as error:
-        # Nothing but the spool is opened here.
+        # `create_app` opens nothing but the spool.
         raise SettingsError(f"DLR_DATA_DIR: the spool can't be opened: {error}") from None
 
 
@@ -108,7 +108,7 @@ def listen(settings: Settings) -> list[socket.socket]:
             f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}: {why}"
         ) from None
     for listener in listeners:
-        # Accepted connections inherit it.
+        # Accepted connections inherit this.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
     return listeners
 
@@ -116,7 +116,7 @@ def listen(settings: Settings) -> list[socket.socket]:
 def prepare_schema(settings: Settings) -> None:
     """Migrate the embedded database; refuse a server database that isn't migrated.
 
-    The service starts without a server database that is away, and checks its schema later.
+    If the server database is away, the service starts without it and checks its schema later.
     """
     with opened_database(settings, hurried=not settings.is_embedded) as database:
         if settings.is_embedded:
@@ -133,9 +133,7 @@ def prepare_schema(settings: Settings) -> None:
             log.warning("starting without the database", extra={"error": faults.words(error)})
             return
     if not current:
-        raise SettingsError(
-            "DLR_DATABASE_URL: its schema is not the one of this version; run `paasoo-dlr migrate`"
-        )
+        raise SettingsError("DLR_DATABASE_URL: its schema is not current; run `paasoo-dlr migrate`")
 
 
 def welcome(first: first_run.FirstRun) -> str:
@@ -146,7 +144,7 @@ def welcome(first: first_run.FirstRun) -> str:
     lines = [""]
     if first.new_token:
         lines += [
-            "Callback address, to give to PaaSoo (with a host that it can reach):",
+            "Callback address for PaaSoo (with a host that PaaSoo can reach):",
             f"{base}{CALLBACK_PATH}/{first.new_token}",
         ]
     if first.new_key:
@@ -154,5 +152,5 @@ def welcome(first: first_run.FirstRun) -> str:
             "Look a message up:",
             f"curl -H 'Authorization: Bearer {first.new_key}' {base}/v1/messages/052804b7368321",
         ]
-    lines += [f"Shown this once, and kept in {settings.data_dir}/.", ""]
+    lines += [f"Shown only once, and kept in {settings.data_dir}/.", ""]
     return "\n".join(lines)

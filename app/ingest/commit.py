@@ -1,4 +1,4 @@
-"""A batch into the database: all of it, or all but the rows that are at fault themselves."""
+"""Commit a batch: all of it, or all but the rows that are themselves at fault."""
 
 import logging
 import time
@@ -23,14 +23,14 @@ class Outcome(Enum):
     """The fate of a report or a refusal."""
 
     STORED = auto()
-    REFUSED = auto()  # the database took everything but this row, which is in the quarantine
+    REFUSED = auto()  # the database refused this row alone, which is in the quarantine
     UNAVAILABLE = auto()  # not on disk
 
 
 class Committer:
-    """Commits reports and refusals, on whichever thread it is called.
+    """Commits reports and refusals, on the caller's thread.
 
-    They don't share a transaction: a quarantine that fails is not to turn reports away.
+    They don't share a transaction: a failing quarantine must not turn reports away.
     """
 
     def __init__(self, database: Database, metrics: Metrics, quarantine_max_rows: int) -> None:
@@ -41,8 +41,8 @@ class Committer:
     def commit_reports(self, reports: Sequence[DeliveryReport]) -> list[Outcome]:
         """Commit at least one report, and return the fate of each.
 
-        Raises `DatabaseFaultError` when nothing of it may be taken for stored. Committing the same
-        again is harmless: the history only counts it once more.
+        Raises `DatabaseFaultError` if no report may be taken for stored. Committing them again is
+        harmless: the history only counts each once more.
         """
         started = time.perf_counter()
         outcomes = self._commit_reports(reports)
@@ -51,7 +51,7 @@ class Committer:
         return outcomes
 
     def commit_refusals(self, refusals: Sequence[Refusal], attempt: int = 1) -> list[Outcome]:
-        """Put at least one refusal into the quarantine; as `commit_reports`."""
+        """Put at least one refusal into the quarantine. Returns and raises as `commit_reports`."""
         try:
             self._keep(refusals)
         except Exception as error:  # noqa: BLE001 - `_may_try_again` says whose fault it is
@@ -85,13 +85,13 @@ class Committer:
         return [Outcome.STORED] * len(reports)
 
     def _may_try_again(self, error: Exception, attempt: int, rows: int) -> bool:
-        """True, after a pause, where the same rows may pass; False where one of them is to blame.
+        """True, after a pause, if the same rows may pass; False if one of them is to blame.
 
-        Raises `DatabaseFaultError` where none is.
+        Raises `DatabaseFaultError` if the database is.
         """
         found = faults.description(error)
-        # A connection that was cut, while nobody used it say, deserves a second one; but if that
-        # is cut too, the database is away.
+        # The connection may have been cut while it was idle, so try a second one. If that is cut
+        # too, the database is away.
         may_pass = faults.is_collision(error) or (attempt == 1 and faults.was_cut(error))
         if may_pass and attempt < MAX_ATTEMPTS:
             log.warning("trying a batch again", extra={"error": found, "rows": rows})
@@ -103,7 +103,7 @@ class Committer:
         self._metrics.failed_batches.labels("data").inc()
         return False
 
-    # Counted after the commit: the numbers never promise more than the disk.
+    # Count after the commit, so that the metrics never promise more than the disk holds.
 
     def _record(self, reports: Sequence[DeliveryReport]) -> None:
         with self.database.write.begin() as connection:
@@ -122,9 +122,9 @@ class Committer:
         self._metrics.quarantine_dropped.inc(dropped)
 
     def _put_aside(self, report: DeliveryReport, why: str) -> Outcome:
-        """Into the quarantine with a report that the database alone refuses."""
-        whose = {"messageid": report.message_id, "to": masked(report.recipient)}
-        log.error("the database refused a report", extra={"error": why, **whose})
+        """Put a report into the quarantine that we accept and the database refuses."""
+        key = {"messageid": report.message_id, "to": masked(report.recipient)}
+        log.error("the database refused a report", extra={"error": why, **key})
         detail = f"the database refused it ({why})"
         refusal = Refusal(report.query, "invalid_parameter", detail, report.received_at)
         (outcome,) = self.commit_refusals([refusal])

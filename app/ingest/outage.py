@@ -1,6 +1,6 @@
-"""The outage: while the database takes no reports, since when and why, and if the spool fails too.
+"""The outage: a time in which the database takes no reports, its reasons, and a failing spool.
 
-One object, which every thread may ask and tell.
+One object with a lock, for every thread to ask and to tell.
 """
 
 import logging
@@ -11,17 +11,18 @@ log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Says each reason once an outage in the log, and how long it was when it ends.
+    """The database's outage, if there is one. Logs each reason once, and its length at the end.
 
-    A server database is `is_on` until `Recovery` ends it, so that no caller waits for it. The
-    embedded one has no network to wait for, so it is never: each batch tries it again.
+    With a server database `is_on` holds until `Recovery` ends the outage, so no caller waits for
+    the server. With the embedded database it never holds: each batch tries again, as no network can
+    keep it waiting.
     """
 
     def __init__(self, *, is_embedded: bool, has_spool: bool) -> None:
         self._lock = threading.Lock()
         self._is_embedded = is_embedded
         self._reports_are = "kept in the spool" if has_spool else "refused"
-        # A server counts as away until it was found.
+        # A server counts as away until it has been found.
         self._is_on = not is_embedded
         self._began_at: float | None = None
         self._said: set[str] = set()
@@ -30,7 +31,7 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """True while nobody but the recovery is to try the database."""
+        """True while only the recovery may try the database."""
         return self._is_on
 
     @property
@@ -38,12 +39,12 @@ class Outage:
         return self._spool_is_failing
 
     def begin(self, why: str) -> None:
-        """Note that the database took nothing; again with another reason, it is said too."""
+        """Note that the database took nothing. Log the reason if it is new in this outage."""
         with self._lock:
             self._is_on = not self._is_embedded
             if self._began_at is None:
                 self._began_at = time.monotonic()
-            # A server may be back, and its schema not: so each reason counts.
+            # Each reason counts: a server may be back with an outdated schema.
             is_news = why not in self._said
             self._said.add(why)
         if is_news:
@@ -51,7 +52,7 @@ class Outage:
             log.error("the database takes no reports", extra={"error": why, "they_are": they_are})
 
     def end(self) -> None:
-        """Note that the database took what it was given. Nothing new where there is no outage."""
+        """Note that the database took a batch, which ends the outage if there is one."""
         with self._lock:
             self._is_on = False
             began_at, self._began_at = self._began_at, None
@@ -72,6 +73,6 @@ class Outage:
             log.error("the spool takes no more", extra={"error": why, "rows": rows})
 
     def spool_works(self) -> None:
-        """Note that the spool took what it was given."""
+        """Note that the spool took a batch."""
         with self._lock:
             self._spool_is_failing = False

@@ -1,6 +1,6 @@
-"""The end of an outage: a thread that tries the database again, and drains the spool into it.
+"""The end of an outage: a thread tries the database again, and drains the spool into it.
 
-New reports flow meanwhile: the order doesn't matter, as the fold doesn't depend on it.
+New reports flow meanwhile: the fold doesn't depend on their order.
 """
 
 import logging
@@ -26,19 +26,19 @@ RETRY_INTERVAL_S: Final = 0.5
 MAX_RETRY_INTERVAL_S: Final = 2.0
 FIRST_DRAIN_BATCH: Final = 125
 MAX_DRAIN_BATCH: Final = 2000
-# Rows that a drain leaves for its next pass before it takes the database for away.
+# A drain may leave so many rows for its next pass; with one more, the database counts as away.
 MAX_PASSED_OVER: Final = 3
 PROGRESS_INTERVAL_S: Final = 2.0
-# How often a replica looks for the spool of another that is not coming back.
+# The interval at which a replica looks for spools whose process has gone.
 ABANDONED_INTERVAL_S: Final = 10.0
 
 
-# From a raw query and its time of receipt, as the door's.
+# Parses a raw query with its time of receipt, as the door does.
 Understand = Callable[[bytes, int], DeliveryReport | Refusal]
 
 
 class Recovery:
-    """Tries a server database while it is away, and drains what was kept meanwhile."""
+    """Tries a server database while it is away, and drains the spool afterwards."""
 
     def __init__(
         self,
@@ -61,15 +61,15 @@ class Recovery:
         self._thread = threading.Thread(target=self._watch, name="recovery", daemon=True)
 
     def start(self) -> None:
-        """Look once whether the database is there, then watch over it."""
-        # Read now, before an upgrade changes the files.
+        """Look for the database once, then go on watching it in the thread."""
+        # Cache the revisions now, before an upgrade replaces the files.
         schema.newest_revision()
         schema.known_revisions()
         self._step()
         self._thread.start()
 
     def stop(self) -> None:
-        """End after what is under way. Whoever needs to know waits with `is_running`."""
+        """End after the current step. `is_running` waits for it."""
         self._stopping.set()
 
     def is_running(self, timeout_s: float) -> bool:
@@ -84,21 +84,21 @@ class Recovery:
             pause_s = RETRY_INTERVAL_S if self._step() else longer_s
 
     def _step(self) -> bool:
-        """One look, and a drain where there is something to drain; False where it failed."""
+        """Look at the database, and drain the spool if there is one. False if either failed."""
         was_away = self._outage.is_on
         try:
             if was_away:
                 self._require_writable()
             if self._spool is not None:
-                # Ends the outage only when its first batch is in: a write, not a look, proves it.
+                # Its first batch ends the outage: only a write proves that the database is back.
                 self._drain.run(self._spool, self._stopping)
-            if was_away:  # else a fault that was noted just now would be forgotten
+            if was_away:  # don't end an outage that another thread has just begun
                 self._outage.end()
             self._drain_abandoned()
         except DatabaseFaultError as error:
             self._outage.begin(str(error))
             return False
-        except Exception as error:  # noqa: BLE001 - whatever it was, nobody else ends an outage
+        except Exception as error:  # noqa: BLE001 - only this thread can end an outage, so go on
             self._complain("the recovery failed; it goes on", error)
             return False
         self._complaint = ""
@@ -111,7 +111,7 @@ class Recovery:
                 changes.settle_base(connection)
                 self._schema_was_current = True
         except NotWritableError:
-            # Another connection may lead to another server: this one's may be a standby by now.
+            # This connection's server may have become a standby; a new one may find the primary.
             self._database.write.dispose()
             raise
         except SQLAlchemyError as error:
@@ -125,14 +125,14 @@ class Recovery:
             try:
                 spool = Spool.take(file, self._spool_max_bytes)
             except SQLAlchemyError as error:
-                self._complain(f"{file} can't be read; what is in it is not drained", error)
+                self._complain(f"{file} can't be read; its callbacks are not drained", error)
                 continue
             if spool is not None:
                 with closing(spool):
                     self._drain.run(spool, self._stopping)
 
     def _complain(self, message: str, error: Exception) -> None:
-        """Once, not every half second, for as long as it stays the same."""
+        """Log an error unless it is the last one again, which would come every half second."""
         complaint = f"{message} {error!r}"
         if complaint != self._complaint:
             self._complaint = complaint
@@ -140,9 +140,9 @@ class Recovery:
 
 
 class Drain:
-    """Drains one spool after another: into the database first, out of the spool then.
+    """Drains spools: a row goes into the database first, and leaves the spool only then.
 
-    Twice is harmless, not at all is not: so a crash in between only records some again.
+    After a crash in between, some rows are recorded twice, which is harmless.
     """
 
     def __init__(self, committer: Committer, outage: Outage, understand: Understand) -> None:
@@ -153,14 +153,14 @@ class Drain:
         self._passed_over = 0
 
     def run(self, spool: Spool, stopping: threading.Event) -> None:
-        """Raises `DatabaseFaultError` where the database doesn't take even one more row."""
+        """Drain one spool. Raises `DatabaseFaultError` once the database takes no single row."""
         self._limit, self._passed_over = FIRST_DRAIN_BATCH, 0
         drained, last_id = 0, 0
         started = said_at = time.monotonic()
         while not stopping.is_set() and (rows := spool.after(last_id, self._limit)):
             stored = self._record(rows)
             if stored is None:
-                continue  # the same again, fewer at once
+                continue  # try again with fewer rows
             last_id = rows[-1].id
             spool.remove(stored)
             drained += len(stored)
@@ -176,11 +176,11 @@ class Drain:
             )
 
     def _record(self, rows: Sequence[Spooled]) -> list[int] | None:
-        """The ids that are in the database now; None where it could not take so many at once."""
+        """Commit rows, and return the ids of those stored. None if there were too many at once."""
         try:
             stored = self._commit(rows)
         except DatabaseFaultError:
-            # Slow, cold, or one row locked by somebody: fewer may pass where many did not.
+            # The database may be slow or cold, or a row locked: fewer rows may pass.
             if self._limit > 1:
                 self._limit = max(1, self._limit // 8)
                 return None
@@ -194,7 +194,7 @@ class Drain:
         return stored
 
     def _commit(self, rows: Sequence[Spooled]) -> list[int]:
-        """The ids that are in the database now. The spool keeps both kinds: told apart here."""
+        """Tell reports from refusals, commit both, and return the ids of the rows stored."""
         reports: dict[int, DeliveryReport] = {}
         refusals: dict[int, Refusal] = {}
         for row in rows:

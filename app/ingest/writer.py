@@ -1,7 +1,7 @@
 """The only writer: gather what waits, commit it once, then release the callers.
 
 A batch is whatever arrived during the previous commit: an idle service answers one report in the
-time of one commit, a busy one shares each commit among many. There is no timer.
+time of one commit, a busy one shares each commit among many reports. There is no timer.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-# Of reports, and of refusals. A commit that takes long makes everyone wait who rides in it.
+# Of reports, and of refusals. All callers in a batch wait for its commit, so it must not take long.
 MAX_BATCH: Final = 1000
 
 Tell = Callable[[Outcome], object]
@@ -33,7 +33,7 @@ Tell = Callable[[Outcome], object]
 
 @dataclass(eq=False, slots=True)
 class Batch:
-    """Reports and refusals that go to disk together, and beside each list whom to tell."""
+    """Reports and refusals that go to disk together, and beside each list its callers to tell."""
 
     reports: list[DeliveryReport] = field(default_factory=list)
     tell_of_reports: list[Tell] = field(default_factory=list)
@@ -61,11 +61,11 @@ Handover = tuple[asyncio.AbstractEventLoop, Batch] | None  # None ends the threa
 
 
 class QueueFullError(Exception):
-    """As much waits as may wait: refuse now, rather than fill the memory."""
+    """The queue is full: refuse now, rather than fill the memory."""
 
 
 class Writer:
-    """The queue, on the event loop, and the one thread that puts batches from it on disk.
+    """The queue, on the event loop, and the one thread that puts its batches on disk.
 
     All but the last four methods run on the loop, so nothing here needs a lock.
     """
@@ -83,15 +83,15 @@ class Writer:
         self._spool = spool
         self._metrics = metrics
         self._limit = limit
-        # Reports and refusals that wait, those in the running commit included.
+        # Reports and refusals that wait, including those in the current commit.
         self.queued = 0
         self._waiting = Batch()
         self._in_commit = Batch()
         self._idle = asyncio.Event()
         self._idle.set()
-        # Told of each commit, on the loop, while somebody waits for what may be in it.
+        # Called on the loop after each commit, while a reader waits for changes.
         self.after_commit: Callable[[], None] | None = None
-        # A daemon, so that a database that hangs doesn't keep the process from ending.
+        # A daemon thread, so that a hanging database doesn't keep the process from ending.
         self._handed_over: SimpleQueue[Handover] = SimpleQueue()
         threading.Thread(target=self._store_batches, name="writer", daemon=True).start()
 
@@ -102,7 +102,7 @@ class Writer:
     def admit_report(self, report: DeliveryReport, tell: Tell) -> None:
         """Take a report; `tell` is called once, later, with its fate.
 
-        Raises `QueueFullError`. A report that was admitted is stored, whoever still cares.
+        Raises `QueueFullError`. An admitted report is stored even if its caller has gone.
         """
         self._join_queue()
         self._waiting.reports.append(report)
@@ -120,11 +120,11 @@ class Writer:
         self.queued += 1
         if self._idle.is_set():
             self._idle.clear()
-            # Not at once, but after all that arrived in this same turn of the loop.
+            # Start after this turn of the loop, so that all its arrivals share the commit.
             asyncio.get_running_loop().call_soon(self._start_commit)
 
     async def stop(self, timeout_s: float) -> None:
-        """Return when all that was admitted is answered: committed, or given up after a while."""
+        """Wait until every admitted report is answered. Give up on the rest after `timeout_s`."""
         try:
             await asyncio.wait_for(self._idle.wait(), timeout_s)
         except TimeoutError:
@@ -132,7 +132,7 @@ class Writer:
         self._handed_over.put(None)
 
     def give_up(self) -> None:
-        """Answer all that still wait that they are not on disk, as far as anybody can say."""
+        """Tell all callers that still wait that their reports are unavailable."""
         abandoned = (self._in_commit, self._waiting)
         self._in_commit, self._waiting = Batch(), Batch()
         if self.queued:
@@ -154,7 +154,7 @@ class Writer:
         self._in_commit = Batch()
         if not is_given_up:
             self.queued -= len(batch)
-        # The next commit first: the disk works while we answer.
+        # Start the next commit first: the disk works while we answer.
         if self._waiting:
             self._start_commit()
         else:
@@ -164,10 +164,9 @@ class Writer:
         if self.after_commit is not None:
             self.after_commit()
 
-    # From here on: the thread.
+    # From here on, everything runs on the writer's thread.
 
     def _store_batches(self) -> None:
-        """All that the thread does."""
         while (handover := self._handed_over.get()) is not None:
             loop, batch = handover
             try:
@@ -175,11 +174,11 @@ class Writer:
             except Exception:
                 log.exception("the writer failed")
                 outcomes = _all_unavailable(batch)
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            with suppress(RuntimeError):  # the loop has ended, and no caller waits any more
                 loop.call_soon_threadsafe(self._finish_commit, batch, outcomes)
 
     def _store_reports(self, reports: list[DeliveryReport]) -> list[Outcome]:
-        """Into the database or, while that takes none, into the spool."""
+        """Put reports into the database or, while it takes none, into the spool."""
         if reports and not self._outage.is_on:
             try:
                 outcomes = self._committer.commit_reports(reports)
@@ -191,7 +190,7 @@ class Writer:
         return self._shelter(reports)
 
     def _store_refusals(self, refusals: list[Refusal]) -> list[Outcome]:
-        """The same, but a fault is no outage: reports find out for themselves if there is one."""
+        """As `_store_reports`, but a fault doesn't begin an outage: only reports decide that."""
         if refusals and not self._outage.is_on:
             try:
                 return self._committer.commit_refusals(refusals)
@@ -200,7 +199,7 @@ class Writer:
         return self._shelter(refusals)
 
     def _shelter(self, entries: Sequence[DeliveryReport] | Sequence[Refusal]) -> list[Outcome]:
-        """Into the spool, where there is one and it takes them."""
+        """Put entries into the spool, if there is one."""
         if not entries:
             return []
         if self._spool is None:
@@ -231,4 +230,4 @@ def _tell_each(callers: list[Tell], outcomes: list[Outcome]) -> None:
         try:
             tell(outcome)
         except Exception:
-            log.exception("an answer failed")  # the others are to have theirs
+            log.exception("an answer failed")  # go on: the others must get theirs

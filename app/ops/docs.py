@@ -1,4 +1,4 @@
-"""`/docs`, with every file from this machine: a browser asks no other host for anything."""
+"""`/docs`, with every file served by us: the browser loads nothing from another host."""
 
 from pathlib import Path
 from typing import Final

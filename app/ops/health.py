@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it should be sent work."""
+"""Liveness, readiness and metrics."""
 
 import logging
 

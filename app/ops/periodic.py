@@ -1,4 +1,4 @@
-"""Periodic work: a thread that does what has to be done every few seconds, or every hour."""
+"""Periodic work: a thread that runs jobs every few seconds, or every hour."""
 
 import logging
 import threading
@@ -12,15 +12,15 @@ from app.store import faults
 
 log = logging.getLogger(__name__)
 
-# How soon a database that was away is noticed to be back.
+# During an outage, the pause between looks.
 AWAY_PAUSE_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Something to do, `every_s` seconds after it was done before.
+    """Work to repeat `every_s` seconds after its last end.
 
-    `run` is given the event that says to stop: what takes long looks at it in between.
+    `run` gets the event that tells it to stop: a long job checks it in between.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Job:
 
 
 class Periodic:
-    """Does the jobs in turn, each at once and then again and again, but not in an outage."""
+    """Runs the jobs in turn, each at start and then periodically, but not during an outage."""
 
     def __init__(self, jobs: Sequence[Job], outage: Outage) -> None:
         self._jobs = jobs
@@ -37,7 +37,7 @@ class Periodic:
         self._due_at = dict.fromkeys((job.name for job in jobs), 0.0)
         self._complaints: dict[str, str] = {}
         self._stopping = threading.Event()
-        # A daemon, so that a database that hangs doesn't keep the process from ending.
+        # A daemon thread, so that a hanging database doesn't keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="periodic", daemon=True)
 
     def start(self) -> None:
@@ -45,7 +45,7 @@ class Periodic:
             self._thread.start()
 
     def stop(self) -> None:
-        """End after the transaction that is under way. Whoever needs to know asks `is_running`."""
+        """End after the current transaction. `is_running` waits for it."""
         self._stopping.set()
 
     def is_running(self, timeout_s: float) -> bool:
@@ -68,9 +68,9 @@ class Periodic:
     def _run(self, job: Job) -> None:
         try:
             job.run(self._stopping)
-        except Exception as error:  # noqa: BLE001 - the next time it may well succeed
+        except Exception as error:  # noqa: BLE001 - the next run may well succeed
             complaint = faults.description(error)
-            if self._complaints.get(job.name) != complaint:  # once, not every few seconds
+            if self._complaints.get(job.name) != complaint:  # log it once, not every few seconds
                 log.error("periodic work failed", extra={"job": job.name, "error": complaint})  # noqa: TRY400 - drivers quote rows
             self._complaints[job.name] = complaint
         else:

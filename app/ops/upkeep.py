@@ -1,4 +1,4 @@
-"""What the service does by itself every so often: giving up waiting, adding up, purging."""
+"""The jobs of periodic work: expire messages, compact statistics, forget sends, purge."""
 
 import logging
 import threading
@@ -17,21 +17,21 @@ from app.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 EXPIRY_INTERVAL_S: Final = 30
-# In one transaction.
+# Rows in one transaction.
 MAX_EXPIRED: Final = 500
 MAX_FORGOTTEN: Final = 1000
 COMPACTION_INTERVAL_S: Final = 5
 PURGE_INTERVAL_S: Final = 3600
-# Between two transactions, so that the writer has its turn.
+# Between two transactions, so that the writer gets its turn.
 PAUSE_S: Final = 0.02
 
 US_A_DAY: Final = stats.HOURS_A_DAY * stats.HOUR
-# As long as an `Idempotency-Key` is good for (docs/api.md).
+# An `Idempotency-Key` is valid for so long (docs/api.md).
 DAYS_OF_KEYS: Final = 30
 
 
 def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
-    """What there is to do with these settings on this database."""
+    """The jobs that these settings ask for."""
     found = [
         Job("forgetting sends", PURGE_INTERVAL_S, lambda it: forget_sends(database, it)),
         Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)),
@@ -48,7 +48,7 @@ def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
 
 
 def expire(database: Database, metrics: Metrics, hours: int, stopping: threading.Event) -> None:
-    """Mark what was sent so long ago, and has no final report, as expired."""
+    """Mark messages that were sent so long ago, and have no final report, as expired."""
 
     def expire_some(connection: Connection) -> int:
         now = time.time_ns() // 1000
@@ -59,7 +59,7 @@ def expire(database: Database, metrics: Metrics, hours: int, stopping: threading
 
 
 def forget_sends(database: Database, stopping: threading.Event) -> None:
-    """Forget keys that are too old to be repeated."""
+    """Forget sends whose idempotency keys have expired."""
 
     def forget_some(connection: Connection) -> int:
         return sends.forget_before(connection, days_ago(DAYS_OF_KEYS), MAX_FORGOTTEN)
@@ -69,7 +69,7 @@ def forget_sends(database: Database, stopping: threading.Event) -> None:
 
 
 def compact(database: Database, stopping: threading.Event) -> None:
-    """Add up what transactions left, until no more is there."""
+    """Add up the parts that transactions left, until there are none."""
     for _ in _batches(database, stopping, stats.MAX_PARTS, stats.compact):
         pass
 
@@ -80,7 +80,7 @@ def _batches(
     most: int,
     take: Callable[[Connection], int],
 ) -> Iterator[int]:
-    """How many rows each transaction took, until one took fewer than it may."""
+    """Run transactions until one takes fewer rows than it may; yields the rows that each took."""
     taken = most
     while taken >= most and not stopping.wait(PAUSE_S):
         with database.transaction() as connection:
@@ -89,7 +89,7 @@ def _batches(
 
 
 def purge(database: Database, days: int, stopping: threading.Event) -> None:
-    """Remove what is final and older than so many days."""
+    """Remove final messages and refused callbacks that are older than so many days."""
     purged = retention.Purged()
     for batch in retention.purge(database, days_ago(days)):
         purged = purged.and_also(batch)
@@ -100,5 +100,5 @@ def purge(database: Database, days: int, stopping: threading.Event) -> None:
 
 
 def days_ago(days: int) -> int:
-    """In microseconds since 1970 UTC."""
+    """The time so many days ago, in microseconds since 1970 UTC."""
     return time.time_ns() // 1000 - days * US_A_DAY

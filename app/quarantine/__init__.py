@@ -1,1 +1,1 @@
-"""What the door refused, for an operator to look through."""
+"""The refused callbacks, for an operator to look through."""

@@ -1,4 +1,4 @@
-"""What was refused, and why: to list, to read again under today's rules, and to delete."""
+"""The endpoints of the quarantine: list refused callbacks, replay them, delete them."""
 
 from typing import Annotated, Any, Self
 
@@ -25,15 +25,15 @@ router = APIRouter(
 
 
 class RefusedCallback(BaseModel):
-    """A raw query that was refused; the same one again only counts."""
+    """A refused raw query. A repeat of it only counts."""
 
-    id: str = Field(description="Names this raw query.")
-    received_at: TimeOutput = Field(description="When it came first.")
-    last_received_at: TimeOutput = Field(description="When it came last.")
-    times_received: int = Field(description="How often it came.")
-    code: str = Field(description="Why it was refused, for programs.")
-    detail: str = Field(description="Why it was refused, for people.")
-    query: str = Field(description="The raw query as received; other than ASCII percent-encoded.")
+    id: str = Field(description="Id of this raw query.")
+    received_at: TimeOutput = Field(description="Time when it came first.")
+    last_received_at: TimeOutput = Field(description="Time when it came last.")
+    times_received: int = Field(description="Number of times that it came.")
+    code: str = Field(description="The reason for the refusal, for programs.")
+    detail: str = Field(description="The reason for the refusal, for people.")
+    query: str = Field(description="The raw query as received, non-ASCII bytes percent-encoded.")
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:
@@ -41,7 +41,7 @@ class RefusedCallback(BaseModel):
 
 
 class QuarantinePage(BaseModel):
-    """A page of what was refused."""
+    """A page of refused callbacks."""
 
     items: list[RefusedCallback] = Field(description="Latest first, by `received_at`.")
     next_cursor: str | None = Field(description="For the next page; null on the last.")
@@ -53,7 +53,7 @@ def list_refused(
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> QuarantinePage:
-    """What was refused, latest first."""
+    """List refused callbacks, latest first."""
     after = None if cursor is None else cursors.decode(cursor, int, str)
     with engine.connect() as connection:
         rows = quarantine.page(connection, limit + 1, after)
@@ -64,29 +64,29 @@ def list_refused(
 
 
 class ReplayWanted(BaseModel):
-    """Which rows to replay; all of them, unless `ids` is given."""
+    """The rows to replay: all of them, unless `ids` is given."""
 
     model_config = ConfigDict(extra="forbid")
 
     ids: list[Annotated[str, Field(pattern="^[0-9a-f]{1,32}$")]] = Field(
         default_factory=list,
         max_length=1000,
-        description="Their ids; one that isn't there counts as nothing.",
+        description="Ids of the rows; an unknown one is ignored.",
     )
 
 
 class ReplayResult(BaseModel):
-    """What a replay did."""
+    """The result of a replay."""
 
-    replayed: int = Field(description="Rows that are valid reports now, and stored as such.")
-    still_rejected: int = Field(description="Rows that are refused still, and stay where they are.")
+    replayed: int = Field(description="Rows that are valid reports now, and were stored.")
+    still_rejected: int = Field(description="Rows that are still refused, and stay.")
 
 
 @router.post("/replay")
 def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) -> ReplayResult:
-    """Read what was refused again, under today's rules; store what is valid now.
+    """Parse refused callbacks again under today's rules, and store those that are valid now.
 
-    It is stored with the times when it came, and leaves the quarantine.
+    They are stored with their original times, and leave the quarantine.
     """
     refuse_while_away(request)
     ids = wanted.ids if "ids" in wanted.model_fields_set else None
@@ -108,7 +108,7 @@ def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) ->
     },
 )
 def delete_refused(id: str, request: Request) -> None:  # noqa: A002 - the name in the path
-    """Delete what was refused, for good."""
+    """Delete a refused callback for good."""
     refuse_while_away(request)
     with request.app.state.database.write.begin() as connection:
         removed = quarantine.remove(connection, [id])

@@ -1,4 +1,4 @@
-"""Replay: what was refused is read again, under today's rules, and stored if it is valid now."""
+"""Replay: parse refused callbacks again under today's rules, and store those that are valid now."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -11,29 +11,29 @@ from app.reports import DeliveryReport
 from app.store import faults, quarantine, write
 from app.store.engine import Database
 
-# Rows a transaction: the writer waits for no more of them.
+# Rows in a transaction: the writer must wait for it.
 BATCH: Final = 100
 SOURCE: Final = "replay"
 
 
 class Replayed(NamedTuple):
-    """How many rows are in the history now, and how many are still in the quarantine."""
+    """The number of rows that went into the history, and of those that stay in the quarantine."""
 
     replayed: int
     still_rejected: int
 
 
 class Reread(NamedTuple):
-    """A row that is a valid report by now: as it came first and, if it came again, last."""
+    """A row that is a valid report now: one report for its first time and one for its last."""
 
     row: Row[Any]
     reports: list[DeliveryReport]
 
 
 def replay(database: Database, ids: Collection[str] | None = None) -> Iterator[Replayed]:
-    """Replay the rows with these ids, or all; what came of each batch, as soon as it is on disk.
+    """Replay the rows with these ids, or all. Yields each batch's result once it is on disk.
 
-    An id that isn't there counts as nothing. A report keeps the times when it came, and how often.
+    Unknown ids are ignored. A report keeps its original times and the number of its repeats.
     """
     after_id = ""
     while True:
@@ -67,7 +67,7 @@ def _reread(row: Row[Any]) -> Reread | None:
 
 
 def _store(connection: Connection, rows: Sequence[Reread]) -> list[Reread]:
-    """Those of the rows that the database takes: it refuses some that we would not."""
+    """Store the rows and return those that the database took: it may refuse some that we don't."""
     if not rows:
         return []
     try:

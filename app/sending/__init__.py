@@ -1,1 +1,1 @@
-"""What was sent: registered by whoever sent it, or sent by us through PaaSoo."""
+"""Send messages through PaaSoo, and register those that were sent elsewhere."""

@@ -42,7 +42,7 @@ Recipients = Annotated[
     Field(
         min_length=1,
         max_length=MAX_RECIPIENTS,
-        description="The recipients: country code first; a leading `+` or `00` is dropped.",
+        description="The recipients, country code first; a leading `+` or `00` is dropped.",
         examples=[["6588888888"]],
     ),
     AfterValidator(_each_once),
@@ -60,7 +60,7 @@ def _not_before_1970(time_us: int | None) -> int | None:
 
 
 class SentElsewhere(BaseModel):
-    """A message that was sent by somebody else's call of PaaSoo."""
+    """A message that another program sent through PaaSoo."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -68,7 +68,7 @@ class SentElsewhere(BaseModel):
     reference: Reference = None
     submitted_at: Annotated[
         TimeInput | None,
-        Field(description="When it was sent; the time of registering by default."),
+        Field(description="Time of sending; by default the time of this request."),
         AfterValidator(_not_before_1970),
     ] = None
 
@@ -93,7 +93,7 @@ class MessageToSend(BaseModel):
 
     to: Recipients[Dialable]
     text: PlainText = Field(
-        # The guide gives no limit. So many fit into 64 KiB of URL, whatever the characters.
+        # The guide gives no limit. So many characters fit into 64 KiB of URL, even escaped.
         max_length=4000,
         description="The content.",
         examples=["Hello world"],
@@ -110,8 +110,8 @@ def _idempotency_key(
             min_length=1,
             max_length=255,
             pattern="^[ -~]+$",
-            description="A name for this send that is never used for another, a random UUID say: "
-            "the same key and body again give the same answer, and send nothing twice.",
+            description="A name for this send and no other, such as a random UUID: a repeat with "
+            "the same key and body gets the same answer, and sends nothing twice.",
         ),
     ] = None,
 ) -> str | None:
@@ -140,19 +140,19 @@ SENDING_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         "`code`: `invalid_request`, `provider_bad_request`."
     ),
     500: documented(
-        "PaaSoo was called, and what came of it can't be recorded. `code`: `outcome_not_recorded`."
+        "PaaSoo was called, but the outcome can't be recorded. `code`: `outcome_not_recorded`."
     ),
     502: documented(
-        "PaaSoo refused, and nothing was sent; with `provider_bad_answer`, perhaps something was. "
+        "PaaSoo refused, and nothing was sent; with `provider_bad_answer`, it may have been sent. "
         "`code`: `provider_refused_credentials`, `provider_refused_address`, "
         "`provider_restricted`, `provider_bad_answer`."
     ),
     503: documented(
-        "Nothing was sent; it may be tried again. "
+        "Nothing was sent; try again. "
         "`code`: `sending_not_configured`, `provider_unreachable`, `database_unavailable`."
     ),
     504: documented(
-        "PaaSoo was called and didn't answer: it may have been sent or not. "
+        "PaaSoo was called and didn't answer: the message may have been sent or not. "
         "`code`: `outcome_unknown`."
     ),
 }
@@ -164,9 +164,9 @@ async def send_message(
 ) -> Response:
     """Send a message through PaaSoo, and register it: its deliveries are `pending`.
 
-    A report that comes before PaaSoo's answer is kept, and wins. A message that was perhaps sent
-    is never sent again by itself: it is found by its `reference`, under the `messageid` that the
-    problem gives.
+    A report that comes before PaaSoo's answer is kept, and wins. The service never repeats a send
+    whose outcome is unknown: find the message by its `reference`, or by the `messageid` in the
+    problem.
     """
     sending = _configured(request)
     refuse_while_away(request)
@@ -186,8 +186,8 @@ def register_message(
 ) -> Response:
     """Register a message that was sent elsewhere, before its reports or after.
 
-    Its deliveries are `pending` until a report comes; a report that came first stays. The same
-    call again changes nothing; another one adds recipients, and replaces what it gives.
+    Its deliveries are `pending` until a report comes; a report that came first stays. Repeating the
+    same call changes nothing; a different one adds its recipients and replaces the fields it gives.
     """
     refuse_while_away(request)
     database = request.app.state.database

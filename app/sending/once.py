@@ -1,8 +1,8 @@
-"""Sending, and never twice: written down, sent, and concluded with whatever came of it.
+"""Send a message at most once: write the send down, call PaaSoo, record the outcome.
 
-The writing down is committed before the request leaves, by a key that only one request can take.
-So a repeat finds the answer, on any replica and after any restart, or finds that there is none;
-and then it doesn't try. (`docs/decisions/0009-sending-once.md`)
+The send is committed before the request leaves, under a key that only one request can take. A
+repeat, on any replica and after any restart, finds the recorded answer; or it finds none, and does
+not send. (`docs/decisions/0009-sending-once.md`)
 """
 
 import asyncio
@@ -41,15 +41,15 @@ from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-# What was perhaps sent has no id of PaaSoo's to be found by. It gets one of ours.
+# A send whose outcome is unknown has no id of PaaSoo's. It is registered under one of ours.
 UNKNOWN_ID: Final = "outcome-unknown:"
 
-# Between attempts to record what came of a send.
+# Between attempts to record the outcome of a send.
 PAUSES_S: Final = (0.1, 0.5, 2)
-# A send that is older and has no answer: whoever sent it is gone. More than it can take, recording
-# included, by clocks of replicas that are some seconds apart.
+# An older send without an answer was abandoned by its process. Longer than a send can take,
+# recording included, even if the clocks of the replicas differ by some seconds.
 GONE_AFTER_S: Final = 2 * TOTAL_TIMEOUT_S
-# How long a repeat waits for the first, and how often it looks.
+# A repeat waits so long for the first request, and looks so often.
 WAIT_S: Final = TOTAL_TIMEOUT_S + 5
 LOOK_EVERY_S: Final = 0.1
 
@@ -58,18 +58,18 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """What sending needs, for as long as the service runs."""
+    """The parts that sending needs, for the life of the service."""
 
     database: Database
     client: PaasooClient
     metrics: Metrics
     draining: threading.Event
-    since: int  # when this process began; microseconds since 1970 UTC
+    since: int  # start of this process; microseconds since 1970 UTC
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be sent, for whom, and the key that makes a repeat of it one."""
+    """A message to send, its sender, and the key that a repeat has too."""
 
     user: str  # name of the API key
     idempotency_key: str | None
@@ -80,7 +80,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class SendAnswer:
-    """An HTTP status with its JSON, and whether it was given before."""
+    """An HTTP status with its JSON. `is_repeat` if an earlier request got the same."""
 
     status: int
     body: str
@@ -90,7 +90,7 @@ class SendAnswer:
 async def send_once(sending: Sending, order: Order) -> SendAnswer:
     """Send, or repeat the answer that an earlier request with the same key got.
 
-    That a message was perhaps sent is an answer too: a problem document. Raises `NotSentError`,
+    An unknown outcome is an answer too: a problem document. Raises `NotSentError`,
     `IdempotencyKeyReusedError`, `SendInProgressError`, `OutcomeNotRecordedError`, and SQLAlchemy's
     errors while nothing was sent.
     """
@@ -112,12 +112,12 @@ async def send_once(sending: Sending, order: Order) -> SendAnswer:
 
 
 def _send_of(order: Order) -> Send:
-    # Without a key nobody can repeat it: one that nobody knows takes its place.
+    # Without a key no request can repeat this one: a random key takes its place.
     key = order.idempotency_key or uuid4().hex
     body = json.dumps([order.recipients, order.text, order.reference]).encode()
     return Send(
         key_digest=sha256(f"{order.user}\0{key}".encode()).hexdigest(),
-        # Of a text alone, a digest would soon be guessed: of a code of six digits, say.
+        # Keyed, because a plain digest of a short text, such as a six-digit code, can be guessed.
         body_digest=hmac.digest(key.encode(), body, sha256).hex(),
         attempt=uuid4().hex,
         started_at=time.time_ns() // 1000,
@@ -125,7 +125,7 @@ def _send_of(order: Order) -> Send:
 
 
 async def _start(sending: Sending, order: Order, send: Send) -> SendAnswer | None:
-    """None if it was written down, so that it may leave now; else the answer that there is."""
+    """Write the send down and return None: it may leave now. Else return the earlier answer."""
     deadline = time.monotonic() + WAIT_S
     while True:
         found = await run_in_threadpool(_find, sending.database, send.key_digest)
@@ -147,9 +147,9 @@ async def _start(sending: Sending, order: Order, send: Send) -> SendAnswer | Non
 
 
 def _is_gone(sending: Sending, started_at: int) -> bool:
-    """Whether whoever sent it can no longer be about to record its answer."""
+    """True if the process that started the send can no longer be about to record its answer."""
     if sending.database.is_embedded and started_at < sending.since:
-        return True  # nobody but this process uses the database
+        return True  # only this process uses the database
     return started_at < time.time_ns() // 1000 - GONE_AFTER_S * 1_000_000
 
 
@@ -164,7 +164,7 @@ def _write_down(database: Database, send: Send) -> bool:
 
 
 async def _withdraw(sending: Sending, send: Send) -> None:
-    """Nothing was sent, so the same key may try again."""
+    """Release the key of a send that PaaSoo refused, so that it may be tried again."""
 
     def withdraw() -> None:
         with sending.database.write.begin() as connection:
@@ -173,22 +173,22 @@ async def _withdraw(sending: Sending, send: Send) -> None:
     try:
         await _insist(withdraw)
     except SQLAlchemyError:
-        log.error("a send that was refused stays written down")  # noqa: TRY400 - no fault of ours
+        log.error("the key of a refused send can't be released")  # noqa: TRY400 - no fault of ours
 
 
 async def _record(
     sending: Sending, order: Order, send: Send, message_id: str, problem: PerhapsSentError | None
 ) -> SendAnswer:
-    """Register the message, and keep the answer for a repeat, in one commit."""
+    """Register the message and record the answer for a repeat, in one commit."""
 
     def record() -> SendAnswer:
         with sending.database.transaction() as connection:
             is_first = sends.take(connection, send)
             if problem is not None and not is_first:
-                # Somebody else has concluded it meanwhile, and may know better.
+                # Another process has concluded the send meanwhile, and may know the outcome.
                 return SendAnswer(problem.status, encode(problem.document()).decode())
             if not is_first:
-                # It was taken for abandoned; it was only slow, and it was sent.
+                # The send was taken for abandoned, but was only slow.
                 submissions.withdraw(connection, UNKNOWN_ID + send.attempt)
             submission = Submission(message_id, order.recipients, order.reference, send.started_at)
             submissions.register(connection, submission, send.started_at)
@@ -209,16 +209,16 @@ async def _record(
         return await _insist(record)
     except SQLAlchemyError as error:
         found = faults.description(error)
-        log.error("what came of a send can't be recorded", extra={"error": found})  # noqa: TRY400
+        log.error("the outcome of a send can't be recorded", extra={"error": found})  # noqa: TRY400
         raise OutcomeNotRecordedError(
-            "PaaSoo was called, and what came of it can't be recorded; don't send it again",
+            "PaaSoo was called, but the outcome can't be recorded; don't send it again",
             messageid=message_id if problem is None else None,
             outcome="sent" if problem is None else problem.code,
         ) from None
 
 
 async def _insist(write: Callable[[], Result]) -> Result:
-    """Write, again after a pause where the database fails. Raises the last error, SQLAlchemy's."""
+    """Write, and retry after each pause if the database fails. Raises SQLAlchemy's last error."""
     for pause_s in PAUSES_S:
         try:
             return await run_in_threadpool(write)

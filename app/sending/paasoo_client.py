@@ -1,7 +1,7 @@
-"""PaaSoo's send API: one call, and what its answer means. No call is ever repeated here.
+"""PaaSoo's send API: one call, and the meaning of its answer. No call is repeated here.
 
 Source: PaaSoo's integration guide, "send SMS". It gives the JSON of an answer but no HTTP status,
-so that one is not looked at. The URL has account and text in it: no error says anything of it.
+so the HTTP status is ignored. The URL contains the account and the text, so no error quotes it.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from app.sending.problems import (
 
 log = logging.getLogger(__name__)
 
-# The guide's table of statuses, but for 0.
+# The guide's table of statuses, without 0.
 REFUSALS: Final[dict[int, tuple[type[NotSentError], str]]] = {
     400: (ProviderBadRequestError, "PaaSoo finds the request wrong; nothing was sent"),
     401: (ProviderRefusedCredentialsError, "PaaSoo refuses our account; nothing was sent"),
@@ -41,18 +41,18 @@ REFUSALS: Final[dict[int, tuple[type[NotSentError], str]]] = {
 }
 ILLEGAL_SECRET: Final = "illegal secret.,"  # noqa: S105 - the guide's example of a `status_code`
 MAX_STATUS_CODE_LENGTH: Final = 255
-LEAST_TELLING_LENGTH: Final = 4  # of a secret; shorter ones are part of many words
+LEAST_TELLING_LENGTH: Final = 4  # shorter secrets occur within many words by chance
 
 MAX_ANSWER_BYTES: Final = 64 * 1024
 MAX_MESSAGE_ID_LENGTH: Final = 128
 
-# From the call to the whole answer; single steps have less.
+# From the call to the end of the answer; each step has less.
 TOTAL_TIMEOUT_S: Final = 15
 TIMEOUTS: Final = httpx2.Timeout(10, connect=3, pool=3)
-# A connection that PaaSoo closes just when we use it again leaves the outcome unknown. So ours are
-# given up before the usual servers do so, the soonest of which (Apache) wait for 5 s.
+# If PaaSoo closes a connection just as we use it again, the outcome is unknown. So we close idle
+# ones before common servers do: the quickest of them, Apache, waits for 5 s.
 LIMITS: Final = httpx2.Limits(max_connections=50, max_keepalive_connections=50, keepalive_expiry=4)
-# Before any of these, no byte of the request has left. After anything else some may have.
+# With these, no byte of the request has left. With any other error some may have.
 NOTHING_LEFT: Final = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
@@ -65,8 +65,8 @@ class PaasooClient:
         self._deadlines: set[asyncio.Timeout] = set()
         self._has_given_up = False
         self._http = httpx2.AsyncClient(
-            # Certificates are found as OpenSSL finds them, SSL_CERT_FILE included. A proxy from
-            # the environment is not: it would see account and text.
+            # Find certificates as OpenSSL does, SSL_CERT_FILE included. Ignore a proxy in the
+            # environment: it would see the account and the text.
             verify=httpx2.create_ssl_context(),
             trust_env=False,
             follow_redirects=False,
@@ -76,7 +76,10 @@ class PaasooClient:
         )
 
     async def send(self, recipients: Sequence[str], text: str) -> str:
-        """Send, once; PaaSoo's id of the message. Raises `NotSentError` or `PerhapsSentError`."""
+        """Send once, and return PaaSoo's message id.
+
+        Raises `NotSentError` or `PerhapsSentError`.
+        """
         if self._has_given_up:
             raise ProviderUnreachableError
         parameters = {**self._account, "to": ",".join(recipients), "text": text}
@@ -85,13 +88,13 @@ class PaasooClient:
                 body = await self._get(f"{self._url}?{urlencode(parameters, safe=',')}")
         except NOTHING_LEFT:
             raise ProviderUnreachableError from None
-        except Exception as error:  # noqa: BLE001 - whatever it was, the request may have left
+        except Exception as error:  # noqa: BLE001 - after any error, the request may have left
             log.warning("a send was not answered", extra={"error": type(error).__name__})
             raise OutcomeUnknownError from None
         return message_id_of(body, [*self._account.values(), text])
 
     def give_up(self) -> None:
-        """Wait for no answer any more: the process is about to end."""
+        """Stop waiting for answers: the process is about to end."""
         self._has_given_up = True
         for deadline in [one for one in self._deadlines if not one.expired()]:
             deadline.reschedule(asyncio.get_running_loop().time())
@@ -109,7 +112,7 @@ class PaasooClient:
                 self._deadlines.discard(deadline)
 
     async def _get(self, url: str) -> bytes:
-        """The answer's body, or as much of it as shows that it is too long."""
+        """The answer's body, read no further than shows that it is too long."""
         body = b""
         async with self._http.stream("GET", url) as response:
             async for chunk in response.aiter_raw():
@@ -120,7 +123,7 @@ class PaasooClient:
 
 
 def message_id_of(body: bytes, secrets: Sequence[str]) -> str:
-    """The id in an answer. Raises what the answer says, or that it says nothing."""
+    """The message id in an answer. Raises `NotSentError` for a refusal, `PerhapsSentError` else."""
     answer = _object(body)
     status, message_id = _status(answer.get("status")), answer.get("messageid")
     if status == 0 and isinstance(message_id, str) and _is_message_id(message_id):
@@ -135,7 +138,7 @@ def message_id_of(body: bytes, secrets: Sequence[str]) -> str:
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    """The JSON object that the answer is; an empty one where it is none."""
+    """The answer as a JSON object; an empty one if it is something else."""
     if len(body) > MAX_ANSWER_BYTES:
         return {}
     try:
@@ -146,7 +149,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _status(value: object) -> int | None:
-    """The guide writes it as text."""
+    """The guide has the status as text; take a number too."""
     text = str(value) if type(value) is int else value
     return int(text) if isinstance(text, str) and is_digits(text) and len(text) <= 5 else None
 
@@ -156,10 +159,10 @@ def _is_message_id(text: str) -> bool:
 
 
 def _shown(status_code: object, secrets: Iterable[str]) -> str | None:
-    """PaaSoo's free text, unless it repeats what nobody may see."""
+    """PaaSoo's free text, masked if it repeats a secret."""
     if not isinstance(status_code, str):
         return None
-    # A secret that is a word of the guide's isn't made known by it.
+    # Don't mask the guide's own words: if a secret equals one of them, masking would reveal it.
     if status_code != ILLEGAL_SECRET and any(_occurs(one, status_code) for one in secrets):
         return "(not shown: it repeats the account or the text)"
     printable = (character if character.isprintable() else "?" for character in status_code)
@@ -167,9 +170,9 @@ def _shown(status_code: object, secrets: Iterable[str]) -> str | None:
 
 
 def _occurs(secret: str, text: str) -> bool:
-    """Whether it stands there, as it is or as a URL has it; a short one not within a word."""
+    """True if the secret occurs, plain or as in a URL. A short one must stand as a whole word."""
     written = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
-    written.add(quote_plus(secret, safe=","))  # as our own URL has it
+    written.add(quote_plus(secret, safe=","))  # as in our own URL
     forms = "|".join(map(re.escape, written))
     if len(secret) < LEAST_TELLING_LENGTH:
         forms = rf"(?<!\w)({forms})(?!\w)"

@@ -1,4 +1,4 @@
-"""Why a message was not sent, or is not known to be: what decides is whether it may have been."""
+"""Reasons why a message was not sent, or may not have been."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -7,11 +7,11 @@ from app.errors import ApiError
 
 
 class NotSentError(ApiError):
-    """PaaSoo took nothing, so sending it again sends nothing twice."""
+    """PaaSoo did not take the message, so it may be sent again."""
 
 
 class PerhapsSentError(ApiError):
-    """PaaSoo may have taken it, so it is never sent again by itself."""
+    """PaaSoo may have taken the message, so the service never sends it again."""
 
 
 class ProviderBadRequestError(NotSentError):
@@ -67,7 +67,7 @@ class OutcomeUnknownError(PerhapsSentError):
     code = "outcome_unknown"
 
     def __init__(self) -> None:
-        super().__init__("the request left and was not answered; it may have been sent or not")
+        super().__init__("PaaSoo didn't answer the request; it may have been sent or not")
 
 
 class OutcomeNotRecordedError(ApiError):
@@ -78,7 +78,7 @@ class OutcomeNotRecordedError(ApiError):
 
 
 class SendingNotConfiguredError(ApiError):
-    """There is no account to send with."""
+    """The service has no account at PaaSoo."""
 
     status = 503
     code = "sending_not_configured"
@@ -88,7 +88,7 @@ class SendingNotConfiguredError(ApiError):
 
 
 class IdempotencyKeyReusedError(ApiError):
-    """The key stands for another message."""
+    """The key was used for another message."""
 
     status = 409
     code = "idempotency_key_reused"

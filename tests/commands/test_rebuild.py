@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,6 +13,7 @@ from app.callback.paasoo_codes import meaning_of
 from app.store import rebuild
 from app.store.tables import deliveries, reports
 from tests.commands.conftest import Stored, many
+from tests.fold import expected_status, shown_status
 from tests.process import run, serving
 from tests.recount import KEYS, counted, recount
 from tests.service import READ_KEY, TOKEN, a_report
@@ -62,11 +64,23 @@ def test_rebuild_changes_nothing(eventful: Stored) -> None:
 
     assert rehearsed.code == ended.code == 0, ended.stderr
     count = eventful.count(deliveries)
-    rest = "0; reports read by other rules by now: 0\n"
+    rest = "0; reports with a new meaning: 0\n"
     assert rehearsed.stdout == f"deliveries: {count}, would be changed: {rest}"
     assert ended.stdout == f"deliveries: {count}, changed: {rest}"
     assert f"{count}/{count}" in ended.stderr
     assert [eventful.rows(table) for table in UNTOUCHED] == before
+
+
+def test_every_status_is_the_fold_of_its_history(eventful: Stored) -> None:
+    history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+    for row in eventful.rows(reports):
+        history[row.message_id, row.recipient].append(row)
+    stored = eventful.rows(deliveries)
+
+    assert {row.state for row in stored} >= {"pending", "expired", "delivered"}
+    for row in stored:
+        key = row.message_id, row.recipient
+        assert shown_status(row) == expected_status(history[key], row.expired_at), key
 
 
 def test_rebuild_mends_every_part_of_a_status(eventful: Stored) -> None:
@@ -126,9 +140,9 @@ def test_reports_are_read_by_todays_rules(stored: Stored) -> None:
     ended = stored.run("rebuild")
 
     assert "unknown -> undelivered" in rehearsed.stdout
-    assert rehearsed.stdout.endswith("would be changed: 1; reports read by other rules by now: 1\n")
+    assert rehearsed.stdout.endswith("would be changed: 1; reports with a new meaning: 1\n")
     assert after_rehearsal == older_rows
-    assert ended.stdout.endswith(", changed: 1; reports read by other rules by now: 1\n")
+    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 1\n")
     assert (stored.rows(reports), without_position(stored)) == right
 
 

@@ -15,7 +15,7 @@ from app.callback.paasoo_codes import meaning_of
 from app.store.engine import open_database
 from app.store.rebuild import rebuild
 from app.store.tables import deliveries, reports
-from tests.oracle import expected_status, shown_status
+from tests.fold import expected_status, shown_status
 from tests.recount import KEYS, counted, recount
 from tests.service import TOKEN
 

@@ -10,7 +10,7 @@ import pytest
 from simulator.behaviours import BEHAVIOURS
 from simulator.command import simulate
 from simulator.oracle import Claim, acceptable_statuses, claim_of
-from simulator.traffic import Delays, invent
+from simulator.traffic import Delays, Mix, invent
 
 CASES = [
     case
@@ -67,8 +67,8 @@ def test_a_status_is_a_fold_of_what_was_stored(
 
 
 def test_no_behaviour_leaves_open_which_report_decides() -> None:
-    shares = dict.fromkeys(BEHAVIOURS, 1.0)
-    messages = [invent(1, number, shares, Delays(0, 0)) for number in range(500)]
+    mix = Mix(1, dict.fromkeys(BEHAVIOURS, 1.0), Delays(0, 0))
+    messages = [invent(mix, number) for number in range(500)]
     deliveries = [delivery for message in messages for delivery in message.deliveries]
     stored = [
         [claim_of(report.query) for report in delivery.reports if not report.malformed]

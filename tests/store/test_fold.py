@@ -14,7 +14,7 @@ from app.reports import DeliveryReport, KnownReport, Status, fold
 from app.store import read, write
 from app.store.engine import Database, open_database
 from app.store.tables import deliveries as deliveries_table
-from tests.oracle import expected_status, shown_status
+from tests.fold import expected_status, shown_status
 from tests.service import Service, a_report
 
 RECIPIENTS = ("6588888881", "6588888882")
