@@ -1,15 +1,29 @@
 """Handlers and answers, where the router wants endpoints and responses."""
 
 import asyncio
+from typing import Final
 
 from fastapi import Response
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as StarletteRequest
 from starlette.types import Receive, Scope, Send
 
-from app.exchange import Answer, Handler, Request
+from app import errors
+from app.exchange import Answer, Handler, Request, problem
+
+CUT_OFF: Final = problem(errors.problem(400, "malformed_request", "the body was cut off"))
 
 
-async def answered(handler: Handler, request: Request) -> Answer:
+async def answered(handler: Handler, scope: Scope, receive: Receive) -> Answer:
     """The handler's answer, once it has one."""
+    request = Request.of(scope)
+    if any(name == b"transfer-encoding" for name, _ in request.headers):
+        # A body in chunks may turn out to be none: then nothing may have been done.
+        try:
+            async for _ in StarletteRequest(scope, receive).stream():
+                pass
+        except ClientDisconnect:
+            return CUT_OFF
     found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def reply(answer: Answer) -> None:
@@ -32,5 +46,5 @@ class HandlerApp:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = await answered(self._handler, Request.of(scope))
+        answer = await answered(self._handler, scope, receive)
         await response(answer)(scope, receive, send)

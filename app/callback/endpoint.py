@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import PlainTextResponse
 from starlette.routing import Route
 
-from app import errors, exchange
+from app import errors
 from app.api.asgi import HandlerApp, answered, response
 from app.callback import parse
 from app.callback.door import PATH, Door
@@ -91,7 +91,7 @@ def add_callback(app: FastAPI, door: Door, *, with_token: bool) -> None:
 
     async def receive_delivery_report(request: Request) -> Response:
         """Take one delivery report. 200 and `OK` mean that it is on disk."""
-        return response(await answered(door.receive, exchange.Request.of(request.scope)))
+        return response(await answered(door.receive, request.scope, request.receive))
 
     app.add_api_route(
         f"{PATH}/{{token}}" if with_token else PATH,

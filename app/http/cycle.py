@@ -56,7 +56,7 @@ class Cycle(RequestResponseCycle):
         if self.scope["http_version"] == "1.0":
             self._has_length = any(name == b"content-length" for name, _ in message["headers"])
             self.chunked_encoding = None if self._has_length else False  # HTTP/1.0 has no chunks
-        if self.more_body or self._is_last():
-            self.keep_alive = False  # a body that nobody reads is not waited for
+        if self._is_last():
+            self.keep_alive = False
         await super().send(message)
         self.closes, self.keep_alive = not self.keep_alive, True

@@ -164,8 +164,6 @@ class HttpProtocol(asyncio.Protocol):
         if b"transfer-encoding" in reader.values:
             # Answered once its body has come: until then the parser may still refuse it.
             self._receiving, self._body_bytes = exchange, 0
-        elif int(reader.values.get(b"content-length", 0)) > MAX_BODY_BYTES:
-            raise RefusedError(*BODY_TOO_LARGE)
         else:
             self._waiting.append(exchange)
 
@@ -291,7 +289,10 @@ class HttpProtocol(asyncio.Protocol):
             return False
         if self._is_ending or self._is_half_closed:
             return True
-        # While draining, the client must reconnect elsewhere, once what it has begun is answered.
+        if self._reader.stage is Stage.BODY:
+            # Of this request, it is not waited for; of the next one, it is.
+            return self._receiving in (None, self._answering)
+        # While draining, the client must reconnect elsewhere, unless it has begun a request.
         return self.draining.is_set() and self._reader.stage is Stage.BETWEEN
 
     @property
@@ -325,6 +326,7 @@ class HttpProtocol(asyncio.Protocol):
     def _finish(self) -> None:
         """Close, but let a client that is still sending read its answer first."""
         self._is_deaf = True
+        self._receiving = None
         if self._reader.stage is Stage.BETWEEN or self._is_half_closed:
             self._transport.close()
         else:

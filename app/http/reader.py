@@ -15,9 +15,9 @@ from app.http.upgrades import UpgradeFilter
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_BODY_BYTES: Final = 1024 * 1024  # of a request that has a shortcut; the application counts too
 
-MALFORMED: Final = (400, "malformed_request", "this is not a request of HTTP/1.1")
+MALFORMED: Final = (400, "malformed_request", "this is not an HTTP request")
 HEAD_TOO_LARGE: Final = (400, "malformed_request", "the request head is too large")
-NOT_ONE_HOST: Final = (400, "malformed_request", "a request of HTTP/1.1 has one Host header")
+NOT_ONE_HOST: Final = (400, "malformed_request", "there must be one Host header")
 BODY_TOO_LARGE: Final = (413, "body_too_large", f"the body is longer than {MAX_BODY_BYTES} bytes")
 
 
