@@ -10,11 +10,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.api import cursors
+from app.api.access import reader
 from app.api.database import refuse_while_away
 from app.api.parameters import refuse_unknown_parameters
+from app.api.parts import parts_of
 from app.api.responses import json_response, problems
 from app.errors import ApiError, documented
-from app.guards import reader
 from app.query.schemas import Change, ChangesPage, changes_page
 from app.query.waiting import Wait, Watch
 from app.store.changes import BEGINNING, Position
@@ -59,7 +60,7 @@ async def list_changes(
     Oldest change first, and none is ever skipped. With `wait`, answers as soon as there is one.
     """
     refuse_while_away(request)
-    watch: Watch = request.app.state.watch
+    watch = parts_of(request).watch
     position = await _begin(watch, cursor)
     changes = await watch.changes_after(position, limit)
     if wait and not changes:
@@ -91,7 +92,7 @@ async def stream_changes(
 ) -> Response:
     """The same as server-sent events: `event: delivery`, `id:` its cursor, `data:` the delivery."""
     refuse_while_away(request)
-    watch: Watch = request.app.state.watch
+    watch = parts_of(request).watch
     if last_event_id:
         position = await _begin(watch, last_event_id, "Last-Event-ID")
     else:

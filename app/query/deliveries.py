@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from app.api import cursors
+from app.api.access import reader
 from app.api.database import ReadEngine
 from app.api.parameters import Msisdn, PlainText, refuse_unknown_parameters
 from app.api.responses import json_response, problems
 from app.api.times import TimeInput
-from app.guards import reader
 from app.query.schemas import DeliveriesPage, delivery_of
 from app.reports import Reason, State
 from app.store import read
