@@ -9,12 +9,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.access import metrics_reader
 from app.api.parts import parts_of
+from app.api.routes import Route
 from app.errors import PROBLEM_TYPE, documented, problem
 from app.store import schema
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(route_class=Route, tags=["operations"])
 
 
 @router.get("/livez", response_model=dict[str, str])

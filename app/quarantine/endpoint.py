@@ -12,12 +12,14 @@ from app.api.database import ReadEngine, refuse_while_away
 from app.api.parameters import refuse_unknown_parameters
 from app.api.parts import parts_of
 from app.api.responses import problems
+from app.api.routes import Route
 from app.api.times import TimeOutput
 from app.errors import RefusedCallbackNotFoundError, documented
 from app.quarantine.replay import replay
 from app.store import quarantine
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/quarantine",
     tags=["quarantine"],
     dependencies=[Depends(administrator), Depends(refuse_unknown_parameters)],

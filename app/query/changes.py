@@ -15,6 +15,7 @@ from app.api.database import refuse_while_away
 from app.api.parameters import refuse_unknown_parameters
 from app.api.parts import parts_of
 from app.api.responses import json_response, problems
+from app.api.routes import Route, is_head
 from app.errors import ApiError, documented
 from app.query.schemas import Change, ChangesPage, changes_page
 from app.query.waiting import Wait, Watch
@@ -27,6 +28,7 @@ KEEP_ALIVE_S: Final = 10.0
 NOTHING_NEW: Final = b": nothing new\n"
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/changes",
     tags=["changes"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
@@ -98,7 +100,7 @@ async def stream_changes(
     else:
         position = await _begin(watch, cursor)
     first_page = await watch.changes_after(position, EVENTS_A_WRITE)
-    return ChangeStream(watch, _events(watch, position, first_page))
+    return ChangeStream(watch, () if is_head(request) else _events(watch, position, first_page))
 
 
 async def _begin(watch: Watch, cursor: str | None, field: str = "cursor") -> Position:
@@ -119,7 +121,7 @@ class ChangeStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, watch: Watch, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, watch: Watch, events: AsyncIterator[bytes] | Sequence[bytes]) -> None:
         # For proxies: neither to be kept nor to be held back.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers)

@@ -10,12 +10,14 @@ from app.api.database import ReadEngine, refuse_while_away
 from app.api.parameters import MessageId, PlainMessageId, refuse_unknown_parameters
 from app.api.parts import parts_of
 from app.api.responses import json_response, problems
+from app.api.routes import Route
 from app.errors import MessageNotFoundError
 from app.query.schemas import Message, MessagesFound, Report, Reports, message_of
 from app.query.waiting import Wait
 from app.store import read
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/messages",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],

@@ -14,6 +14,7 @@ from app.api.access import reader
 from app.api.database import ReadEngine
 from app.api.parameters import refuse_unknown_parameters
 from app.api.responses import problems
+from app.api.routes import Route
 from app.api.times import EPOCH, TimeInput, TimeText
 from app.errors import InvalidRequestError, encode
 from app.query.countries import country_of
@@ -21,6 +22,7 @@ from app.reports import FINAL_STATES, Reason, State
 from app.store import stats
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/stats",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],

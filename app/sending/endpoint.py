@@ -12,6 +12,7 @@ from app.api.database import refuse_while_away
 from app.api.parameters import MessageId, Msisdn, PlainText, refuse_unknown_parameters
 from app.api.parts import parts_of
 from app.api.responses import json_response, problems
+from app.api.routes import Route
 from app.api.times import TimeInput
 from app.errors import PROBLEM_TYPE, InvalidRequestError, documented
 from app.query.schemas import Message, message_of
@@ -21,6 +22,7 @@ from app.store import read, submissions
 from app.store.submissions import Submission
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/messages",
     tags=["sending"],
     dependencies=[Depends(sender), Depends(refuse_unknown_parameters)],
