@@ -10,6 +10,7 @@ from typing import Final
 
 from starlette.concurrency import run_in_threadpool
 
+from app.api.compression import COMPRESSION
 from app.api.error_handlers import ERROR_HANDLERS
 from app.api.parts import Parts
 from app.api.service import Service
@@ -62,6 +63,7 @@ def create_app(settings: Settings) -> Service:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        middleware=[COMPRESSION],
         exception_handlers={**ERROR_HANDLERS},
     )
     add_callback(app, parts.door, with_token=bool(settings.callback_tokens))
