@@ -4,23 +4,10 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from hmac import compare_digest
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Annotated
 
-from fastapi import Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-
-from app.errors import ForbiddenError, UnauthorizedError
-from app.settings import ApiKey, Network, Role
+from app.settings import ApiKey, Network
 
 Address = IPv4Address | IPv6Address
-
-_bearer = HTTPBearer(
-    auto_error=False,
-    scheme_name="API key",
-    description="A key from `DLR_API_KEYS`. Roles: `read`, `send`, `admin`, each containing the "
-    "ones before.",
-)
-_Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 
 def known_key(keys: Iterable[ApiKey], presented: str) -> ApiKey | None:
@@ -31,38 +18,6 @@ def known_key(keys: Iterable[ApiKey], presented: str) -> ApiKey | None:
         if compare_digest(key.digest, digest):
             found = key
     return found
-
-
-def _check(request: Request, credentials: HTTPAuthorizationCredentials | None, role: Role) -> None:
-    if credentials is None:
-        raise UnauthorizedError
-    key = known_key(request.app.state.settings.api_keys, credentials.credentials)
-    if key is None:
-        raise UnauthorizedError
-    request.state.key_name = key.name
-    if key.role < role:
-        raise ForbiddenError(f"this needs a key of role {role.name.lower()}")
-
-
-async def reader(request: Request, credentials: _Credentials) -> None:
-    """Let in keys of any role."""
-    _check(request, credentials, Role.READ)
-
-
-async def sender(request: Request, credentials: _Credentials) -> None:
-    """Let in keys of role send or admin."""
-    _check(request, credentials, Role.SEND)
-
-
-async def administrator(request: Request, credentials: _Credentials) -> None:
-    """Let in keys of role admin."""
-    _check(request, credentials, Role.ADMIN)
-
-
-async def metrics_reader(request: Request, credentials: _Credentials) -> None:
-    """Let in keys of any role, or everybody where the settings say so."""
-    if not request.app.state.settings.metrics_public:
-        _check(request, credentials, Role.READ)
 
 
 def known_token(tokens: Iterable[bytes], presented: bytes) -> int | None:

@@ -6,11 +6,13 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Final
 
-from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from app.api.compression import COMPRESSION
 from app.api.error_handlers import ERROR_HANDLERS
+from app.api.parts import Parts
 from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door
@@ -23,12 +25,12 @@ from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health, upkeep
 from app.ops.periodic import Periodic
-from app.quarantine import endpoint as quarantine_endpoint
+from app.quarantine import endpoint as quarantine
 from app.query import changes, deliveries, messages, stats
 from app.query.lookups import PATH as LOOKUP_PATH
 from app.query.lookups import Lookups, shortcut
 from app.query.waiting import Watch
-from app.sending import endpoint as sending_endpoint
+from app.sending import endpoint as sending
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
 from app.settings import Settings
@@ -36,77 +38,71 @@ from app.store.engine import Database, open_database
 from app.store.spool import Spool
 from app.telemetry import Metrics
 
+ROUTERS: Final = (
+    messages.router,
+    deliveries.router,
+    changes.router,
+    stats.router,
+    sending.router,
+    quarantine.router,
+    health.router,
+)
 
-def create_app(settings: Settings) -> FastAPI:
+
+def create_app(settings: Settings) -> Service:
     """The service as an ASGI application. The settings have a token or networks, and keys."""
-    metrics = Metrics()
-    database = open_database(settings.database)
-    spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
-    committer = Committer(database, metrics, settings.quarantine_max_rows)
-    outage = Outage(is_embedded=database.is_embedded, has_spool=spool is not None)
-    recovery = Recovery(committer, outage, spool, understand, settings)
-    periodic = Periodic(upkeep.jobs(settings, database, metrics), outage)
-    writer = Writer(committer, outage, spool, metrics, settings.queue_limit)
-    door = Door(settings, writer, metrics)
-    lookups = Lookups(database)
-    sending = sending_of(settings, database, metrics, draining := threading.Event())
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        if not database.is_embedded:
-            await run_in_threadpool(recovery.start)
-        periodic.start()
-        yield
-        periodic.stop()
-        recovery.stop()
-        await writer.stop(timeout_s=0.5)
-        if sending is not None:
-            await sending.client.close()
-        loop = asyncio.get_running_loop()
-        for thread in (periodic, recovery):
-            if await loop.run_in_executor(None, thread.is_running, 0.5):
-                return  # it still holds what would be closed; the end of the process does that
-        if spool is not None:
-            spool.close()
-        database.close()
-
+    parts = build(settings)
     app = Service(
+        parts,
         prefix=settings.root_path or "",
         silent_prefix=CALLBACK_PATH,
         title="PaaSoo delivery-report receiver",
         version=version("paasoo-dlr"),
         description="Takes PaaSoo's delivery reports and answers what became of each message.",
-        lifespan=lifespan,
+        lifespan=lambda _app: running(parts),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        middleware=[COMPRESSION],
         exception_handlers={**ERROR_HANDLERS},
     )
-    app.state.settings = settings
-    app.state.door = door
-    app.state.metrics = metrics
-    app.state.database = database
-    app.state.writer = writer
-    app.state.outage = outage
-    app.state.spool = spool
-    app.state.lookups = lookups
-    app.state.shortcuts = (
-        Shortcut(CALLBACK_PATH, lambda _request: door.receive),
-        Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage)),
-    )
-    app.state.watch = Watch(database, outage, writer)
-    app.state.sending = sending
-    app.state.draining = draining
-    add_callback(app, door, with_token=bool(settings.callback_tokens))
-    app.include_router(messages.router)
-    app.include_router(deliveries.router)
-    app.include_router(changes.router)
-    app.include_router(stats.router)
-    app.include_router(sending_endpoint.router)
-    app.include_router(quarantine_endpoint.router)
-    app.include_router(health.router)
+    add_callback(app, parts.door, with_token=bool(settings.callback_tokens))
+    for router in ROUTERS:
+        app.include_router(router)
     docs.add_docs(app)
     return app
+
+
+def build(settings: Settings) -> Parts:
+    """Every part, made but not started."""
+    metrics = Metrics()
+    database = open_database(settings.database)
+    spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
+    committer = Committer(database, metrics, settings.quarantine_max_rows)
+    outage = Outage(is_embedded=database.is_embedded, has_spool=spool is not None)
+    writer = Writer(committer, outage, spool, metrics, settings.queue_limit)
+    door = Door(settings, writer, metrics)
+    lookups = Lookups(database)
+    draining = threading.Event()
+    return Parts(
+        settings=settings,
+        metrics=metrics,
+        database=database,
+        spool=spool,
+        outage=outage,
+        writer=writer,
+        recovery=Recovery(committer, outage, spool, understand, settings),
+        periodic=Periodic(upkeep.jobs(settings, database, metrics), outage),
+        door=door,
+        lookups=lookups,
+        watch=Watch(database, outage, writer),
+        sending=sending_of(settings, database, metrics, draining),
+        shortcuts=(
+            Shortcut(CALLBACK_PATH, lambda _request: door.receive),
+            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage)),
+        ),
+        draining=draining,
+    )
 
 
 def sending_of(
@@ -118,3 +114,24 @@ def sending_of(
         return None
     client = PaasooClient(settings.paasoo_url, key.get_secret_value(), secret.get_secret_value())
     return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
+
+
+@asynccontextmanager
+async def running(parts: Parts) -> AsyncIterator[None]:
+    """Start the threads; in the end stop them, and close what they no longer use."""
+    if not parts.database.is_embedded:
+        await run_in_threadpool(parts.recovery.start)
+    parts.periodic.start()
+    yield
+    parts.periodic.stop()
+    parts.recovery.stop()
+    await parts.writer.stop(timeout_s=0.5)
+    if parts.sending is not None:
+        await parts.sending.client.close()
+    loop = asyncio.get_running_loop()
+    for thread in (parts.periodic, parts.recovery):
+        if await loop.run_in_executor(None, thread.is_running, 0.5):
+            return  # it still uses what would be closed; the end of the process closes that
+    if parts.spool is not None:
+        parts.spool.close()
+    parts.database.close()

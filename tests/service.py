@@ -9,9 +9,9 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx2
-from fastapi import FastAPI
 from sqlalchemy import URL
 
+from app.api.service import Service as ServiceApp
 from app.http.server import DrainingServer
 from app.main import create_app
 from app.settings import Settings, load_settings
@@ -42,7 +42,7 @@ def a_report(**changes: object) -> str:
 class Service:
     """A running service and an HTTP client for it."""
 
-    app: FastAPI
+    app: ServiceApp
     server: DrainingServer
     http: httpx2.Client
     database_url: URL

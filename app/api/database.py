@@ -5,19 +5,19 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy import Engine
 
+from app.api.parts import parts_of
 from app.errors import DatabaseUnavailableError
 
 
 def refuse_while_away(request: Request) -> None:
     """Raise `DatabaseUnavailableError` in an outage: a connection attempt would only take time."""
-    if request.app.state.outage.is_on:
+    if parts_of(request).outage.is_on:
         raise DatabaseUnavailableError
 
 
 async def _reading_engine(request: Request) -> Engine:
     refuse_while_away(request)
-    engine: Engine = request.app.state.database.read
-    return engine
+    return parts_of(request).database.read
 
 
 # An engine, not a connection: a dependency that held a connection would wait, with it, for a thread

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import errors
 from app.api.asgi import response
 from app.api.failures import answer_to
+from app.api.routes import methods_of
 from app.errors import ApiError, InvalidRequestError, NotFoundError
 from app.exchange import problem
 
@@ -41,10 +42,10 @@ async def _on_unknown_path(_request: Request, _error: HTTPException) -> Response
     return response(answer_to(NotFoundError()))
 
 
-async def _on_wrong_method(_request: Request, error: HTTPException) -> Response:
+async def _on_wrong_method(request: Request, _error: HTTPException) -> Response:
     detail = "this path doesn't take this method"
     document = errors.problem(405, "method_not_allowed", detail)
-    return response(problem(document, **(error.headers or {})))
+    return response(problem(document, allow=", ".join(methods_of(request))))
 
 
 async def _on_invalid_request(_request: Request, error: RequestValidationError) -> Response:

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
+from app.api.parts import Parts
 from app.api.request_log import log_request
 from app.errors import Problem
 from app.exchange import Request, request_id
@@ -21,8 +22,9 @@ class Service(FastAPI):
     is called by the thousand, and says itself which ones were odd.
     """
 
-    def __init__(self, *, prefix: str, silent_prefix: str, **options: Any) -> None:
+    def __init__(self, parts: Parts, *, prefix: str, silent_prefix: str, **options: Any) -> None:
         super().__init__(**options)
+        self.parts = parts
         self._prefix = prefix
         self._silent_prefix = silent_prefix
 

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from typing import Final
 
 import typer
-from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.commands import first_run
 from app.commands.database import opened_database, the_only_process_on
@@ -81,7 +81,7 @@ def keep_what_start_made() -> None:
     gc.freeze()
 
 
-def build_app(settings: Settings) -> FastAPI:
+def build_app(settings: Settings) -> Service:
     try:
         return create_app(settings)
     except (OSError, SQLAlchemyError) as error:

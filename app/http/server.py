@@ -10,8 +10,8 @@ from types import FrameType
 from typing import Any, Final
 
 import uvicorn
-from fastapi import FastAPI
 
+from app.api.service import Service
 from app.http.protocol import LAST_ANSWERS_S, HttpProtocol
 from app.settings import Settings
 
@@ -32,13 +32,13 @@ def allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
+def server_config(app: Service, settings: Settings) -> uvicorn.Config:
     """How uvicorn is run, here and in the tests."""
 
     class Protocol(HttpProtocol):
         send_timeout_s = settings.send_timeout_seconds
-        shortcuts = app.state.shortcuts if settings.shortcuts else ()
-        draining = app.state.draining
+        shortcuts = app.parts.shortcuts if settings.shortcuts else ()
+        draining = app.parts.draining
 
     return uvicorn.Config(
         app,
@@ -64,12 +64,12 @@ class DrainingServer(uvicorn.Server):
     that found the port closed.
     """
 
-    def __init__(self, app: FastAPI, settings: Settings) -> None:
+    def __init__(self, app: Service, settings: Settings) -> None:
         super().__init__(server_config(app, settings))
-        self._draining = app.state.draining
-        self._writer = app.state.writer
-        self._watch = app.state.watch
-        self._sending = app.state.sending
+        self._draining = app.parts.draining
+        self._writer = app.parts.writer
+        self._watch = app.parts.watch
+        self._sending = app.parts.sending
         self._drain_seconds = settings.drain_seconds
 
     async def serve(self, *args: Any, **kwargs: Any) -> None:

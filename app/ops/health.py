@@ -7,13 +7,15 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.api.access import metrics_reader
+from app.api.parts import parts_of
+from app.api.routes import Route
 from app.errors import PROBLEM_TYPE, documented, problem
-from app.guards import metrics_reader
 from app.store import schema
 
 log = logging.getLogger(__name__)
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(route_class=Route, tags=["operations"])
 
 
 @router.get("/livez", response_model=dict[str, str])
@@ -29,12 +31,12 @@ async def show_liveness() -> JSONResponse:
 )
 def show_readiness(request: Request) -> JSONResponse:
     """200, or 503 with the checks that failed."""
-    state = request.app.state
+    parts = parts_of(request)
     checks = {
-        "draining": "the process is about to end" if state.draining.is_set() else "ok",
-        "queue": "full" if state.writer.is_full else "ok",
+        "draining": "the process is about to end" if parts.draining.is_set() else "ok",
+        "queue": "full" if parts.writer.is_full else "ok",
         **_check_database(request),
-        "spool": "takes no more" if state.outage.spool_is_failing else "ok",
+        "spool": "takes no more" if parts.outage.spool_is_failing else "ok",
     }
     failed = [name for name, found in checks.items() if found != "ok"]
     if not failed:
@@ -46,10 +48,10 @@ def show_readiness(request: Request) -> JSONResponse:
 
 
 def _check_database(request: Request) -> dict[str, str]:
-    if request.app.state.outage.is_on:
+    if parts_of(request).outage.is_on:
         return {"database": "takes no reports", "schema": "not checked"}
     try:
-        with request.app.state.database.read.connect() as connection:
+        with parts_of(request).database.read.connect() as connection:
             current = schema.is_current(connection)
     except SQLAlchemyError:
         return {"database": "can't be reached", "schema": "not checked"}
@@ -64,9 +66,9 @@ def _check_database(request: Request) -> dict[str, str]:
 )
 def show_metrics(request: Request) -> Response:
     """Prometheus text."""
-    state = request.app.state
-    state.metrics.queued.set(state.writer.queued)
-    state.metrics.waiting.set(state.watch.waiting)
-    state.metrics.streams.set(state.watch.streams)
-    state.metrics.spool_waiting.set(len(state.spool or ()))
-    return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    parts = parts_of(request)
+    parts.metrics.queued.set(parts.writer.queued)
+    parts.metrics.waiting.set(parts.watch.waiting)
+    parts.metrics.streams.set(parts.watch.streams)
+    parts.metrics.spool_waiting.set(len(parts.spool or ()))
+    return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

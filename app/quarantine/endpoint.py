@@ -7,16 +7,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from app.api import cursors
+from app.api.access import administrator
 from app.api.database import ReadEngine, refuse_while_away
 from app.api.parameters import refuse_unknown_parameters
+from app.api.parts import parts_of
 from app.api.responses import problems
+from app.api.routes import Route
 from app.api.times import TimeOutput
 from app.errors import RefusedCallbackNotFoundError, documented
-from app.guards import administrator
 from app.quarantine.replay import replay
 from app.store import quarantine
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/quarantine",
     tags=["quarantine"],
     dependencies=[Depends(administrator), Depends(refuse_unknown_parameters)],
@@ -91,7 +94,7 @@ def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) ->
     refuse_while_away(request)
     ids = wanted.ids if "ids" in wanted.model_fields_set else None
     result = ReplayResult(replayed=0, still_rejected=0)
-    for batch in replay(request.app.state.database, ids):
+    for batch in replay(parts_of(request).database, ids):
         result.replayed += batch.replayed
         result.still_rejected += batch.still_rejected
     return result
@@ -110,7 +113,7 @@ def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) ->
 def delete_refused(id: str, request: Request) -> None:  # noqa: A002 - the name in the path
     """Delete a refused callback for good."""
     refuse_while_away(request)
-    with request.app.state.database.write.begin() as connection:
+    with parts_of(request).database.write.begin() as connection:
         removed = quarantine.remove(connection, [id])
     if not removed:
         raise RefusedCallbackNotFoundError(id)

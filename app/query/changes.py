@@ -10,11 +10,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.api import cursors
+from app.api.access import reader
 from app.api.database import refuse_while_away
 from app.api.parameters import refuse_unknown_parameters
+from app.api.parts import parts_of
 from app.api.responses import json_response, problems
+from app.api.routes import Route, is_head
 from app.errors import ApiError, documented
-from app.guards import reader
 from app.query.schemas import Change, ChangesPage, changes_page
 from app.query.waiting import Wait, Watch
 from app.store.changes import BEGINNING, Position
@@ -26,6 +28,7 @@ KEEP_ALIVE_S: Final = 10.0
 NOTHING_NEW: Final = b": nothing new\n"
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/changes",
     tags=["changes"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
@@ -59,7 +62,7 @@ async def list_changes(
     Oldest change first, and none is ever skipped. With `wait`, answers as soon as there is one.
     """
     refuse_while_away(request)
-    watch: Watch = request.app.state.watch
+    watch = parts_of(request).watch
     position = await _begin(watch, cursor)
     changes = await watch.changes_after(position, limit)
     if wait and not changes:
@@ -91,13 +94,13 @@ async def stream_changes(
 ) -> Response:
     """The same as server-sent events: `event: delivery`, `id:` its cursor, `data:` the delivery."""
     refuse_while_away(request)
-    watch: Watch = request.app.state.watch
+    watch = parts_of(request).watch
     if last_event_id:
         position = await _begin(watch, last_event_id, "Last-Event-ID")
     else:
         position = await _begin(watch, cursor)
     first_page = await watch.changes_after(position, EVENTS_A_WRITE)
-    return ChangeStream(watch, _events(watch, position, first_page))
+    return ChangeStream(watch, () if is_head(request) else _events(watch, position, first_page))
 
 
 async def _begin(watch: Watch, cursor: str | None, field: str = "cursor") -> Position:
@@ -118,7 +121,7 @@ class ChangeStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, watch: Watch, events: AsyncIterator[bytes]) -> None:
+    def __init__(self, watch: Watch, events: AsyncIterator[bytes] | Sequence[bytes]) -> None:
         # For proxies: neither to be kept nor to be held back.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers)

@@ -5,16 +5,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 
 from app.api import cursors
+from app.api.access import reader
 from app.api.database import ReadEngine
 from app.api.parameters import Msisdn, PlainText, refuse_unknown_parameters
 from app.api.responses import json_response, problems
+from app.api.routes import Route
 from app.api.times import TimeInput
-from app.guards import reader
 from app.query.schemas import DeliveriesPage, delivery_of
 from app.reports import Reason, State
 from app.store import read
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/deliveries",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],

@@ -5,16 +5,19 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.access import reader
 from app.api.database import ReadEngine, refuse_while_away
 from app.api.parameters import MessageId, PlainMessageId, refuse_unknown_parameters
+from app.api.parts import parts_of
 from app.api.responses import json_response, problems
+from app.api.routes import Route
 from app.errors import MessageNotFoundError
-from app.guards import reader
 from app.query.schemas import Message, MessagesFound, Report, Reports, message_of
 from app.query.waiting import Wait
 from app.store import read
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/messages",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
@@ -31,7 +34,7 @@ async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -
     refuse_while_away(request)
     message = await _find(request, messageid)
     if wait and (message is None or not message["final"]):
-        await request.app.state.watch.until_final(messageid, wait, request)
+        await parts_of(request).watch.until_final(messageid, wait, request)
         message = await _find(request, messageid)
     if message is None:
         raise MessageNotFoundError(messageid)
@@ -39,7 +42,7 @@ async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -
 
 
 async def _find(request: Request, message_id: str) -> Message | None:
-    deliveries = await request.app.state.lookups.deliveries_of(message_id)
+    deliveries = await parts_of(request).lookups.deliveries_of(message_id)
     return message_of(deliveries) if deliveries else None
 
 

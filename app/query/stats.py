@@ -10,17 +10,19 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
+from app.api.access import reader
 from app.api.database import ReadEngine
 from app.api.parameters import refuse_unknown_parameters
 from app.api.responses import problems
+from app.api.routes import Route
 from app.api.times import EPOCH, TimeInput, TimeText
 from app.errors import InvalidRequestError, encode
-from app.guards import reader
 from app.query.countries import country_of
 from app.reports import FINAL_STATES, Reason, State
 from app.store import stats
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/stats",
     tags=["status"],
     dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Final, TypeVar
 from fastapi import APIRouter, Body, Depends, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.api.access import sender
 from app.api.database import refuse_while_away
 from app.api.parameters import MessageId, Msisdn, PlainText, refuse_unknown_parameters
+from app.api.parts import parts_of
 from app.api.responses import json_response, problems
+from app.api.routes import Route
 from app.api.times import TimeInput
 from app.errors import PROBLEM_TYPE, InvalidRequestError, documented
-from app.guards import sender
 from app.query.schemas import Message, message_of
 from app.sending.once import Order, Sending, send_once
 from app.sending.problems import SendingNotConfiguredError
@@ -20,6 +22,7 @@ from app.store import read, submissions
 from app.store.submissions import Submission
 
 router = APIRouter(
+    route_class=Route,
     prefix="/v1/messages",
     tags=["sending"],
     dependencies=[Depends(sender), Depends(refuse_unknown_parameters)],
@@ -124,7 +127,7 @@ IdempotencyKey = Annotated[str | None, Depends(_idempotency_key)]
 
 
 def _configured(request: Request) -> Sending:
-    sending: Sending | None = request.app.state.sending
+    sending = parts_of(request).sending
     if sending is None:
         raise SendingNotConfiguredError
     return sending
@@ -190,7 +193,7 @@ def register_message(
     same call changes nothing; a different one adds its recipients and replaces the fields it gives.
     """
     refuse_while_away(request)
-    database = request.app.state.database
+    database = parts_of(request).database
     submission = Submission(messageid, sent.to, sent.reference, sent.submitted_at)
     with database.write.begin() as connection:
         submissions.register(connection, submission, time.time_ns() // 1000)

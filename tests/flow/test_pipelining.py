@@ -54,7 +54,7 @@ def test_the_end_of_the_service_answers_what_waits_and_what_is_behind_it(
 def test_requests_in_one_packet_are_all_answered_while_it_drains(
     service: Service, together: int
 ) -> None:
-    service.app.state.draining.set()
+    service.app.parts.draining.set()
     with connect(service) as connection:
         connection.sendall(CALLBACK * together)
         answers = read_all(connection)
@@ -96,6 +96,6 @@ def send_apart(service: Service, connection: socket.socket, first: bytes, *other
     """The others once the first waits for its commit."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.sendall(first)
-    until(lambda: service.app.state.writer.queued == 1)
+    until(lambda: service.app.parts.writer.queued == 1)
     for other in others:
         connection.sendall(other)

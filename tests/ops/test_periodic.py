@@ -115,7 +115,7 @@ def test_a_service_adds_up_its_statistics(
     with running_service(database_url) as service:
         for number in range(5):
             service.call_back(a_report(messageid=f"m-{number}"))
-        read = service.app.state.database.read
+        read = service.app.parts.database.read
 
         def parts() -> set[int]:
             with read.connect() as connection:

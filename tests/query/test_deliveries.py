@@ -178,7 +178,7 @@ def plans_of(service: Service, statements: list[tuple[str, Any]]) -> Iterator[tu
 def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
     statements: list[tuple[str, Any]] = []
 
-    @event.listens_for(reported.app.state.database.read, "before_cursor_execute")
+    @event.listens_for(reported.app.parts.database.read, "before_cursor_execute")
     def note(_c: object, _d: object, statement: str, parameters: Any, *_: object) -> None:
         if "FROM deliveries" in statement or "FROM reports" in statement:
             statements.append((statement, parameters))

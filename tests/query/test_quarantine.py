@@ -166,7 +166,7 @@ def put_in(service: Service, *queries: str, at: int = YESTERDAY) -> None:
     refusals = [
         Refusal(query, "invalid_parameter", "it was not known then", at) for query in queries
     ]
-    with service.app.state.database.write.begin() as connection:
+    with service.app.parts.database.write.begin() as connection:
         quarantine.keep(connection, refusals, max_rows=10_000)
 
 
@@ -252,7 +252,7 @@ def test_a_row_that_only_the_database_refuses_costs_the_others_nothing(service: 
             WHEN new.recipient = '6500000000' BEGIN SELECT RAISE(ABORT, 'no'); END""",
         "postgresql": "ALTER TABLE reports ADD CHECK (recipient <> '6500000000')",
     }
-    database = service.app.state.database.write
+    database = service.app.parts.database.write
     with database.begin() as connection:
         connection.execute(text(refuse_recipient[connection.dialect.name]))
     put_in(service, *(a_report(messageid=f"m-{number}") for number in range(6)))

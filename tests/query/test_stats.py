@@ -30,7 +30,7 @@ def record(service: Service, *facts: tuple[dict[str, Any], int]) -> None:
         understood(f"m-{at}-{number}", "6588888888", meaning, at)
         for number, (meaning, at) in enumerate(facts)
     ]
-    with service.app.state.database.write.begin() as connection:
+    with service.app.parts.database.write.begin() as connection:
         write.record(connection, batch)
 
 
@@ -173,7 +173,7 @@ def test_a_span_begins_with_since_and_ends_before_until(service: Service) -> Non
 
 
 def test_what_was_sent_and_not_reported_counts_at_the_time_of_sending(service: Service) -> None:
-    with service.app.state.database.write.begin() as connection:
+    with service.app.parts.database.write.begin() as connection:
         connection.execute(insert(deliveries).values(registered("sent", YESTERDAY)))
     before = shown(ask(service, "group_by=hour,state")["groups"], "hour", "state")
     span = {"since": written(YESTERDAY), "until": written(YESTERDAY + HOUR // 6)}

@@ -1,0 +1,51 @@
+"""The parts of a running service: an endpoint reaches them through its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+
+if TYPE_CHECKING:  # rooms above this one
+    import threading
+
+    from app.callback.door import Door
+    from app.http.dispatch import Shortcut
+    from app.ingest.outage import Outage
+    from app.ingest.recovery import Recovery
+    from app.ingest.writer import Writer
+    from app.ops.periodic import Periodic
+    from app.query.lookups import Lookups
+    from app.query.waiting import Watch
+    from app.sending.once import Sending
+    from app.settings import Settings
+    from app.store.engine import Database
+    from app.store.spool import Spool
+    from app.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that lives as long as the service. `create_app` makes it, once."""
+
+    settings: Settings
+    metrics: Metrics
+    database: Database
+    spool: Spool | None  # none for the embedded database
+    outage: Outage
+    writer: Writer
+    recovery: Recovery
+    periodic: Periodic
+    door: Door
+    lookups: Lookups
+    watch: Watch
+    sending: Sending | None  # none without an account at PaaSoo
+    shortcuts: tuple[Shortcut, ...]
+    draining: threading.Event  # set once the process is about to end
+
+
+def parts_of(request: Request) -> Parts:
+    """The parts of the service that this request came to."""
+    parts: Parts = request.app.parts
+    return parts
