@@ -12,7 +12,7 @@ WORKDIR /build
 
 # The dependencies change less often than the code, so they have a layer of their own.
 COPY pyproject.toml uv.lock ./
-# uv's version is the one that pyproject.toml pins.
+# pyproject.toml pins the version of uv.
 RUN pip install --no-cache-dir "$(sed -n 's/.*"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)" \
  && uv sync --locked --no-dev --no-install-project
 COPY . .
@@ -33,8 +33,8 @@ WORKDIR /var/lib/paasoo-dlr
 VOLUME /var/lib/paasoo-dlr
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# /livez, not /readyz: while the database is away the service still takes reports into its spool,
-# and must not be restarted for it. No proxy, whatever http_proxy says.
+# /livez, not /readyz: while the database is away the service takes reports into its spool, and must
+# not be restarted. Ignore http_proxy.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s \
     CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('DLR_PORT', 8000)}/livez\", timeout=2)"]
 ENTRYPOINT ["paasoo-dlr"]

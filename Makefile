@@ -1,15 +1,15 @@
 # Everything runs from .venv, which `make setup` builds from the lock file.
-# Needs Python 3.11 or newer, make, git and the Python package index; nothing else has to be installed.
+# It needs only Python 3.11 or newer, make, git and the Python package index.
 
-# The one place that says which uv is used is pyproject.toml (dependency group "dev").
+# pyproject.toml (dependency group "dev") pins the version of uv.
 UV := $(shell sed -n 's/.*"\(uv==[0-9.]*\)".*/\1/p' pyproject.toml)
 PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3
 SYNCED := .venv/.synced
 
-# uv must neither bring a Python of its own nor work on another environment.
+# uv must neither download a Python nor work on another environment.
 SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
 
-# Two at a time: many tests wait for a process to start. ARGS='-n0 -s' for one at a time, to watch.
+# Two at a time, because many tests wait for a process to start. To watch one at a time: ARGS='-n0 -s'.
 PYTEST := .venv/bin/pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
@@ -23,13 +23,13 @@ setup: $(SYNCED) ## build .venv from the lock file
 run: $(SYNCED) ## set up, then serve on 127.0.0.1:8000 with the embedded database (HOST=, PORT=)
 	@.venv/bin/paasoo-dlr serve $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
 
-demo: $(SYNCED) ## set up, then the service and a simulated PaaSoo for a minute, checked and counted (ARGS='--seconds 10')
+demo: $(SYNCED) ## set up, then run the service and a simulated PaaSoo for a minute (ARGS='--seconds 10')
 	@.venv/bin/python -m simulator.demo $(ARGS)
 
 test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
 	$(PYTEST) $(ARGS)
 
-check: $(SYNCED) ## what CI runs: format, lint, types, import rules, Dockerfile, tests
+check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerfile, tests
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -57,15 +57,15 @@ clean: ## remove .venv and caches; never var/, which holds data
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The stamp holds the folder it was made in, as the scripts in .venv/bin name their interpreter by its full path.
+# The scripts in .venv/bin name their interpreter by its full path, so the stamp holds the folder that it was made in.
 # A stamp from another folder, or beside an interpreter that no longer starts, is void.
 ifneq ($(shell test "`cat $(SYNCED) 2>/dev/null`" = "$(CURDIR)" && .venv/bin/python -c 'print("ok")' 2>/dev/null),ok)
 .PHONY: $(SYNCED)
 VOID := yes
 endif
 
-# With a stamp, .venv is brought up to date in place; without one (none yet, void, or an earlier run was
-# interrupted) it is built anew. The stamp goes before the work starts and comes back when all of it is done.
+# With a valid stamp, .venv is updated in place; otherwise (no stamp yet, a void one, or an interrupted run) it is
+# built anew. The stamp is removed before the work starts and written when all of it is done.
 $(SYNCED): pyproject.toml uv.lock
 	@set -e; \
 	found=; why="no Python found"; \

@@ -26,14 +26,14 @@ PGBENCH: Final = "pgbench, the same upsert"
 PGBENCH_STRIPPED: Final = "pgbench, the same upsert, keys alone"
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 AT_ONCE: Final = (64, 16, 256, 1)
-# Behind the name of a row: the load opens a connection for each report, as many providers do.
+# The end of a row's name if its load opens a connection for each report, as many providers do.
 A_CONNECTION_EACH: Final = ", a connection a report"
-MAIN: Final = 64  # the number of connections that most targets are about
+MAIN: Final = 64  # the number of connections of most targets
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table, and how it is measured once."""
+    """A line of the table, and the function that measures it once."""
 
     name: str
     connections: int
@@ -56,7 +56,7 @@ def naive(kind: str) -> str:
 
 
 class Bench:
-    """The rows of one round, each a closure over what it needs."""
+    """The rows of one round, each with a closure that measures it."""
 
     def __init__(self, stage: Stage, options: argparse.Namespace, filled: dict[str, URL]) -> None:
         self._stage = stage
@@ -66,7 +66,7 @@ class Bench:
         self._run_numbers = count(1)
 
     def rows(self) -> Iterator[Row]:
-        """In the order of a round: what is compared stands close together in time."""
+        """The rows in the order of a round: those to compare run close together in time."""
         for connections in AT_ONCE:
             yield self._row(BARE, connections, self._baseline, "bare")
             yield self._row(DOES_NOTHING, connections, self._baseline, "only_answers")
@@ -100,7 +100,7 @@ class Bench:
     def _two_loads(
         self, order: str = "growing", kind: str = "reports"
     ) -> tuple[load.Load, load.Load]:
-        """To warm up, and to measure."""
+        """One load to warm up with, and one to measure."""
         run = next(self._run_numbers)
         keep_alive = kind != "closing"
         return (
@@ -150,7 +150,7 @@ class Bench:
 
 @contextmanager
 def filled_databases(stage: Stage, messages: int) -> Iterator[dict[str, URL]]:
-    """One of each kind, for the lookups."""
+    """A filled database of each kind, for the lookups."""
     with ExitStack() as opened, Progress() as progress:
         filled = {}
         for kind, shown in DATABASES.items():
@@ -184,7 +184,7 @@ def middle(figures: list[Figures], name: str) -> float | None:
 
 
 def ratio(rounds: Rounds, one: tuple[str, int], other: tuple[str, int], of: str = "per_s") -> float:
-    """Of one to the other within each round, then the median: what drifts, drifts for both."""
+    """The median of the ratios within each round, in which the machine's drift cancels out."""
     pairs = zip(rounds[one], rounds[other], strict=True)
     return float(median(getattr(a, of) / max(getattr(b, of), 1e-9) for a, b in pairs))
 
@@ -274,7 +274,7 @@ def targets(rounds: Rounds) -> Iterator[Target]:
 
 
 def _latency_of_one(rounds: Rounds, kind: str) -> Iterator[Target]:
-    """What a lone report waits for beyond the endpoint itself, which must be its commit alone."""
+    """A single report may take one commit longer than the baseline's answer."""
     commit_ms = middle(rounds[ours(kind), 1], "commit_ms") or 0
     for baseline in (DOES_NOTHING, BARE):
         pairs = zip(rounds[ours(kind), 1], rounds[baseline, 1], strict=True)
@@ -293,9 +293,9 @@ def notes(rounds: Rounds, messages: int) -> str:
         for key, row in rounds.items()
         if any(figures.refused for figures in row)
     }
-    found = "Every report that was sent was found in its database afterwards."
+    found = "Every sent report was found in its database afterwards."
     if missing:
-        found = f"As many were found as were acknowledged, or more; not found: {missing}."
+        found = f"At least as many were found as were acknowledged; not found: {missing}."
     lines = [
         found,
         f"Lookups: among {messages:,} messages.",
@@ -305,7 +305,7 @@ def notes(rounds: Rounds, messages: int) -> str:
 
 
 def main() -> None:
-    """Measure, print the table, write it to the page; exit code 1 if a report was lost."""
+    """Measure, print the table, write it to the page; exit with 1 if a report was lost."""
     parser = parser_of("benchmarks", main.__doc__)
     add_measuring(parser, seconds=4)
     parser.add_argument("--messages", type=positive, default=1_000_000, help="to look up among")

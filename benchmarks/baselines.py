@@ -1,4 +1,4 @@
-"""What the service is measured against. Each answers the callback; what differs is what it does."""
+"""The baselines of the service. Each answers the callback, with more or less work behind it."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
-    """ASGI and nothing else: the ceiling of anything that runs on uvicorn."""
+    """ASGI and nothing else: the limit for anything that runs on uvicorn."""
     if scope["type"] == "lifespan":
         while True:
             message = await receive()
@@ -28,7 +28,7 @@ only_answers = FastAPI()
 
 
 @only_answers.get("/callback/paasoo/{token}", response_class=PlainTextResponse)
-async def answer(token: str) -> str:  # noqa: ARG001 - it does nothing, that is the point
+async def answer(token: str) -> str:  # noqa: ARG001 - it does nothing on purpose
     return "OK"
 
 
@@ -60,7 +60,7 @@ class NaiveDelivery(Base):
 
 
 def naive() -> FastAPI:
-    """The receiver as a first version is written: typed parameters, a session and a commit each."""
+    """The usual first version of a receiver: typed parameters, a session and a commit each."""
     engine = _naive_engine(os.environ["BENCH_DATABASE_URL"])
     insert: Any = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
     app = FastAPI()
@@ -70,8 +70,8 @@ def naive() -> FastAPI:
             yield opened
 
     @app.get("/callback/paasoo/{token}", response_class=PlainTextResponse)
-    def receive(  # noqa: PLR0913, PLR0917 - as FastAPI has it
-        token: str,  # noqa: ARG001 - not even looked at, which is in the baseline's favour
+    def receive(  # noqa: PLR0913, PLR0917 - FastAPI wants one for each
+        token: str,  # noqa: ARG001 - not checked, in the baseline's favour
         messageid: Annotated[str, Query(max_length=128)],
         to: Annotated[str, Query(max_length=20)],
         status: Annotated[int, Query(ge=0)],
@@ -86,7 +86,7 @@ def naive() -> FastAPI:
             "errcode": errcode,
             "network": network,
         }
-        # An upsert, not select-then-insert, which on SQLite would fail whenever two are at it.
+        # An upsert: select-then-insert would fail on SQLite whenever two requests meet.
         statement = insert(NaiveDelivery).values(message_id=messageid, recipient=to, **fields)
         session.execute(
             statement.on_conflict_do_update(index_elements=["message_id", "recipient"], set_=fields)

@@ -1,4 +1,4 @@
-"""The processes that are measured: each a server of its own, started for one row of the table."""
+"""The measured processes: each is a server of its own, started for one row of the table."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ class Running:
         return times.user + times.system
 
     def peak_mib(self) -> float:
-        """The most memory that it ever had resident; where nobody keeps that, what it has now."""
+        """The most memory that it had resident; where the system doesn't keep that, the current."""
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text()
         except OSError:
@@ -48,7 +48,7 @@ class Running:
         return int(peak.split()[1]) / 2**10
 
     def client(self) -> httpx2.Client:
-        """Speaks to it with a key for everything."""
+        """A client of the server with an admin's key."""
         return httpx2.Client(
             base_url=f"http://127.0.0.1:{self.port}",
             headers={"Authorization": f"Bearer {KEY}"},
@@ -61,14 +61,14 @@ class Running:
             return client.get(path)
 
     def metric(self, name: str) -> float:
-        """One number of ours at /metrics."""
+        """A metric of the service."""
         for line in self.get("/metrics").text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.rpartition(" ")[2])
         raise LookupError(name)
 
     def commits(self) -> tuple[float, float]:
-        """How many of ours there were, and the seconds they took; none for a baseline."""
+        """The number of commits, and their time in seconds; zero for a baseline."""
         try:
             return self.metric("dlr_commit_seconds_count"), self.metric("dlr_commit_seconds_sum")
         except LookupError:
@@ -77,7 +77,7 @@ class Running:
 
 @contextmanager
 def baseline(name: str, cores: Cores, database: URL | None = None) -> Iterator[Running]:
-    """One of `baselines.py` under uvicorn, with the protocol and the loop that ours has."""
+    """One of `baselines.py` under uvicorn, with the same loop and parser as the service."""
     environment = {}
     if database is not None:
         environment["BENCH_DATABASE_URL"] = database.render_as_string(hide_password=False)
@@ -95,7 +95,7 @@ def baseline(name: str, cores: Cores, database: URL | None = None) -> Iterator[R
 
 @contextmanager
 def ours(database: URL, cores: Cores) -> Iterator[Running]:
-    """The service as `paasoo-dlr serve` runs it, on a database that is brought up to date first."""
+    """Migrate a database and run `paasoo-dlr serve` on it."""
     port = free_port()
     with TemporaryDirectory(prefix="dlr-data-") as folder:
         environment = {
@@ -111,13 +111,13 @@ def ours(database: URL, cores: Cores) -> Iterator[Running]:
         command = [str(PROGRAM), "serve", "--port", str(port)]
         with _running(command, environment, port, cores) as running:
             yield running
-            # Should the database have been away for a moment, reports wait here, and are looked for
-            # in the database.
+            # If the database was away for a moment, wait for the spool: the check looks for all
+            # reports in the database.
             until(lambda: running.metric("dlr_spool_waiting") == 0, DRAIN_WITHIN_S)
 
 
 def replicas(opened: ExitStack, database: URL, number: int, stage: Stage) -> list[Running]:
-    """So many of ours on one database, each on a core of its own while there are enough."""
+    """Replicas of the service on one database, each on a core of its own if there are enough."""
     cores = sorted(stage.server_cores)
     return [
         opened.enter_context(ours(database, frozenset({cores[place % len(cores)]})))
@@ -146,7 +146,7 @@ def _running(
             process = psutil.Popen(
                 command,
                 env={"PATH": os.defpath, **environment},
-                cwd=folder,  # where no `.env` is
+                cwd=folder,  # it has no `.env`
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -154,7 +154,7 @@ def _running(
             running = Running(process, port)
             _wait_for_answers(running, log)
             yield running
-            process.terminate()  # in order, so that what was admitted is stored
+            process.terminate()  # a graceful end stores all admitted reports
             process.wait(END_WITHIN_S)
         finally:
             if process.is_running():
@@ -163,7 +163,7 @@ def _running(
 
 
 def _wait_for_answers(running: Running, log: Path) -> None:
-    """Until it is ready; a baseline has no such path, and is when it answers at all."""
+    """Wait until `/readyz` doesn't answer 503; a baseline, which lacks that path, answers 404."""
     deadline = time.monotonic() + START_WITHIN_S
     while True:
         assert running.process.poll() is None, log.read_text()

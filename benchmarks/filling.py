@@ -1,6 +1,6 @@
-"""Many deliveries, soon: through the very statement that records reports, in large batches.
+"""Deliveries in bulk: in large batches, through the same statement that records reports.
 
-So every index, trigger and column that the migrations make has its share, whatever they become.
+So the filled database has every index, trigger and column that the migrations make.
 """
 
 import threading
@@ -20,7 +20,7 @@ from app.store.engine import Database, open_database
 
 DAYS: Final = 30
 BATCH: Final = 10_000
-# SQLite writes each page that a transaction touched once, so long transactions save much.
+# SQLite writes each changed page once per transaction, so long transactions save much.
 BATCHES_A_TRANSACTION: Final = 50
 # Filled ids are spread evenly below `e000…`; growing new ones begin with `f`.
 ID_SPACE: Final = 0xE000_0000
@@ -43,19 +43,19 @@ FAILURES: Final = (
 
 
 def id_step(deliveries: int) -> int:
-    """From one filled id to the next."""
+    """The distance between two filled ids."""
     return ID_SPACE // deliveries
 
 
 def make_tables(url: URL) -> None:
-    """The tables, as the migrations make them."""
+    """Make the tables with the migrations."""
     database = open_database(url, hurried=False)
     schema.upgrade(database.write)
     database.close()
 
 
 def strip_tables(url: URL) -> None:
-    """Leave the two tables with their keys alone: no trigger, no other index. PostgreSQL."""
+    """Leave the two tables only their keys: no trigger, no other index. For PostgreSQL."""
     database = open_database(url, hurried=False)
     with database.write.begin() as connection:
         connection.execute(text("ALTER TABLE deliveries DISABLE TRIGGER USER"))
@@ -66,7 +66,7 @@ def strip_tables(url: URL) -> None:
 
 
 def fill(url: URL, deliveries: int, on_progress: Callable[[int], None]) -> None:
-    """Make the tables and put in so many deliveries, one a message, of the last 30 days."""
+    """Make the tables and fill them with deliveries of the last 30 days, one per message."""
     make_tables(url)
     database = open_database(url, hurried=False)
     if database.is_embedded:
@@ -80,14 +80,14 @@ def fill(url: URL, deliveries: int, on_progress: Callable[[int], None]) -> None:
                 on_progress(len(batch))
                 if not (batch := list(islice(reports, BATCH))):
                     break
-    upkeep.compact(database, threading.Event())  # as a service that runs does every few seconds
+    upkeep.compact(database, threading.Event())  # a running service does this every few seconds
     database.close()
     if not database.is_embedded:
         _let_postgresql_settle(url)
 
 
 def bytes_on_disk(connection: Connection) -> int:
-    """The whole database with its indexes."""
+    """The size of the database with its indexes."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
@@ -97,7 +97,7 @@ def bytes_on_disk(connection: Connection) -> int:
 
 
 def _reports(deliveries: int) -> Iterator[DeliveryReport]:
-    """As the callback understands them; ids and times grow together, numbers come in no order."""
+    """Reports, parsed as in a callback. Ids and times grow together; recipients have no order."""
     now = time.time_ns() // 1000
     start = now - DAYS * 24 * 3600 * 1_000_000
     step = id_step(deliveries)
@@ -117,7 +117,7 @@ def _meanings() -> Iterator[str]:
 
 
 def _prepare_sqlite(database: Database) -> None:
-    """Fast rather than durable, for the filling alone: if it's cut short, nobody needs the file."""
+    """Make SQLite fast rather than durable while filling: a crash only costs the filling."""
     with database.write.connect() as connection:
         connection.rollback()  # a PRAGMA has no effect within a transaction
         driver = connection.connection.driver_connection
@@ -129,7 +129,7 @@ def _prepare_sqlite(database: Database) -> None:
 
 
 def _let_postgresql_settle(url: URL) -> None:
-    """What autovacuum and the checkpointer would do in the minutes to come, at once."""
+    """Do now the work that autovacuum and the checkpointer would do in the next minutes."""
     address = url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(address, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")

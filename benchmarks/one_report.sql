@@ -1,5 +1,5 @@
--- For pgbench: what the service does for one report, as a transaction of its own.
--- New ids, growing over all clients; `start`, `clients` and a first `n` are given with --define.
+-- For pgbench: the service's statement for one report, as a transaction of its own.
+-- Ids are new and grow over all clients; --define gives `start`, `clients` and the first `n`.
 \set n :n + 1
 \set number :start + :n * :clients + :client_id
 WITH numbered AS (

@@ -1,4 +1,4 @@
-"""Two replicas are told of the same messages in opposite orders, for minutes: no deadlock."""
+"""Two replicas get reports of the same messages in opposite orders, for minutes: no deadlock."""
 
 import argparse
 import sys
@@ -24,7 +24,7 @@ ORDERS: Final = ("ascending", "descending")
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What was counted afterwards."""
+    """The counts afterwards."""
 
     minutes: float
     keys: int
@@ -47,7 +47,7 @@ class Found:
 
 
 def run(stage: Stage, minutes: float, keys: int) -> Found:
-    """Raises `LostReportsError` when fewer reports are recorded than were acknowledged."""
+    """Run the load and count. Raises `LostReportsError` if an acknowledged report is lost."""
     seconds = round(minutes * 60)
     with contenders.new_database_of("postgresql", stage) as database:
         with ExitStack() as opened:
@@ -65,7 +65,7 @@ def run(stage: Stage, minutes: float, keys: int) -> Found:
                     time.sleep(1)
             outcomes = [load.outcome_of(wrk) for wrk in started]
             commits = sum(each.metric("dlr_commit_seconds_count") for each in running)
-        # After the replicas: what their connections counted is sure to be there once they ended.
+        # Count after the replicas have ended: only then are their connections' counts complete.
         found = Found(
             minutes=minutes,
             keys=keys,
@@ -84,10 +84,10 @@ DEADLOCKS: Final = "SELECT deadlocks FROM pg_stat_database WHERE datname = curre
 
 
 def _check(found: Found) -> None:
-    """A repeat only raises a count, so the counts together are what was recorded.
+    """Check the sum of the counts, as a repeat only raises a count.
 
-    At least what was acknowledged; and no more than that and what went unanswered, unless a batch
-    was tried again, which is no loss.
+    It must be at least the number of acknowledged reports. It may be higher by the unanswered ones,
+    and by batches that were tried again, which is no loss.
     """
     if found.recorded < found.acknowledged:
         raise LostReportsError(

@@ -1,4 +1,4 @@
-"""What all benchmarks are asked with on the command line."""
+"""Command-line options that the benchmarks share."""
 
 import argparse
 
@@ -13,7 +13,7 @@ def parser_of(program: str, does: str | None) -> argparse.ArgumentParser:
 
 
 def add_measuring(parser: argparse.ArgumentParser, seconds: int) -> None:
-    """How often, and for how long, each figure is measured, and whether the page gets it."""
+    """Add the options for rounds and seconds, and for writing to the page."""
     parser.add_argument("--no-write", action="store_true", help="only print the tables")
     parser.add_argument("--rounds", type=positive, default=3, help="of all figures, in turn")
     parser.add_argument(

@@ -35,12 +35,12 @@ class Table:
             table.add_column(escape(column), justify="left" if place < self.names else "right")
         for row in self.rows:
             table.add_row(*(escape(cell.replace("**", "")) for cell in row))
-        Console(width=160).print(table)  # rather broken lines than words cut short
+        Console(width=160).print(table)  # a narrow terminal breaks lines instead of cutting words
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was asked for, what was measured, and whether that is enough."""
+    """A target, the measured figure, and the verdict."""
 
     wanted: str
     measured: str
@@ -70,7 +70,7 @@ def publish(
     tables: Sequence[Table],
     notes: str = "",
 ) -> None:
-    """Print the tables, and put them between the section's marks in the page."""
+    """Print the tables, and write them between the section's marks in the page."""
     print()
     for fact in facts:
         print(fact)

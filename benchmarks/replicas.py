@@ -23,14 +23,14 @@ ONE, TWO = "one replica", "two replicas"
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What one round of some replicas showed, together."""
+    """The figures of all replicas together in one round."""
 
     per_s: float
     p99_ms: float  # of the slower half of the load
 
 
 def measure_once(stage: Stage, replicas: int, runs: Iterator[int], seconds: int) -> Figures:
-    """So many replicas, each on a core of its own, under the same load: two wrk over all ports."""
+    """Measure replicas, each on a core of its own, under the load of two wrk over all ports."""
     with contenders.new_database_of("postgresql", stage) as database:
         with ExitStack() as opened:
             running = contenders.replicas(opened, database, replicas, stage)

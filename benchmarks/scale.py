@@ -1,4 +1,4 @@
-"""`make bench-scale`: what millions of deliveries cost, against an empty database."""
+"""`make bench-scale`: the cost of millions of deliveries, compared with an empty database."""
 
 import argparse
 import shutil
@@ -26,17 +26,17 @@ from benchmarks.stage import Stage, UnableError, set_up
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 ORDERS: Final = {"growing": "growing ids", "scattered": "ids without order"}
 CONNECTIONS: Final = 64
-# An empty one has nothing to look up: it gets so few that they are all in memory.
+# An empty database has nothing to look up, so it gets a few deliveries, which fit in memory.
 FEW: Final = 1_000
-BYTES_A_DELIVERY: Final = 2_500  # room for it, its log and the temporary files, generously
+BYTES_A_DELIVERY: Final = 2_500  # a generous estimate, with its log and temporary files
 PAGE: Final = 100
 FAR: Final = 1_000  # pages
 REPEATS: Final = 20
-# Until caches hold what is used, and most pages are logged whole that are, once after a checkpoint:
-# a service that has run for minutes is past both.
+# Time for caches to fill, and for PostgreSQL to log most pages whole, once after a checkpoint. A
+# service that has run for minutes is past both.
 WARM_UP_S: Final = 5
 
-# For each figure's name, what each round brought.
+# The values of each round, by the figure's name.
 Figures = dict[str, list[float]]
 
 
@@ -56,7 +56,7 @@ class Scale:
 
     def measure_round(self, few: URL, many: URL) -> None:
         for order in ORDERS:
-            # Kept to the end: where PostgreSQL drops a database, it makes a checkpoint.
+            # Keep it to the end: PostgreSQL makes a checkpoint when it drops a database.
             empty = self._opened.enter_context(contenders.new_database_of(self._kind, self._stage))
             self._note(f"ingest, {order}, empty", self._ingest(empty, order))
             self._note(f"ingest, {order}, full", self._ingest(many, order))
@@ -97,7 +97,7 @@ class Scale:
 
 
 def page_times_ms(running: Running, far: int) -> tuple[float, float]:
-    """The median time of the first page of all deliveries, and of the one so far behind it."""
+    """The median times of the first page of all deliveries, and of a page far behind it."""
     with running.client() as client:
 
         def page(cursor: str | None) -> httpx2.Response:

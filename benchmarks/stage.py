@@ -1,4 +1,4 @@
-"""What every benchmark stands on: cores, a folder on disk, a durable PostgreSQL, the versions."""
+"""The environment of a benchmark: cores, a folder on disk, a durable PostgreSQL, versions."""
 
 import os
 import platform
@@ -23,7 +23,7 @@ from sqlalchemy import URL
 from tests.postgres import StoppableServer
 
 ROOT: Final = Path(__file__).parents[1]
-# What PostgreSQL must have on for a commit to mean "on disk".
+# PostgreSQL's settings that must be on for a commit to mean "on disk".
 DURABLE: Final = ("fsync", "synchronous_commit", "full_page_writes")
 VERSION: Final = "server_version"
 IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
@@ -32,14 +32,14 @@ Cores = frozenset[int]
 
 
 class UnableError(Exception):
-    """A benchmark can't be run here; one line says why."""
+    """A benchmark can't run here, for the reason in its one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Where the processes run, and where their data lies.
+    """The cores of the processes, and the places of their data.
 
-    PostgreSQL shares the load's core where there are only two: in production it is another machine.
+    On two cores PostgreSQL shares the load's core: in production both are other machines.
     """
 
     folder: Path
@@ -47,11 +47,11 @@ class Stage:
     server_cores: Cores
     load_cores: Cores
     database_cores: Cores
-    settings: dict[str, str]  # PostgreSQL's own, as it shows them
-    commit: str  # when all began
+    settings: dict[str, str]  # as PostgreSQL shows them
+    commit: str  # at the start
 
     def describe(self) -> list[str]:
-        """What the figures depend on, a line each."""
+        """The conditions of the figures, one line each."""
         cores = (self.server_cores, self.load_cores, self.database_cores)
         server, load, database = (_named(some) for some in cores)
         day = f"{datetime.now(UTC):%Y-%m-%d}"
@@ -70,9 +70,9 @@ class Stage:
 
 
 def _commit() -> str:
-    """Of which version the figures are, by its commit where there is one.
+    """The commit that is measured, or else the version.
 
-    The page that they are written to may have changed meanwhile, by the benchmark before say.
+    Ignore changes to the page, which another benchmark may just have written.
     """
     git = (shutil.which("git") or "false", "-C", str(ROOT))
     found = subprocess.run(
@@ -87,9 +87,9 @@ def _commit() -> str:
 
 @contextmanager
 def set_up(servers: int = 1) -> Iterator[Stage]:
-    """Everything in place for so many servers, until the block ends.
+    """Set the stage for so many servers, until the block ends.
 
-    What can't be is one line and exit code 2.
+    If that isn't possible, print one line and exit with code 2.
     """
     try:
         with ExitStack() as opened:
@@ -106,13 +106,13 @@ def _build(opened: ExitStack, servers: int) -> Stage:
     folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="dlr-bench-")))
     available = _available_cores()
     others = available[servers:]
-    # Where the servers leave no core for them, load and PostgreSQL go wherever there is room.
+    # If the servers take all cores, the load and PostgreSQL share them.
     load = frozenset(others[:1] or available)
     database = frozenset(others[1:]) or load
     tuned = _settings_of_compose()
     with running_on(database):
         postgres = opened.enter_context(StoppableServer.started(tuned)).url
-    # wrk starts from here, and so do the checks; servers say where they want to be.
+    # wrk and the checks inherit these cores; servers are pinned when they start.
     opened.enter_context(running_on(load))
     settings = _settings_of(postgres, (*DURABLE, *tuned, VERSION))
     if off := [name for name in DURABLE if settings[name] != "on"]:
@@ -130,7 +130,7 @@ def _build(opened: ExitStack, servers: int) -> Stage:
 
 @contextmanager
 def running_on(cores: Cores) -> Iterator[None]:
-    """What is started in this block runs on these cores, where the system can pin at all."""
+    """Pin processes that start in this block to these cores, if the system can."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -155,7 +155,7 @@ def _named(cores: Cores) -> str:
 
 
 def _keep_off_memory() -> None:
-    """A commit must reach a disk: where temporary files are in memory, have them here instead."""
+    """Put temporary files here if they would be in memory: a commit must reach a disk."""
     folder = Path(tempfile.gettempdir()).resolve()
     mounts = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
     mounted = max(
@@ -170,7 +170,7 @@ def _keep_off_memory() -> None:
 
 
 def _settings_of_compose() -> dict[str, str]:
-    """How `docker-compose.yml` sets PostgreSQL up."""
+    """PostgreSQL's settings in `docker-compose.yml`."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     return dict(word.split("=") for word in services["db"]["command"] if "=" in word)
 

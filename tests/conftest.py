@@ -1,4 +1,4 @@
-"""Both databases, for every test that asks for one."""
+"""A database for every test that asks for one: the test runs on both kinds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from tests.service import Service, running_service
 
 DATABASES = ("sqlite", "postgresql")
 
-# On a busy machine an example may take any time.
+# On a busy machine an example may take long.
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
@@ -26,7 +26,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(autouse=True)
 def _only_the_tests_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting leaks in from the machine: not its environment, not a `.env`."""
+    """Keep the machine's settings out: its environment, and a `.env`."""
     import os  # noqa: PLC0415
 
     for name in os.environ:
@@ -43,7 +43,7 @@ def postgres_server() -> Iterator[URL]:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: URL) -> Iterator[str]:
-    """A migrated database to copy: faster than to migrate one for each test."""
+    """A migrated database to copy, which is faster than migrating one for each test."""
     with new_database(postgres_server) as url:
         database = open_database(url)
         schema.upgrade(database.write)
@@ -69,21 +69,21 @@ def migrated_database(kind: str, folder: Path, request: pytest.FixtureRequest) -
 
 @pytest.fixture(params=DATABASES)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """An empty, migrated database of its own, once for each kind."""
+    """An empty, migrated database for this test alone, once for each kind."""
     with migrated_database(request.param, tmp_path, request) as url:
         yield url
 
 
 @pytest.fixture
 def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """The same on PostgreSQL alone, for what is about several replicas."""
+    """The same on PostgreSQL alone, for tests of several replicas."""
     with migrated_database("postgresql", tmp_path, request) as url:
         yield url
 
 
 @pytest.fixture(params=DATABASES)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
-    """A database of its own without any table, once for each kind."""
+    """A database without any table for this test alone, once for each kind."""
     if request.param == "sqlite":
         yield URL.create("sqlite", database=str(tmp_path / "dlr.db"))
         return
@@ -101,7 +101,7 @@ def service(database_url: URL) -> Iterator[Service]:
 def shared_service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
-    """One service for all tests of a module, for those that don't get in each other's way."""
+    """One service for those tests of a module that don't get in each other's way."""
     folder = tmp_path_factory.mktemp("shared")
     with migrated_database(request.param, folder, request) as url, running_service(url) as running:
         yield running

@@ -23,9 +23,9 @@ AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
 
 
 def wait_until_settled(database_url: URL) -> None:
-    """Until no transaction runs that the feed may wait for.
+    """Wait until no transaction runs that the feed may wait for.
 
-    Any in the whole server delays it: the service's own periodic work, or an autovacuum.
+    Any transaction on the server delays the feed: the service's periodic work, or an autovacuum.
     """
     if database_url.get_backend_name() == "sqlite":
         return
@@ -44,7 +44,7 @@ def changes(http: httpx2.Client, **parameters: object) -> Any:
 
 
 def all_changes(http: httpx2.Client, cursor: str | None = None, limit: int = 1000) -> list[Any]:
-    """Page after page, to the end."""
+    """The whole feed, page after page."""
     found: list[Any] = []
     while True:
         page = changes(http, limit=limit, **({} if cursor is None else {"cursor": cursor}))
@@ -68,7 +68,7 @@ class Event:
 def stream(
     http: httpx2.Client, last_event_id: str | None = None, **parameters: str
 ) -> Iterator[Iterator[str]]:
-    """The lines of a stream, which is open when this is entered."""
+    """The lines of a stream, which is open once the block is entered."""
     headers = {**AUTHORIZED, **({} if last_event_id is None else {"Last-Event-ID": last_event_id})}
     with http.stream("GET", "/v1/changes/stream", params=parameters, headers=headers) as answer:
         assert answer.status_code == 200, answer.read()
@@ -76,11 +76,11 @@ def stream(
 
 
 def events(lines: Iterator[str]) -> Iterator[Event]:
-    """The events of a stream, to its end."""
+    """The events of a stream until its end."""
     fields: dict[str, str] = {}
     for line in lines:
         name, _, value = line.partition(": ")
-        if name:  # else a comment
+        if name:  # a comment has none
             fields[name] = value
         elif line == "":
             yield Event(fields["event"], fields["id"], json.loads(fields["data"]))
@@ -88,7 +88,7 @@ def events(lines: Iterator[str]) -> Iterator[Event]:
 
 
 def record(database_url: URL, message_ids: Iterable[str]) -> None:
-    """Have a delivery of each of these messages, all in one commit."""
+    """Record a delivery of each of these messages, all in one commit."""
     batch = [parse(a_report(messageid=one).encode(), 1) for one in message_ids]
     database = open_database(database_url, hurried=False)
     with database.write.begin() as connection:

@@ -1,17 +1,17 @@
-"""The status of a delivery: by the simulator's oracle from the raw history, and as it is stored."""
+"""The status of a delivery: the simulator's oracle's, from the raw history, and the stored one."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from simulator.oracle import Received, claim_of, status_of
 
-# As the API names them; the table has `mcc_mnc` for `network`.
+# The API's names; the table has `mcc_mnc` for `network`.
 DECIDED = ("state", "reason", "status", "statuscode", "errcode", "network", "conflicting")
 TIMES = ("first_received_at", "last_received_at")
 
 
 def expected_status(history: Iterable[Any], expired_at: int | None = None) -> dict[str, Any]:
-    """The fold of one delivery's rows of the table `reports`, each read again from its query."""
+    """The fold of one delivery's rows of the table `reports`, each parsed again from its query."""
     received = (
         Received(claim_of(row.query), row.received_at, row.last_received_at, row.fingerprint)
         for row in history
@@ -21,7 +21,7 @@ def expected_status(history: Iterable[Any], expired_at: int | None = None) -> di
 
 
 def shown_status(row: Any) -> dict[str, Any]:
-    """The same of a row of the table `deliveries`, where 0 stands for no report yet."""
+    """The same fields of a row of the table `deliveries`, where 0 means no report yet."""
     times = (row.first_received_at, row.last_received_at or None)
     decided = (row.state, row.reason, row.status, row.statuscode, row.errcode, row.mcc_mnc)
     return dict(zip((*DECIDED, *TIMES), (*decided, row.conflicting, *times), strict=True))

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: the one of `DLR_TEST_POSTGRES_URL`, or one started here."""
+"""A real PostgreSQL for the tests: the one in `DLR_TEST_POSTGRES_URL`, or one started here."""
 
 import os
 import tempfile
@@ -16,7 +16,7 @@ from sqlalchemy import URL, make_url
 
 @dataclass(frozen=True, slots=True)
 class StoppableServer:
-    """A PostgreSQL of our own, that may be stopped and started again."""
+    """A PostgreSQL of our own, which tests may stop and start again."""
 
     url: URL
     _server: Any
@@ -25,7 +25,7 @@ class StoppableServer:
     @classmethod
     @contextmanager
     def started(cls, settings: Mapping[str, str] | None = None) -> Iterator[Self]:
-        """One with its defaults, but for these settings."""
+        """Start a server with its defaults, except for these settings."""
         with tempfile.TemporaryDirectory(prefix="dlr-pg-") as folder:
             # The package warns at import when it has to fall back from this variable.
             runtime = Path(folder, "run")
@@ -45,7 +45,7 @@ class StoppableServer:
                 server.cleanup()
 
     def stop(self, mode: str) -> None:
-        """Stop it; `immediate` is a crash: nothing is flushed, and the next start recovers."""
+        """Stop the server; `immediate` is a crash: nothing is flushed, the next start recovers."""
         self._control("-m", mode, "stop")
 
     def start(self) -> None:
@@ -60,7 +60,7 @@ class StoppableServer:
         self.start()
 
     def processes(self) -> list[psutil.Process]:
-        """Its processes, the one that takes connections last."""
+        """The server's processes; the one that takes connections is last."""
         postmaster = psutil.Process(self._server.get_pid())
         return [*postmaster.children(), postmaster]
 
@@ -77,7 +77,7 @@ class StoppableServer:
 
 @contextmanager
 def running_server() -> Iterator[URL]:
-    """The URL of a server where databases may be made."""
+    """The URL of a server where tests may create databases."""
     given = os.environ.get("DLR_TEST_POSTGRES_URL")
     if given:
         yield make_url(given).set(drivername="postgresql")
@@ -88,7 +88,7 @@ def running_server() -> Iterator[URL]:
 
 @contextmanager
 def new_database(server: URL, *options: str) -> Iterator[URL]:
-    """A database of its own; `options` are those of CREATE DATABASE."""
+    """A new database, dropped afterwards; `options` are those of CREATE DATABASE."""
     name = f"dlr_test_{uuid.uuid4().hex[:12]}"
     address = server.render_as_string(hide_password=False)
     with psycopg.connect(address, autocommit=True) as admin:
@@ -96,6 +96,6 @@ def new_database(server: URL, *options: str) -> Iterator[URL]:
     try:
         yield server.set(database=name, drivername="postgresql+psycopg")
     finally:
-        # Another connection: a test may have stopped the server meanwhile.
+        # Use another connection: a test may have restarted the server meanwhile.
         with psycopg.connect(address, autocommit=True) as admin:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())

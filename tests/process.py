@@ -1,4 +1,4 @@
-"""The program as its users run it: a process of its own, its environment given in full."""
+"""The program as its users run it: a process of its own, with exactly the given environment."""
 
 import json
 import os
@@ -23,7 +23,7 @@ END_WITHIN_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     stdout: str
@@ -48,27 +48,27 @@ class Serving:
         return self.stderr_file.read_text()
 
     def log_lines(self) -> list[Any]:
-        """What it logged so far; each line must be JSON."""
+        """The log so far; each line must be JSON."""
         return [json.loads(line) for line in self.stderr.splitlines()]
 
     def terminate(self) -> int:
-        """SIGTERM; the exit code, or `TimeoutExpired` if it doesn't end in time."""
+        """Send SIGTERM, and return the exit code. Raises `TimeoutExpired` if it doesn't end."""
         self.process.send_signal(SIGTERM)
         return self.process.wait(END_WITHIN_S)
 
     def kill(self) -> int:
-        """SIGKILL, which nothing can prepare for."""
+        """Send SIGKILL, which the process can't handle."""
         self.process.kill()
         return self.process.wait(END_WITHIN_S)
 
 
 def run(*arguments: str, **environment: str) -> Ended:
-    """Run a command to its end, with these variables alone."""
+    """Run a command to its end, with only these variables."""
     return _run(PROGRAM, *arguments, environment=environment)
 
 
 def run_python(*arguments: str, **environment: str) -> Ended:
-    """Run this Python, where `tests` can be imported, with these variables alone."""
+    """Run this Python, where `tests` can be imported, with only these variables."""
     return _run(sys.executable, *arguments, environment={"PYTHONPATH": str(ROOT), **environment})
 
 
@@ -86,7 +86,7 @@ def _run(*command: str | Path, environment: dict[str, str]) -> Ended:
 
 @contextmanager
 def serving(**environment: str) -> Iterator[Serving]:
-    """Run `serve`, on a free port, until the block ends, if nothing ends it before."""
+    """Run `serve` on a free port until the block ends, or something ends it before."""
     port = free_port()
     run_id = f"serve-{time.monotonic_ns()}"
     stdout_file, stderr_file = (Path(f"{run_id}.{end}").resolve() for end in ("out", "err"))
@@ -110,7 +110,7 @@ def serving(**environment: str) -> Iterator[Serving]:
 
 
 def until(holds: Callable[[], bool], within_s: float = 10) -> None:
-    """Ask again and again until it holds, or fail at the deadline."""
+    """Check again and again until the condition holds. Fail at the deadline."""
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, f"not within {within_s} s"

@@ -1,4 +1,4 @@
-"""What statistics must say: deliveries counted one by one, in Python."""
+"""The expected statistics: deliveries counted one by one, in Python."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ KEYS = ("network", "mcc", "state", "reason", "hour", "day")
 def recount(
     connection: Connection, keys: Sequence[str], since: int | None = None, until: int | None = None
 ) -> Counter[tuple[Any, ...]]:
-    """How many deliveries have the same keys and state."""
+    """The number of deliveries with the same keys and state."""
     return Counter(
         (*(key_of(row, key) for key in keys), row.state)
         for row in connection.execute(select(deliveries))
@@ -26,7 +26,7 @@ def recount(
 def counted(
     connection: Connection, keys: Sequence[str], since: int | None = None, until: int | None = None
 ) -> Counter[tuple[Any, ...]]:
-    """The same, as our statistics have it."""
+    """The same from our statistics."""
     rows = stats.count(connection, keys, since, until, max_rows=1_000_000)
     found = Counter({tuple(row[:-1]): row[-1] for row in rows})
     assert len(found) == len(rows)
@@ -34,7 +34,7 @@ def counted(
 
 
 def moment_of(row: Any) -> int:
-    """When a delivery was reported last; before it was, when it was sent."""
+    """The time of a delivery's last report or, without one, of its sending."""
     return int(row.last_received_at or row.submitted_at or 0)
 
 

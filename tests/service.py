@@ -71,7 +71,7 @@ class Service:
     def send(
         self, key: str | None = SEND_KEY, idempotency_key: str | None = None, **body: object
     ) -> httpx2.Response:
-        """Send a message; what isn't given is that of the guide's sample."""
+        """Send a message; the guide's sample gives the defaults."""
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
@@ -90,7 +90,7 @@ class Service:
         return response.json()
 
     def delivery(self, message_id: str = SAMPLE["messageid"]) -> Any:
-        """The one delivery of a message that has one."""
+        """The delivery of a message that has only one."""
         (delivery,) = self.message(message_id)["deliveries"]
         return delivery
 
@@ -105,7 +105,7 @@ class Service:
         return response.json()["items"]
 
     def metric(self, name: str) -> float:
-        """One line of /metrics, named with its labels as it stands there."""
+        """The value of a line of /metrics, named with its labels."""
         for line in self.get("/metrics").text.splitlines():
             if line.startswith(f"{name} "):
                 return float(line.rpartition(" ")[2])
@@ -136,7 +136,7 @@ def running_service(database_url: URL, **changes: Any) -> Iterator[Service]:
             with httpx2.Client(
                 base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
             ) as http:
-                http.get("/livez")  # it has looked at its database by then
+                http.get("/livez")  # it has checked its database by then
                 yield Service(app, server, http, database_url)
         finally:
             server.close()

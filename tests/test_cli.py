@@ -16,7 +16,7 @@ from tests.service import a_report
 
 ROLES = ("read", "send", "admin")
 
-# A secret that stands in wrong settings: none of it may be printed.
+# A secret within wrong settings: no part of it may be printed.
 SECRET = "hush-hush"
 
 GIVEN = {"DLR_CALLBACK_TOKENS": "a-token", "DLR_API_KEYS": "bob:read:a-key"}
@@ -32,7 +32,7 @@ WRONG_SETTINGS = [
     ("DLR_DATABASE_URL", "sqlite:///a-folder"),
     ("DLR_DATABASE_URL", "sqlite:///not-a-database"),
     ("DLR_HOST", "not a host"),
-    ("DLR_HOST", "192.0.2.1"),  # somebody else's
+    ("DLR_HOST", "192.0.2.1"),  # another machine's
     ("DLR_PORT", "http"),
     ("DLR_PORT", "0"),
     ("DLR_PORT", "65536"),
@@ -70,14 +70,14 @@ WRONG_SETTINGS = [
     ("DLR_PAASOO_URL", "ftp://api.paasoo.com/json"),
     ("DLR_PAASOO_URL", f"http://shop:{SECRET}@api.paasoo.com/json"),
     ("DLR_PAASOO_URL", f"http://api.paasoo.com/json?key={SECRET}"),
-    ("DLR_PAASOO_KEY", SECRET),  # without the other
+    ("DLR_PAASOO_KEY", SECRET),  # without the secret
     ("DLR_PAASOO_SECRET", SECRET),
     ("DLR_SECRETS_DIR", "nowhere"),
 ]
 
 
 def commands(group: Any = None, *names: str) -> Iterator[tuple[str, ...]]:
-    """Every command and group of commands, by the words that call it."""
+    """Every command and group of commands, as the words that call it."""
     group = group or typer.main.get_command(program)
     yield names
     for name, command in getattr(group, "commands", {}).items():
@@ -85,7 +85,7 @@ def commands(group: Any = None, *names: str) -> Iterator[tuple[str, ...]]:
 
 
 def assert_stopped_by(name: str, ended: Ended) -> None:
-    """One line that names the setting, and nothing secret in it."""
+    """True for one line that names the setting and holds no secret."""
     assert ended.code == 2, ended
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
     assert name in ended.stderr
@@ -195,7 +195,7 @@ def test_migrations_at_once_take_turns(empty_database_url: URL) -> None:
 def test_a_migration_that_fails_leaves_nothing_behind(empty_database_url: URL) -> None:
     url = empty_database_url.render_as_string(hide_password=False)
     engine = create_engine(empty_database_url)
-    # The last table that the first migration makes: what it made before is to be undone.
+    # The last table that the first migration makes: the earlier ones must be rolled back.
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE quarantine (in_the_way INTEGER)"))
 

@@ -45,7 +45,7 @@ def test_compose_file_takes_every_secret_from_outside(services: dict[str, Any]) 
     }
 
     assert ("app", "DLR_CALLBACK_TOKENS") in secrets
-    # No value at all means: passed through from outside if it is set there.
+    # Without a value, Compose passes the variable through if it is set.
     literal = [
         key
         for key, value in secrets.items()

@@ -1,4 +1,4 @@
-"""Who may come in: keys and roles, the callback's token, the networks that may call back."""
+"""Access: keys and roles, the callback's token, the networks that may call back."""
 
 from collections.abc import Iterator
 from hashlib import sha256
@@ -28,7 +28,7 @@ def keyed_service(database_url: URL) -> Iterator[Service]:
 
 
 def statuses(service: Service, key: str | None) -> tuple[int, int, int]:
-    """What a key gets from the lookup, the metrics and the quarantine."""
+    """The status that a key gets from the lookup, the metrics and the quarantine."""
     lookup, metrics, quarantine = (
         service.get(path, key=key).status_code for path in (MESSAGE, "/metrics", "/v1/quarantine")
     )
@@ -112,7 +112,7 @@ def test_wrong_token_is_answered_as_any_unknown_path(database_url: URL) -> None:
         *(f"/callback/paasoo/{token}" for token in strange),
         *("/callback/paasoo", "/callback", f"/callback/{TOKEN}", f"/callback/paasoo{TOKEN}"),
     ]
-    # From a network that is not allowed either: even that is not told.
+    # The network is not allowed either, and the answer doesn't tell.
     with running_service(database_url, callback_allowed_networks="192.0.2.0/24") as service:
         for method in ("GET", "POST", "HEAD", "OPTIONS"):
             for query in (a_report(), "", "x" * 9000):
@@ -166,7 +166,7 @@ def test_too_long_a_query_is_414_and_stores_nothing(service: Service) -> None:
 
 
 def call_from(service: Service, *forwarded_for: str) -> int:
-    """Call back with these `X-Forwarded-For` headers; the status of the answer."""
+    """Call back with these `X-Forwarded-For` headers, and return the status of the answer."""
     headers = [("X-Forwarded-For", value) for value in forwarded_for]
     return service.call_back(a_report(), headers=headers).status_code
 
@@ -177,7 +177,7 @@ def test_caller_outside_the_allowed_networks_is_403_and_nothing_is_stored(
     with running_service(database_url, callback_allowed_networks="192.0.2.0/24") as service:
         for query in (a_report(), "type=mo", "x" * 9000):
             assert_problem(service.call_back(query), 403, "forbidden")
-        # No proxy is trusted, so these are hearsay.
+        # No proxy is trusted, so these must be ignored.
         for claim in ("192.0.2.1", "192.0.2.1, 127.0.0.1"):
             assert call_from(service, claim) == 403, claim
         assert_nothing_is_stored(service)
@@ -189,14 +189,14 @@ def test_no_proxy_is_believed_against_the_callers_own_address(database_url: URL)
         assert call_from(service, "198.51.100.1") == 200
 
 
-# `X-Forwarded-For` behind 127.0.0.0/8 and 10.0.0.0/8, and what the callback answers.
+# `X-Forwarded-For` behind 127.0.0.0/8 and 10.0.0.0/8, and the callback's answer.
 FORWARDED = [
     (["192.0.2.1"], 200),
     (["198.51.100.1"], 403),
     ([], 403),  # the proxy itself, which is in no allowed network
     ([""], 403),
     (["10.0.0.1"], 403),
-    # From the right: what a caller wrote himself stands to the left.
+    # Read from the right: the caller's own part is on the left.
     (["192.0.2.1, 198.51.100.1"], 403),
     (["198.51.100.1, 192.0.2.1"], 200),
     (["198.51.100.1, 192.0.2.1, 10.0.0.1, 127.0.0.1"], 200),
@@ -206,7 +206,7 @@ FORWARDED = [
     (["198.51.100.1", "192.0.2.1"], 200),
     (["192.0.2.1", "198.51.100.1"], 403),
     (["192.0.2.1", "10.0.0.1, 10.0.0.2"], 200),
-    # What can't be read is not skipped: the hop left of it could be anybody's word.
+    # An unreadable hop is not skipped: anybody could have written the hop left of it.
     (["192.0.2.1, unknown"], 403),
     (["192.0.2.1, 10.0.0.1, _hidden"], 403),
     (["192.0.2.1, 256.1.1.1"], 403),

@@ -15,7 +15,7 @@ def test_migrations_make_exactly_the_tables_that_the_code_has(database_url: URL)
     config = schema.alembic_config()
     with database.write.connect() as connection:
         config.attributes["connection"] = connection
-        command.check(config)  # raises where autogenerate would still write something
+        command.check(config)  # raises if autogenerate would still write something
         assert {*inspect(connection).get_table_names()} == {*metadata.tables, "alembic_version"}
     database.close()
 

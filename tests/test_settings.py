@@ -1,4 +1,4 @@
-"""Where settings come from, how they are written, and that their page tells the truth."""
+"""The sources and forms of settings, and the page that documents them."""
 
 import re
 from hashlib import sha256
@@ -112,7 +112,7 @@ def test_the_embedded_database_lies_in_the_data_folder(monkeypatch: pytest.Monke
 
 
 def settings_table() -> str:
-    """The table of `docs/settings.md`, as the fields have it."""
+    """The table of `docs/settings.md`, made from the fields."""
     rows = ["| setting | meaning | default |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = str(field.default).lower() if isinstance(field.default, bool) else field.default

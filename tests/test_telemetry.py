@@ -1,4 +1,4 @@
-"""The log: whatever happens to a line, whoever logged it goes on."""
+"""The log: no fault of a line stops its caller."""
 
 import json
 import logging
@@ -52,7 +52,7 @@ def test_a_full_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) ->
 
     before = time.process_time()
     queue.handle(a_record(long))
-    waited_until = time.monotonic() + 1  # to see whether anything spins meanwhile
+    waited_until = time.monotonic() + 1  # time in which a busy loop would show
     until(lambda: time.monotonic() > waited_until)
     used = time.process_time() - before
     line = b""

@@ -1,4 +1,4 @@
-"""Times that tests give: near enough to now that nothing expires of itself, whatever the date."""
+"""Times for tests: near enough to now that nothing expires by itself, whatever the date."""
 
 import time
 from datetime import UTC, datetime, timedelta, timezone
@@ -8,23 +8,23 @@ DAY = 24 * HOUR
 
 
 def ago(**duration: float) -> int:
-    """So many days, hours or seconds before now, in microseconds since 1970 UTC."""
+    """The time so many days, hours or seconds ago, in microseconds since 1970 UTC."""
     return time.time_ns() // 1000 - timedelta(**duration) // timedelta(microseconds=1)
 
 
-# On the hour. The hours after it are over, too.
+# On the hour. The next hours are over, too.
 YESTERDAY = ago(days=1) // HOUR * HOUR
 
 
 def written(moment: int, hours_east: int = 0) -> str:
-    """As RFC 3339 has it, to the microsecond; in UTC as the API shows it."""
+    """RFC 3339, to the microsecond; UTC is shown as in the API."""
     zone = timezone(timedelta(hours=hours_east))
     text = _datetime(moment).astimezone(zone).isoformat(timespec="microseconds")
     return text.replace("+00:00", "Z")
 
 
 def begun(moment: int, length: int) -> str:
-    """When its hour began, or its day, as groups of statistics show it."""
+    """The start of a time's hour or day, as groups of statistics show it."""
     return f"{_datetime(moment // length * length):%Y-%m-%dT%H:%M:%SZ}"
 
 

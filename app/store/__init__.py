@@ -1,1 +1,1 @@
-"""The tables and all SQL: functions that take a connection. Nothing else in the project has SQL."""
+"""The tables and all SQL: functions that take a connection. No other package has SQL."""

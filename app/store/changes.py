@@ -1,9 +1,9 @@
 """The change feed: deliveries in the order in which their visible status changed last.
 
 A position is a delivery's `changed_in` and its key. On PostgreSQL `changed_in` comes from the
-number of the transaction that wrote it, and transactions end in another order than they began:
-so a page ends below the oldest one that still runs. What is held open delays readers, and makes
-them skip nothing (`docs/decisions/0006-change-feed.md`).
+number of the transaction that wrote it, and transactions end in another order than they began. So a
+page ends below the oldest running transaction: a long transaction delays readers, but they skip
+nothing (`docs/decisions/0006-change-feed.md`).
 """
 
 from typing import Final
@@ -13,30 +13,30 @@ from sqlalchemy import Connection, literal_column, select, text, tuple_
 from app.store.read import SHOWN, Deliveries
 from app.store.tables import deliveries, feed
 
-# `changed_in`, message id and recipient; two empty texts come before every delivery.
+# `changed_in`, message id and recipient. Two empty texts come before every delivery.
 Position = tuple[int, str, str]
 BEGINNING: Final[Position] = (0, "", "")
 
-# The `changed_in` of what a transaction changes, after `begin_change`.
+# SQL for the `changed_in` of a transaction's changes, after `begin_change`.
 POSITION: Final = {
     "sqlite": "(SELECT base FROM feed)",
     "postgresql": "(SELECT base FROM feed) + pg_current_xact_id()::text::bigint",
 }
 
-# What makes a new position on SQLite; on PostgreSQL each transaction has its own number already.
+# Makes a new position on SQLite. On PostgreSQL each transaction already has its own number.
 BEGIN_ON_SQLITE: Final = "UPDATE feed SET base = base + 1"
 
 _ORDER = deliveries.c["changed_in", "message_id", "recipient"]
 _PAGE = select(deliveries.c.changed_in, *SHOWN).order_by(*_ORDER)
 _BASE = select(feed.c.base).scalar_subquery()
 
-# Every transaction below this is over, and what it wrote is seen by the statement that asks.
+# Every transaction below this is over, and the asking statement sees its rows.
 _SETTLED = _BASE + literal_column(
     "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 )
 
-# Looks first, as it is hardly ever needed. The lock is one that waits for writers, and that writers
-# wait for: nobody gives out positions by the old base once there is a new one.
+# Look first, because a new base is hardly ever needed. The lock and writers wait for each other, so
+# no transaction gives out positions from the old base once there is a new one.
 _SETTLE = text("""
 DO $$
 BEGIN
@@ -54,7 +54,7 @@ END $$
 
 
 def begin_change(connection: Connection) -> None:
-    """To be called before whatever changes a visible status, in the same transaction."""
+    """Call this before a change of a visible status, in the same transaction."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(BEGIN_ON_SQLITE)
 
@@ -68,11 +68,11 @@ def after(connection: Connection, position: Position, limit: int) -> Deliveries:
 
 
 def end(connection: Connection) -> Position:
-    """A position that all that is still to be shown comes after."""
+    """The end of the feed: every later change comes after this position."""
     last = select(*_ORDER).order_by(*(column.desc() for column in _ORDER)).limit(1)
     if connection.dialect.name == "postgresql":
         last = last.where(deliveries.c.changed_in < _SETTLED)
-    # That of a delivery, not of a transaction: a restored database begins above the former.
+    # Take a delivery's position, not a transaction's number: `settle_base` begins above the former.
     row = connection.execute(last).one_or_none()
     return BEGINNING if row is None else (row.changed_in, row.message_id, row.recipient)
 
@@ -85,10 +85,10 @@ def commit_token(connection: Connection) -> str:
 
 
 def settle_base(connection: Connection) -> None:
-    """Have every coming change come after those that are there.
+    """Make sure that every new change comes after those in the table. Call this before any write.
 
-    A database that was restored into another server has positions from the old one's transaction
-    numbers, which the new one's may be far below. To be called before anything is written.
+    A database restored into another server has positions from the old server's transaction numbers,
+    and those of the new server may be far lower.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(_SETTLE)

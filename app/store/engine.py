@@ -1,4 +1,4 @@
-"""Connections, and the promise each one makes: a commit that returned is on disk."""
+"""Connections, each with the same promise: a commit that returned is on disk."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from app.store.fair_pool import FairPool
 from app.store.faults import ServerHangsError
 
-# How long a server that doesn't answer, or somebody else's lock, may keep us waiting.
-CONNECT_TIMEOUT_S = 2  # the least that libpq knows
+# Limits for a server that doesn't answer, or a lock that another session holds.
+CONNECT_TIMEOUT_S = 2  # libpq's minimum
 READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
-# The server ends a statement that is late; this much later we stop waiting for it to do so.
+# The server ends a late statement itself. We wait so much longer for it to do so.
 GRACE_S = 0.5
 SQLITE_LOCK_TIMEOUT_S = 1
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
@@ -26,7 +26,7 @@ SQLITE_CACHE_KIB = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Two ways into one database: many connections that read, and one that writes."""
+    """Two engines for one database: one reads over many connections, one writes."""
 
     read: Engine
     write: Engine
@@ -37,16 +37,16 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Several statements, committed together at the end or not at all."""
+        """A transaction of several statements on the engine that writes."""
         engine = self.write
-        if not self.is_embedded:  # its connections commit each statement by themselves
+        if not self.is_embedded:  # PostgreSQL's connections are in autocommit
             engine = engine.execution_options(isolation_level="READ COMMITTED")
         with engine.begin() as connection:
             yield connection
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Several reads, or a long one, of the database as it is at one moment."""
+        """A connection whose reads all see the database as it is at one moment."""
         if self.is_embedded:
             with self.read.connect() as connection:
                 connection.exec_driver_sql("BEGIN")
@@ -62,9 +62,9 @@ class Database:
 
 
 def open_database(url: URL, *, hurried: bool = True) -> Database:
-    """Open without connecting: a server database may be away at start.
+    """Create the engines without connecting: a server database may be away at start.
 
-    `hurried` is for serving, where nobody may wait for long; commands take their time.
+    `hurried` is for `serve`, whose callers can't wait long; commands have no time limit.
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url, hurried)
@@ -85,19 +85,19 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
     def prepare_writing(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
         connection.execute("PRAGMA journal_mode=WAL")
-        # FULL, for WAL's default NORMAL may lose the last commits when the power goes.
+        # FULL, because in WAL mode NORMAL may lose the last commits in a power failure.
         connection.execute("PRAGMA synchronous=FULL")
-        # A page that several commits write is then copied into the database but once.
+        # Checkpoint seldom: a page that several commits wrote is copied into the database once.
         connection.execute(f"PRAGMA wal_autocheckpoint={SQLITE_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA cache_size=-{SQLITE_CACHE_KIB}")
         if hurried:
-            # What would undo one statement. Else it's in a file, with half of all that is written;
-            # but a command may sort millions of rows, and a migration make an index of them.
+            # Keep SQLite's statement journal in memory, which halves the bytes written. Not for
+            # commands: one may sort millions of rows, and a migration index them.
             connection.execute("PRAGMA temp_store=MEMORY")
 
     @event.listens_for(write, "begin")
     def begin_writing(connection: Any) -> None:
-        # IMMEDIATE takes the write lock here, where waiting for it is still possible.
+        # IMMEDIATE takes the write lock here, where SQLite can still wait for it.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     @event.listens_for(read, "connect")
@@ -108,7 +108,7 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
-    """Gives up on a server that hangs, which a timeout of the server's own can't notice."""
+    """Gives up on a server that hangs, where the server's own timeout doesn't work."""
 
     patience_s: float = CONNECT_TIMEOUT_S
 
@@ -118,14 +118,14 @@ class ImpatientConnection(psycopg.Connection[Any]):
         except psycopg.OperationalError as error:
             if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
                 raise
-            self.pgconn.finish()  # what it still answers would be taken for the next answer
+            self.pgconn.finish()  # a late answer would be taken for that of the next statement
             raise ServerHangsError("the server doesn't answer") from error
 
 
 def _open_postgresql(
     url: URL, read_timeout_s: float | None, write_timeout_s: float | None
 ) -> Database:
-    # One statement commits a whole batch: a transaction around it only adds round trips.
+    # A batch is one statement, so a transaction around it would only add round trips.
     write = _postgresql_engine(url, write_timeout_s, pool_size=2, isolation_level="AUTOCOMMIT")
     read = _postgresql_engine(
         url, read_timeout_s, pool_size=8, isolation_level="AUTOCOMMIT", pool_pre_ping=True
@@ -133,7 +133,7 @@ def _open_postgresql(
 
     @event.listens_for(write, "connect")
     def insist_on_durability(connection: Any, _record: object) -> None:
-        # A server may be set up to answer before the disk has it. Ours may not.
+        # The server's configuration may let commits return before they are on disk.
         connection.execute(
             "SELECT set_config('synchronous_commit', 'on', false)"
             " WHERE current_setting('synchronous_commit') = 'off'"
@@ -149,7 +149,7 @@ def _postgresql_engine(url: URL, timeout_s: float | None, **options: Any) -> Eng
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "paasoo-dlr",
-            "client_encoding": "utf8",  # whatever the database's own encoding is
+            "client_encoding": "utf8",  # independent of the database's encoding
             "options": f"{url.query.get('options', '')} -c statement_timeout={milliseconds}",
         },
         hide_parameters=True,  # an error's text would quote phone numbers

@@ -1,4 +1,4 @@
-"""Export: all deliveries in one stream, as they are at one moment."""
+"""Export: all deliveries in one stream, as a snapshot of one moment."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -10,17 +10,17 @@ from app.store.engine import Database
 from app.store.read import SHOWN
 from app.store.tables import deliveries
 
-# Rows that are in memory at once.
+# Rows in memory at once.
 BATCH: Final = 1000
 
 
 def stream(
     database: Database, state: State | None, since: int | None, until: int | None
 ) -> Iterator[Row[Any]]:
-    """Deliveries, oldest report first: what was never reported comes before all.
+    """Deliveries, oldest last report first; those without a report come before all others.
 
-    `since` (inclusive) and `until` (exclusive) in microseconds since 1970 UTC, of the last report:
-    with one of them, what was never reported is left out.
+    `since` (inclusive) and `until` (exclusive) bound the last report, in microseconds since 1970
+    UTC. With either, deliveries without a report are left out.
     """
     last = deliveries.c.last_received_at
     statement = select(*SHOWN).order_by(last, deliveries.c.message_id, deliveries.c.recipient)

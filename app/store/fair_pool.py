@@ -1,7 +1,8 @@
-"""Taking turns on the one connection that writes to SQLite: who has waited longest is next.
+"""A fair queue for the one connection that writes to SQLite: the longest waiting thread is next.
 
-SQLAlchemy's own pool gives a connection to whoever asks first once it is back, which is the one
-who gave it back: reports would wait for all of a replay, and a replay for a lull in reports.
+SQLAlchemy's own pool gives a returned connection to the first thread that asks, usually the one
+that returned it. Reports would then wait for the whole of a replay, and a replay for a lull in
+reports.
 """
 
 import threading
@@ -12,7 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
 
 class FairLock:
-    """A lock that is handed on in the order of asking."""
+    """A lock that threads get in the order in which they asked."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,7 +21,7 @@ class FairLock:
         self._waiting: deque[threading.Event] = deque()
 
     def take(self, timeout_s: float) -> bool:
-        """Wait for one's turn; False where it didn't come in time."""
+        """Wait for the lock. False if it didn't come in time."""
         with self._lock:
             if not self._is_taken:
                 self._is_taken = True
@@ -30,7 +31,7 @@ class FairLock:
         if turn.wait(timeout_s):
             return True
         with self._lock:
-            if turn.is_set():  # it came just now
+            if turn.is_set():  # the lock came just after the time was over
                 return True
             self._waiting.remove(turn)
             return False
@@ -44,9 +45,9 @@ class FairLock:
 
 
 class FairPool(QueuePool):
-    """One connection, for one after the other."""
+    """A pool of one connection, for one thread after the other."""
 
-    _sqla_logger_namespace = "sqlalchemy.pool.FairPool"  # it logs as the library's pools do
+    _sqla_logger_namespace = "sqlalchemy.pool.FairPool"  # log as the library's pools do
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]

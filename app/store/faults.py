@@ -1,4 +1,4 @@
-"""The meaning of a database error: whose fault, whether to try again, what may be logged."""
+"""The meaning of a database error: whose fault it is, if a retry helps, and what to log."""
 
 from typing import Final
 
@@ -16,22 +16,22 @@ _COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization failure, dea
 
 
 class DatabaseFaultError(Exception):
-    """The database takes no reports now, and no row of them is to blame."""
+    """The database takes no reports now, and no single row is to blame."""
 
 
 class NotWritableError(DatabaseFaultError):
-    """The database answers, and yet reports can't be written to it: it's read-only, say."""
+    """The database answers but can't be written to: it is read-only, for example."""
 
 
 class ServerHangsError(psycopg.OperationalError):
-    """The server is connected and doesn't answer."""
+    """The connection to the server stands, but the server doesn't answer."""
 
 
 def is_fault_of_data(error: Exception) -> bool:
-    """True where a row is to blame, so that the batch without it would pass.
+    """True if a row is to blame, so that the batch would pass without it.
 
-    A value that the driver can't even encode counts too. Anything else is the database's own
-    fault: no connection, no room, no lock, no such table.
+    A value that the driver can't even encode counts too. Everything else is the database's own
+    fault: no connection, no disk space, no lock, no such table.
     """
     if isinstance(error, MemoryError):
         return False
@@ -39,13 +39,13 @@ def is_fault_of_data(error: Exception) -> bool:
 
 
 def is_collision(error: Exception) -> bool:
-    """True where another transaction got in the way: the same again may well pass."""
+    """True if another transaction got in the way, so a retry will probably pass."""
     cause = error.orig if isinstance(error, DBAPIError) else None
     return getattr(cause, "sqlstate", None) in _COLLISIONS
 
 
 def was_cut(error: Exception) -> bool:
-    """True where the connection was lost, to a server that may well take another."""
+    """True if the connection was lost to a server that will probably take another."""
     return (
         isinstance(error, DBAPIError)
         and error.connection_invalidated
@@ -54,16 +54,16 @@ def was_cut(error: Exception) -> bool:
 
 
 def is_refusal(error: OperationalError) -> bool:
-    """True where a server is there and won't have us: a wrong name, a wrong password."""
+    """True if a running server rejects us: for a wrong name or password, for example."""
     passing = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
     said = str(error.orig)
     return "FATAL:" in said and not any(word in said for word in passing)
 
 
 def description(error: Exception) -> str:
-    """The kind of an error and its code, for the log: drivers quote the row in the text.
+    """The kind of an error and its code, for the log: a driver's text may quote the row.
 
-    Where there is no code, there was no connection either, and the text says why.
+    Without a code there was no connection either, so the text quotes no row and says why.
     """
     cause = _cause(error)
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
@@ -74,7 +74,7 @@ def description(error: Exception) -> str:
 
 
 def words(error: Exception) -> str:
-    """The driver's own words, on one line. They may quote a row: not for the log of a batch."""
+    """The driver's text on one line. It may quote a row, so don't log it for a batch."""
     return " ".join(str(_cause(error)).split())
 
 

@@ -1,4 +1,4 @@
-"""The quarantine: what was refused, kept with its reason, bounded, the oldest going first."""
+"""The quarantine: refused callbacks with their reasons. When it is full, the oldest go first."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -26,10 +26,10 @@ _PRUNE = (
             .where(
                 tuple_(quarantine.c.last_received_at, quarantine.c.id)
                 <= select(_newest_to_go.c.last_received_at, _newest_to_go.c.id).scalar_subquery(),
-                # What was answered is there, also where another replica's clock is ahead of ours.
+                # Keep the rows of this batch even if another replica's clock is ahead of ours.
                 quarantine.c.id.not_in(bindparam("kept", expanding=True)),
             )
-            # What another replica prunes at the same time is not waited for.
+            # Don't wait for rows that another replica prunes at the same time.
             .with_for_update(of=quarantine, skip_locked=True)
         )
     )
@@ -38,9 +38,9 @@ _PRUNE = (
 
 
 def keep(connection: Connection, refusals: Sequence[Refusal], max_rows: int) -> int:
-    """Keep the refusals, a repeated query as one row, and return how many old rows had to go.
+    """Keep the refusals, a repeated query as one row, and return the number of old rows pruned.
 
-    The caller commits, unless the connection does by itself.
+    The caller commits, unless the connection is in autocommit.
     """
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     statement = insert(quarantine)
@@ -60,7 +60,7 @@ def keep(connection: Connection, refusals: Sequence[Refusal], max_rows: int) -> 
 
 
 def _collapse(refusals: Sequence[Refusal]) -> list[dict[str, object]]:
-    """One row a query, sorted by key so that replicas take their locks in one order."""
+    """One row for each query, sorted by key so that all replicas take their locks in one order."""
     times = Counter(refusal.query for refusal in refusals)
     first = {refusal.query: refusal for refusal in reversed(refusals)}
     latest = {refusal.query: refusal for refusal in refusals}
@@ -96,16 +96,17 @@ def page(
 
 
 def count(connection: Connection) -> int:
-    """How many rows there are."""
+    """The number of rows."""
     return int(connection.execute(select(func.count()).select_from(quarantine)).scalar_one())
 
 
 def take(
     connection: Connection, after_id: str, limit: int, ids: Collection[str] | None
 ) -> Sequence[Row[Any]]:
-    """At most `limit` rows to be looked at again, by id, from behind `after_id`; None is all.
+    """Lock at most `limit` rows with these ids (None: any), in the order of ids, after `after_id`.
 
-    Until the transaction ends they are ours: what another replica has taken is left to it.
+    The rows stay locked until the transaction ends. Rows that another replica has locked are left
+    out.
     """
     statement = (
         select(quarantine)
@@ -127,7 +128,7 @@ _COUNT_MORE = update(reports).where(
 
 
 def count_more(connection: Connection, receipts: Sequence[tuple[DeliveryReport, int]]) -> None:
-    """Note in the history how much more often each of these reports came than it says."""
+    """Add to the number of times that each of these reports was received."""
     if receipts:
         times_received = reports.c.times_received + bindparam("more")
         connection.execute(
@@ -145,6 +146,6 @@ def count_more(connection: Connection, receipts: Sequence[tuple[DeliveryReport, 
 
 
 def remove(connection: Connection, ids: Collection[str]) -> list[str]:
-    """Remove the rows with these ids, and return the ids of those that were there."""
+    """Remove the rows with these ids, and return the ids that existed."""
     removed = delete(quarantine).where(quarantine.c.id.in_(ids)).returning(quarantine.c.id)
     return list(connection.scalars(removed))

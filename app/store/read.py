@@ -1,4 +1,4 @@
-"""Looking up: what is known of messages, and every report of one."""
+"""Reading: the deliveries of messages, every report of a message, and pages of deliveries."""
 
 import json
 from collections import defaultdict
@@ -22,7 +22,7 @@ from sqlalchemy.types import Text
 from app.reports import LOWEST_FINAL_RANK, State
 from app.store.tables import deliveries, reports
 
-# What the API shows of a delivery.
+# The columns of a delivery that the API shows.
 SHOWN = deliveries.c[
     "message_id",
     "recipient",
@@ -40,8 +40,8 @@ SHOWN = deliveries.c[
 ]
 
 _OF_MESSAGES = select(*SHOWN).order_by(deliveries.c.message_id, deliveries.c.recipient)
-# One parameter for any number of ids: the statement stays the same, and prepared. A text, as the
-# driver takes longer over an array than the database over taking it apart. No id has a space.
+# One parameter for any number of ids, so that the statement stays the same, and prepared. It is a
+# text, because the driver binds an array slower than the database splits a text. No id has a space.
 _ANY_OF = {
     "sqlite": deliveries.c.message_id.in_(
         select(text("value")).select_from(func.json_each(bindparam("ids")))
@@ -67,14 +67,14 @@ Deliveries = Sequence[Row[Any]]
 
 
 def deliveries_of(connection: Connection, message_id: str) -> Deliveries:
-    """The deliveries of a message, ordered by recipient; none where it is not known."""
+    """The deliveries of a message, ordered by recipient; none if the message is unknown."""
     return deliveries_of_each(connection, [message_id]).get(message_id, [])
 
 
 def deliveries_of_each(
     connection: Connection, message_ids: Sequence[str]
 ) -> dict[str, list[Row[Any]]]:
-    """The deliveries of each message that is known, ordered by recipient."""
+    """The deliveries of each known message, ordered by recipient."""
     dialect = connection.dialect.name
     found = defaultdict(list)
     for row in connection.execute(_OF_MESSAGES_ON[dialect], _bound(dialect, message_ids)).all():
@@ -83,7 +83,7 @@ def deliveries_of_each(
 
 
 def final_of(connection: Connection, message_ids: Collection[str]) -> set[str]:
-    """Which of the messages are known, and final in each of their deliveries."""
+    """Those of the messages whose deliveries are known and all final."""
     dialect = connection.dialect.name
     return set(connection.execute(_FINAL_OF_ON[dialect], _bound(dialect, message_ids)).scalars())
 
@@ -101,7 +101,7 @@ def reports_of(connection: Connection, message_id: str) -> Sequence[Row[Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which deliveries to list. Times in microseconds since 1970 UTC, of the last report."""
+    """Conditions for a list of deliveries. Times of the last report, in us since 1970 UTC."""
 
     recipient: str | None = None
     state: State | None = None
@@ -121,7 +121,7 @@ def page(
 ) -> Deliveries:
     """At most `limit` deliveries, latest report first.
 
-    They come behind the one with `after` as (last_received_at, message_id, recipient).
+    They come after the one with `after` as (last_received_at, message_id, recipient).
     """
     statement = (
         select(*SHOWN)
@@ -140,8 +140,8 @@ def page(
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool] | TextClause]:
     column = deliveries.c
-    # The first that is given finds the rows; the few of a recipient, or of a reference, are then
-    # looked through, for SQLite would take any other index just as well. `|| ''` hides it.
+    # A recipient or a reference has few rows, so its index must be the one that is used. SQLite
+    # might as well take another condition's: `|| ''` hides the others from it.
     is_found = False
     conditions: list[ColumnElement[bool] | TextClause] = []
     for name in ("recipient", "reference", "state", "reason", "mcc_mnc", "errcode"):
@@ -150,12 +150,12 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool] | TextClause]:
             conditions.append((column[name] + "" if is_found else column[name]) == value)
             is_found = is_found or name in {"recipient", "reference"}
     if filters.state not in {None, State.DELIVERED} and not is_found:
-        # Says again what the index is made for, so that a database sees that it may use it.
+        # Repeat the partial index's condition, so that the database sees that it may use the index.
         conditions.append(text("state <> 'delivered'"))
     if filters.since is not None:
         conditions.append(column.last_received_at >= filters.since)
     if filters.until is not None:
         conditions.append(column.last_received_at < filters.until)
-        # What was never reported has no time that could be before another.
+        # A delivery without a report has no time, so it is not before any.
         conditions.append(column.last_received_at > 0)
     return conditions

@@ -1,7 +1,7 @@
-"""Rebuilding: every status once more, from its history and from what we know by ourselves.
+"""Rebuilding: recompute every status from its history and our own marks.
 
-Normally this changes nothing. It does where reports are read by other rules than when they came,
-or where somebody changed rows by hand.
+Normally nothing changes. A status changes if today's rules give its reports another meaning, or if
+somebody edited rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -32,17 +32,17 @@ from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
 from app.store.tables import deliveries, reports
 
-# Deliveries a transaction: the writer waits for no more of them.
+# Deliveries in a transaction: the writer must wait for it.
 BATCH: Final = 1000
-# Reports that are in memory at once: a delivery may have any number.
+# Reports in memory at once: a delivery may have any number.
 REPORTS_AT_ONCE: Final = 2000
 
-# State and reason of a report, by its status, statuscode and errcode.
+# Gives the state and reason of a report by its status, statuscode and errcode.
 Meaning = Callable[[int, str | None, str | None], tuple[str, str | None]]
 
 
 class Correction(NamedTuple):
-    """A delivery whose status is not what its history says. `was` is None where it has none."""
+    """A delivery whose status differs from its history's. `was` is None if it had no status."""
 
     message_id: str
     recipient: str
@@ -51,7 +51,7 @@ class Correction(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """A report's own words, and what they were taken for when it came."""
+    """A report's own words, and the state and reason that they were given when it came."""
 
     status: int
     statuscode: str | None
@@ -60,20 +60,20 @@ class Claim(NamedTuple):
     reason: str | None
 
 
-# State and reason of claims that mean something else by today's rules.
+# Today's state and reason of the claims that today's rules read differently.
 Misread = dict[Claim, tuple[str, str | None]]
 
 
 class Rebuilt(NamedTuple):
-    """What was found in a batch."""
+    """The result of a batch."""
 
     deliveries: int
-    reports: int  # those with another state or reason by today's rules
+    reports: int  # those with another state or reason under today's rules
     corrections: list[Correction]
 
 
 class Span(NamedTuple):
-    """Keys from behind `after`, up to and including `last`."""
+    """The keys after `after`, up to and including `last`."""
 
     after: tuple[str, str]
     last: tuple[str, str]
@@ -84,15 +84,15 @@ class Span(NamedTuple):
 
 
 def count(connection: Connection) -> int:
-    """How many deliveries there are to look at."""
+    """The number of deliveries."""
     return int(connection.execute(select(func.count()).select_from(deliveries)).scalar_one())
 
 
 def rebuild(database: Database, meaning_of: Meaning, *, dry_run: bool) -> Iterator[Rebuilt]:
-    """Recompute every status, in the order of the keys; what was found in each batch.
+    """Recompute every status, in the order of the keys. Yields the result of each batch.
 
-    Safe while others write: most batches are only read, and what is changed is locked first. With
-    `dry_run` nothing stays changed.
+    Safe while others write: most batches are only read, and a delivery is locked before it is
+    corrected. With `dry_run` all changes are rolled back.
     """
     meaning_of = _remembered(meaning_of)
     after = ("", "")
@@ -111,12 +111,12 @@ def rebuild(database: Database, meaning_of: Meaning, *, dry_run: bool) -> Iterat
 
 
 def _remembered(meaning_of: Meaning) -> Meaning:
-    """The same, and fast: few reports differ in their words."""
+    """Cache the meanings: few reports differ in their words."""
 
     @lru_cache(maxsize=4096)
     def meaning(status: int, statuscode: str | None, errcode: str | None) -> tuple[str, str | None]:
         state, reason = meaning_of(status, statuscode, errcode)
-        # Plain strings: a driver may take a member of an enumeration for its name.
+        # Plain strings: a driver may bind a member of an enumeration as its name.
         return str(state), reason and str(reason)
 
     return meaning
@@ -145,7 +145,7 @@ _HISTORY = select(
 def _compare(
     connection: Connection, span: Span, meaning_of: Meaning
 ) -> tuple[Misread, list[Correction]]:
-    """The claims that were misread, and the deliveries that have not the status they should."""
+    """The misread claims, and the deliveries with a wrong status."""
     known = {_key(row): row for row in connection.execute(_KNOWN.where(span.of(deliveries)))}
     history = connection.execute(
         _HISTORY.where(span.of(reports)), execution_options={"yield_per": REPORTS_AT_ONCE}
@@ -169,7 +169,7 @@ def _compare(
 def _understood(
     rows: Iterable[Row[Any]], meaning_of: Meaning, misread: Misread
 ) -> Iterator[KnownReport]:
-    """Reports by today's rules; what was read by others goes into `misread`."""
+    """Read the reports under today's rules, and note those that meant something else."""
     for row in rows:
         report = KnownReport._make(row[2:])
         meaning = meaning_of(report.status, report.statuscode, report.errcode)
@@ -183,10 +183,10 @@ def _understood(
 def _correct(
     database: Database, span: Span, meaning_of: Meaning, *, dry_run: bool
 ) -> tuple[int, list[Correction]]:
-    """Mend what is wrong; how many reports were misread, and what was corrected."""
+    """Correct a span. Returns the number of misread reports, and the corrections."""
     with database.transaction() as connection:
         missing = _begin_missing(connection, span)
-        # From here on no writer changes these, nor adds to their history.
+        # Lock the deliveries: no writer changes them now, nor adds to their history.
         connection.execute(
             select(deliveries.c.rank)
             .where(span.of(deliveries))
@@ -208,7 +208,7 @@ def _correct(
 
 
 def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
-    """A row, pending as yet, for each history that has no status: to be locked with the others."""
+    """Insert a pending delivery for each history without one, so that it can be locked too."""
     key = (reports.c.message_id, reports.c.recipient)
     known = (
         select(deliveries.c.rank)
@@ -225,7 +225,7 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
         ]
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
         begun = dialect.insert(deliveries).values(conflicting=False)
-        connection.execute(begun.on_conflict_do_nothing(), rows)  # a writer may be faster
+        connection.execute(begun.on_conflict_do_nothing(), rows)  # a writer may come first
     return {(key.message_id, key.recipient) for key in keys}
 
 

@@ -1,4 +1,4 @@
-"""Retention: what is final and old goes, with its history, a little at a time."""
+"""Retention: remove final messages that are old, with their history, in small transactions."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
@@ -21,7 +21,7 @@ from app.store import stats
 from app.store.engine import Database
 from app.store.tables import deliveries, quarantine, reports
 
-# Rows a transaction: the writer waits for no more of them.
+# Rows in a transaction: the writer must wait for it.
 BATCH: Final = 200
 
 _KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
@@ -30,7 +30,7 @@ _BEFORE_ALL: Final = (-1, "", "")
 
 
 class Purged(NamedTuple):
-    """Rows that are gone, or that are due to go."""
+    """Numbers of rows that were removed, or that are due."""
 
     deliveries: int = 0
     reports: int = 0
@@ -44,7 +44,7 @@ _others: Final = deliveries.alias("others")
 
 
 def _is_due(before: int) -> ColumnElement[bool]:
-    """Of a message that is final, and without any news since: it goes whole or stays whole."""
+    """True for a delivery whose whole message is old: a message goes whole, or stays whole."""
     other_stays = (
         select(_others.c.rank)
         .where(_others.c.message_id == deliveries.c.message_id, not_(_is_old(_others, before)))
@@ -54,7 +54,7 @@ def _is_due(before: int) -> ColumnElement[bool]:
 
 
 def _is_old(delivery: FromClause, before: int) -> ColumnElement[bool]:
-    """Final, and its last report came before; where none ever came, given up before."""
+    """True for a final delivery whose last report, or else its expiry, is before `before`."""
     last = delivery.c.last_received_at
     given_up_before = func.coalesce(delivery.c.expired_at, before) < before
     return and_(
@@ -63,7 +63,7 @@ def _is_old(delivery: FromClause, before: int) -> ColumnElement[bool]:
 
 
 def due(connection: Connection, before: int) -> Purged:
-    """What a purge would remove, as it is now. `before` in microseconds since 1970 UTC."""
+    """Count the rows that a purge would remove now. `before` in microseconds since 1970 UTC."""
     of_due = select(func.count()).select_from(deliveries).where(_is_due(before))
     their_reports = (
         select(func.count())
@@ -82,14 +82,14 @@ def due(connection: Connection, before: int) -> Purged:
 
 
 def purge(database: Database, before: int) -> Iterator[Purged]:
-    """Remove what is due; what each transaction removed, as soon as it is on disk.
+    """Remove the rows that are due. Yields what each transaction removed, once it is on disk.
 
-    Several at once are harmless. A delivery that somebody writes to is left to the next purge, and
-    a report that comes after its delivery was purged begins a new one.
+    Several purges at once are harmless. A delivery that is being written to is left to the next
+    purge. A report that comes after its delivery was purged begins a new delivery.
     """
     position: Sequence[Any] | None = _BEFORE_ALL
     while position is not None:
-        # Pages of what is old, due or not: a page of what is due could be a long search.
+        # A page has all old rows, due or not: to fill a page with due rows could take long.
         with database.read.connect() as connection:
             keys, position = _page(connection, before, position)
         yield _purge_deliveries(database, before, keys) if keys else Purged()
@@ -102,7 +102,7 @@ def purge(database: Database, before: int) -> Iterator[Purged]:
 def _page(
     connection: Connection, before: int, position: Sequence[Any]
 ) -> tuple[list[tuple[str, str]], Sequence[Any] | None]:
-    """The keys that are due of the next page, and where that ends; None where it is the last."""
+    """The due keys of the next page, and the page's end; None for the end of the last page."""
     rows = connection.execute(
         select(*_POSITION, _is_due(before).label("is_due"))
         .where(tuple_(*_POSITION) > tuple_(*position), deliveries.c.last_received_at < before)
@@ -115,8 +115,8 @@ def _page(
 
 def _purge_deliveries(database: Database, before: int, keys: list[tuple[str, str]]) -> Purged:
     with database.transaction() as connection:
-        # Locked first: so no writer adds to the history of what is about to go. Looked at once
-        # more, as it may have changed since; and what somebody holds is not waited for.
+        # Lock the deliveries first, so that no writer adds to their history. Check again if they
+        # are due, as they may have changed. Skip those that another transaction holds.
         still_due = connection.execute(
             select(*_KEY)
             .where(tuple_(*_KEY).in_(keys), _is_due(before))

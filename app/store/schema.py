@@ -29,7 +29,10 @@ class SchemaError(Exception):
 
 
 def upgrade(engine: Engine) -> tuple[str | None, str | None]:
-    """Bring the schema up to date; the revisions before and after. Several at once take turns."""
+    """Bring the schema up to date, and return the revisions before and after.
+
+    Several at once take turns.
+    """
     config = alembic_config()
     with engine.connect() as connection:
         before = current_revision(connection)
@@ -50,7 +53,7 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
 
 
 def _refuse_another_encoding(connection: Connection) -> None:
-    """In any other a label that is fine would be refused for its letters."""
+    """Refuse an encoding that lacks the letters of some labels."""
     if connection.dialect.name == "postgresql":
         encoding = connection.execute(text("SHOW server_encoding")).scalar()
         if encoding != "UTF8":
@@ -67,7 +70,7 @@ def newest_revision() -> str | None:
 
 
 def is_current(connection: Connection) -> bool:
-    """Whether the database's schema is the one that this program was written for."""
+    """True if the database's schema is the one that this program was written for."""
     return current_revision(connection) == newest_revision()
 
 
@@ -81,8 +84,9 @@ def known_revisions() -> frozenset[str]:
 def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     """Raise `NotWritableError` on a schema of another version, or on a standby.
 
-    `may_be_newer` is for who found it current before: it was migrated since, which the version
-    before must bear. Raises the driver's error where a table is locked, or may not be written.
+    `may_be_newer` is for a process that has found the schema current before: it was migrated since,
+    which the previous version must bear. Raises the driver's error if a table is locked, or if
+    writing to it is not allowed.
     """
     revision = current_revision(connection)
     is_newer = revision is not None and revision not in known_revisions()
@@ -91,6 +95,6 @@ def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
         raise NotWritableError("the database is read-only")
     for table in (reports, deliveries):
-        # Changes no row, and yet waits for whoever has the table locked, as a write would.
+        # This changes no row, yet waits for a lock on the table, as a write would.
         column = next(iter(table.primary_key.columns))
         connection.execute(update(table).values({column: column}).where(false()))

@@ -1,6 +1,6 @@
 """Calls of the send API: each is written down before it leaves, and concluded with its answer.
 
-Every function's caller commits, unless the connection does by itself.
+The caller of each function commits, unless the connection is in autocommit.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from app.store.tables import sends
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One call. Only digests of what was asked: neither text, key nor number is kept here."""
+    """One call. It holds digests alone: no text, key or phone number."""
 
     key_digest: str
     body_digest: str
-    attempt: str  # random: who wrote it down, and nobody else, may conclude it
+    attempt: str  # random: only the process that wrote the call down may conclude it
     started_at: int  # microseconds since 1970 UTC
 
 
 def start(connection: Connection, send: Send) -> bool:
-    """Write it down; whether that is done now, so that it may leave. Of several, one may."""
+    """Write the call down. True if it may leave now: of several with one key, only one may."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     values = {
         "key_digest": send.key_digest,
@@ -41,28 +41,28 @@ def find(connection: Connection, key_digest: str) -> Row[Any] | None:
 
 
 def take(connection: Connection, send: Send) -> bool:
-    """Keep all others from concluding it, until the commit; whether it is still under way."""
+    """Lock the send until the commit, so that no other process concludes it. False if one has."""
     taken = update(sends).where(*_under_way(send)).values(started_at=sends.c.started_at)
     return connection.execute(taken).rowcount == 1
 
 
 def conclude(connection: Connection, send: Send, status: int, answer: str) -> None:
-    """Keep its answer for whoever asks again."""
+    """Keep the answer for a repeat."""
     connection.execute(update(sends).where(*_attempt(send)).values(status=status, answer=answer))
 
 
 def forget(connection: Connection, send: Send) -> None:
-    """Nobody can ask again."""
+    """Delete a send that has no key of the caller's, and so no repeat."""
     connection.execute(delete(sends).where(*_attempt(send)))
 
 
 def withdraw(connection: Connection, send: Send) -> None:
-    """Nothing was sent: as if it had never been written down."""
+    """Delete a send that PaaSoo refused, so that its key is free again."""
     connection.execute(delete(sends).where(*_under_way(send)))
 
 
 def forget_before(connection: Connection, cutoff: int, limit: int) -> int:
-    """Forget sends that were started before `cutoff`, and with them their keys; how many."""
+    """Delete at most `limit` sends that were started before `cutoff`, and return their number."""
     old = select(sends.c.key_digest).where(sends.c.started_at < cutoff).limit(limit)
     return connection.execute(delete(sends).where(sends.c.key_digest.in_(old))).rowcount
 

@@ -1,7 +1,7 @@
-"""The spool: where callbacks wait on local disk while the server database is away.
+"""The spool: callbacks wait on local disk while the server database is away.
 
-SQLite carries it, with the same promise as the database: what was put in is on disk. It keeps
-what arrived, not what was understood of it, so a later version drains what an earlier one kept.
+It is a SQLite file, with the same promise as the database: a callback that was put in is on disk.
+It keeps raw queries, not parsed reports, so a later version can drain the spool of an earlier one.
 """
 
 import fcntl
@@ -43,13 +43,13 @@ _spooled = Table(
     Column("id", Integer, primary_key=True),
     Column("received_at", BigInteger, nullable=False),  # us since 1970 UTC
     Column("query", Text, nullable=False),  # raw, printable ASCII
-    sqlite_autoincrement=True,  # an id is never used again, whoever remembers it
+    sqlite_autoincrement=True,  # never use an id again: the drain remembers ids
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A callback that waits. `received_at` in microseconds since 1970 UTC."""
+    """A callback in the spool. `received_at` in microseconds since 1970 UTC."""
 
     id: int
     received_at: int
@@ -57,9 +57,9 @@ class Spooled:
 
 
 class Spool:
-    """One file, of one process. Used by the writer's thread and the one that drains.
+    """One file of one process, used by the writer's thread and the one that drains.
 
-    Raises SQLAlchemy's errors: full (past `max_bytes`, or with the disk), read-only, damaged.
+    Raises SQLAlchemy's errors if it is full (`max_bytes`, or the disk), read-only or damaged.
     """
 
     def __init__(self, file: Path, lock: IO[str], max_bytes: int) -> None:
@@ -74,7 +74,7 @@ class Spool:
 
     @classmethod
     def claim(cls, folder: Path, max_bytes: int) -> Self:
-        """The first spool of the folder that no other process has: replicas may share a folder."""
+        """Take the folder's first spool that no other process has: replicas may share a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         number = 0
         while True:
@@ -82,7 +82,7 @@ class Spool:
             try:
                 spool = cls.take(file, max_bytes)
             except OperationalError:
-                raise  # no room, no permission: the next one would have neither
+                raise  # no space or no permission, so the next file would fail too
             except DatabaseError:
                 log.exception("this spool is damaged; the next one is used", extra={"file": file})
                 spool = None
@@ -92,7 +92,7 @@ class Spool:
 
     @classmethod
     def take(cls, file: Path, max_bytes: int) -> Self | None:
-        """None where another process, or this one already, has it."""
+        """Take a spool. None if another process has it, or this one already does."""
         lock = file.with_suffix(".lock").open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,11 +105,11 @@ class Spool:
             raise
 
     def __len__(self) -> int:
-        """How many wait that are not in the database yet."""
+        """The number of callbacks that are not in the database yet."""
         return self._count
 
     def put(self, callbacks: Sequence[tuple[int, str]]) -> None:
-        """Keep callbacks, each as (received_at, query). On disk when this returns."""
+        """Keep callbacks, each as (received_at, query). They are on disk when this returns."""
         rows = [{"received_at": at, "query": query} for at, query in callbacks]
         with self._one_at_a_time:
             with self._begin() as connection:
@@ -117,7 +117,7 @@ class Spool:
             self._count += len(rows)
 
     def after(self, last_id: int, limit: int) -> list[Spooled]:
-        """At most `limit` of what waits, in the order of arrival, from behind `last_id`."""
+        """At most `limit` callbacks after `last_id`, in the order of arrival."""
         statement = (
             select(_spooled).where(_spooled.c.id > last_id).order_by(_spooled.c.id).limit(limit)
         )
@@ -125,9 +125,9 @@ class Spool:
             return [Spooled(*row) for row in connection.execute(statement)]
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Forget what is in the database by now, or note that there was no room to do so.
+        """Delete callbacks that are in the database now, or note that there is no space to do so.
 
-        To delete is to write: on a disk that the spool itself has filled it fails.
+        Deleting writes, so it fails on a disk that the spool itself has filled.
         """
         with self._one_at_a_time:
             self._count -= len(ids)
@@ -138,7 +138,7 @@ class Spool:
                 self._must_be_replaced = True
 
     def forget_up_to(self, last_id: int, *, leaving: int) -> None:
-        """Where rows could not be deleted, and all are in the database: begin with a new file."""
+        """Begin a new file if rows could not be deleted and all of them are in the database."""
         with self._one_at_a_time:
             if not self._must_be_replaced or leaving:
                 return
@@ -166,7 +166,7 @@ class Spool:
 
         @event.listens_for(database.write, "connect")
         def bound(connection: Any, _record: object) -> None:
-            # SQLite keeps the bound itself. What is drained leaves its pages for what comes next.
+            # SQLite keeps to this limit itself. Drained rows leave their pages for new ones.
             connection.execute(f"PRAGMA max_page_count={pages}")
 
         with database.write.begin() as connection:

@@ -1,8 +1,8 @@
-"""Statistics: how many deliveries there are, by network, state, reason and time.
+"""Statistics: numbers of deliveries by network, state, reason and time.
 
-Triggers count them by the hour (`docs/decisions/0007-statistics-by-triggers.md`). Whole hours are
-read from the counts, what is left of an hour at either end of a span from `deliveries` itself,
-through the indexes on its times; all in one statement, so that it is of one moment.
+Triggers count deliveries by the hour (`docs/decisions/0007-statistics-by-triggers.md`). Whole hours
+are read from these counts, and the partial hour at either end of a span from `deliveries`, through
+the indexes on its times. One statement reads both, so all is of one moment.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,15 +30,15 @@ from app.store.tables import deliveries, delivery_counts, state_totals
 HOUR: Final = 3_600_000_000  # us
 HOURS_A_DAY: Final = 24
 
-# Parts that one call adds up at most: few enough that nobody waits long for it.
+# Parts that one call adds up at most: few enough that writers don't wait long.
 MAX_PARTS: Final = 2_000
-# Any number will do that no other program takes a lock on in the same database.
+# An arbitrary number, which no other program in the same database should lock.
 COMPACTION_LOCK: Final = 7_266_332
 
 Columns = ReadOnlyColumnCollection[str, ColumnElement[Any]]
 
-# What statistics may be grouped by, from the columns of the counts. Of a network that is a number
-# the first three digits are its mobile country code (ITU-T E.212), of any other it is empty.
+# Keys that statistics may be grouped by, from the columns of the counts. The first three digits of
+# a numeric network are its mobile country code (ITU-T E.212); any other network has none.
 KEYS: Final[dict[str, Callable[[Columns], ColumnElement[Any]]]] = {
     "network": lambda counted: counted.mcc_mnc,
     "mcc": lambda counted: case(
@@ -60,11 +60,11 @@ def count(
     until: int | None,
     max_rows: int,
 ) -> Sequence[Any]:
-    """Deliveries by `keys` (of `KEYS`) and state: rows of the keys, the state, and how many.
+    """Deliveries by `keys` (of `KEYS`) and state: rows of the keys, the state, and the number.
 
-    `hour` and `day` are numbered from 1970 UTC; a network, `mcc` or reason that isn't there is
-    empty. From `since` (inclusive) to `until` (exclusive), in microseconds since 1970 UTC. At most
-    `max_rows` rows, in no order.
+    `hour` and `day` are numbered from 1970 UTC; a missing network, `mcc` or reason is empty. From
+    `since` (inclusive) to `until` (exclusive), in microseconds since 1970 UTC. At most `max_rows`
+    rows, in no order.
     """
     table = state_totals if _KEYS_OF_STATE_TOTALS.issuperset(keys) else delivery_counts
     counted = union_all(*_counted(table, since, until)).subquery("counted")
@@ -84,9 +84,9 @@ def count(
 
 
 def _counted(table: Table, since: int | None, until: int | None) -> Iterator[Select[Any]]:
-    """Rows as of `table`, a delivery in one of them alone."""
+    """Selects of rows like those of `table`. Each delivery is in one of them."""
     if since is not None and until is not None and until < (-(-since // HOUR) + 1) * HOUR:
-        yield _one_by_one(table, since, until)  # no whole hour in it
+        yield _one_by_one(table, since, until)  # the span has no whole hour
         return
     first_hour = end_hour = None
     if since is not None:
@@ -101,9 +101,9 @@ def _counted(table: Table, since: int | None, until: int | None) -> Iterator[Sel
     yield select(*(table.c[name] for name in names)).where(
         *_between(table.c.hour, first_hour, end_hour)
     )
-    if table is state_totals:  # which lacks what has not been added up yet
+    if table is state_totals:  # it lacks the parts that have not been added up yet
         parts = select(*(delivery_counts.c[name] for name in names)).where(text("part <> 0"))
-        # `+ 0`, for them to be found by their own index: of an hour's rows they are the fewest.
+        # `+ 0` hides the hour from the database, so that it takes the index on parts: they are few.
         yield parts.where(*_between(delivery_counts.c.hour + 0, first_hour, end_hour))
 
 
@@ -117,9 +117,9 @@ def _between(
 
 
 def _one_by_one(table: Table, since: int, until: int) -> Select[Any]:
-    """Deliveries of a part of an hour, each by the time that the triggers take."""
+    """Deliveries of a part of an hour, by the same time as the triggers'."""
     row = deliveries.c
-    # Written out, for a database to see that it may use the index.
+    # Written as text, so that the database sees that it may use the partial index.
     is_unreported = text("last_received_at = 0")
     at = union_all(
         select(row.last_received_at.label("at"), row.mcc_mnc, row.state, row.reason).where(
@@ -157,8 +157,8 @@ _BY_GROUP = """
 SELECT hour, mcc_mnc, state, reason, 0, sum(deliveries) FROM parts
 GROUP BY hour, mcc_mnc, state, reason
 """
-# As one statement, so that no reader sees parts twice or not at all, and no writer waits. An
-# array, for rows to be fetched one by one, and not looked for in the whole table.
+# One statement, so that no reader sees parts twice or not at all, and no writer waits. The array
+# makes PostgreSQL fetch the rows one by one instead of scanning the table.
 _COMPACT_POSTGRESQL = f"""
 WITH parts AS (
     DELETE FROM delivery_counts WHERE ctid = ANY (ARRAY(
@@ -181,9 +181,10 @@ _ADD_SQLITE = (
 
 
 def compact(connection: Connection) -> int:
-    """Add up parts that transactions left, and return how many they were. In a transaction.
+    """Add up at most `MAX_PARTS` parts that transactions left, and return their number.
 
-    At most `MAX_PARTS`. On PostgreSQL the oldest first, and none while somebody else is at it.
+    Needs a transaction. On PostgreSQL it takes the oldest first, and none while another process
+    compacts.
     """
     if connection.dialect.name == "sqlite":
         parts = [tuple(row) for row in connection.exec_driver_sql(_TAKE_SQLITE, (MAX_PARTS,))]
@@ -198,7 +199,7 @@ def compact(connection: Connection) -> int:
 
 
 def forget_empty(connection: Connection, before_hour: int) -> None:
-    """Remove the groups of long ago that have nothing left in them."""
+    """Remove the empty groups before an hour."""
     for table in (delivery_counts, state_totals):
         is_empty = (table.c.deliveries == 0, table.c.hour < before_hour)
         connection.execute(delete(table).where(*is_empty))

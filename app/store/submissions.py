@@ -1,4 +1,4 @@
-"""What was sent: its recipients are pending until a report comes, and expired when none does."""
+"""Sent messages: a recipient is pending until a report comes, and expired if none does in time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,34 +19,18 @@ class Submission:
     message_id: str
     recipients: Sequence[str]  # at least one, none twice
     reference: str | None
-    submitted_at: int | None  # None keeps what is known, else it is now
+    submitted_at: int | None  # None keeps a known time, else it is now
 
 
 def register(connection: Connection, submission: Submission, now: int) -> None:
-    """Note what was sent. Whatever reports have said stays, and the same again changes nothing.
+    """Register a sent message. The status by its reports stays; a repeat changes nothing.
 
-    The caller commits, unless the connection does by itself.
+    The caller commits, unless the connection is in autocommit.
     """
-    is_sqlite = connection.dialect.name == "sqlite"
+    dialect = connection.dialect.name
     begin_change(connection)
-    submitted_at = now if submission.submitted_at is None else submission.submitted_at
-    rows: list[dict[str, Any]] = [
-        {
-            "message_id": submission.message_id,
-            "recipient": recipient,
-            "rank": RANK[State.PENDING],
-            "decided_at": 0,
-            "fingerprint": 0,
-            "state": State.PENDING.value,
-            "conflicting": False,
-            "submitted_at": submitted_at,
-            "reference": submission.reference,
-            "changed_in": literal_column(POSITION[connection.dialect.name]),
-        }
-        # Sorted, as the writer's rows are, so that two never wait for each other.
-        for recipient in sorted(submission.recipients)
-    ]
-    insert = (sqlite if is_sqlite else postgresql).insert(deliveries).values(rows)
+    rows = _pending_rows(submission, now, POSITION[dialect])
+    insert = (sqlite if dialect == "sqlite" else postgresql).insert(deliveries).values(rows)
     known, new = deliveries.c, insert.excluded
     first_known = func.coalesce(known.submitted_at, new.submitted_at)
     submitted = first_known if submission.submitted_at is None else new.submitted_at
@@ -65,25 +49,45 @@ def register(connection: Connection, submission: Submission, now: int) -> None:
     )
 
 
+def _pending_rows(submission: Submission, now: int, position: str) -> list[dict[str, Any]]:
+    submitted_at = now if submission.submitted_at is None else submission.submitted_at
+    return [
+        {
+            "message_id": submission.message_id,
+            "recipient": recipient,
+            "rank": RANK[State.PENDING],
+            "decided_at": 0,
+            "fingerprint": 0,
+            "state": State.PENDING.value,
+            "conflicting": False,
+            "submitted_at": submitted_at,
+            "reference": submission.reference,
+            "changed_in": literal_column(position),
+        }
+        # Sorted like the writer's rows, so that two transactions never wait for each other.
+        for recipient in sorted(submission.recipients)
+    ]
+
+
 def withdraw(connection: Connection, message_id: str) -> None:
-    """As if it had never been registered: nothing has been reported of it."""
+    """Delete a message that was registered under an id of ours: no report of it can have come."""
     connection.execute(delete(deliveries).where(deliveries.c.message_id == message_id))
 
 
-# A sent message with no final report: since it was sent, or since its first report where nobody
-# told us of the sending. Each has its index.
+# The age of a delivery without a final report counts from its sending or, if that is not known,
+# from its first report. Each condition has its own index.
 _OVERDUE = (
     "submitted_at < :cutoff",
-    # The `+` keeps SQLite from looking for the former in the other's index.
+    # The `+` keeps SQLite from taking the index of the first condition.
     "+submitted_at IS NULL AND first_received_at < :cutoff",
 )
 
 
 def expire(connection: Connection, cutoff: int, now: int, limit: int) -> int:
-    """Mark what has been open since before `cutoff` as expired, about `limit`; how many it was.
+    """Mark deliveries that are open since before `cutoff` as expired, and return their number.
 
-    Several replicas at once don't do it twice: a row that another has changed no longer qualifies.
-    The caller commits, unless the connection does by itself.
+    It takes about `limit` at once. Replicas never mark one twice: a row that another has changed no
+    longer qualifies. The caller commits, unless the connection is in autocommit.
     """
     parameters = {"cutoff": cutoff, "now": now, "limit": limit}
     expired = 0
@@ -104,8 +108,8 @@ def _first(overdue: str) -> TextClause:
 
 
 def _expiry(dialect: str, overdue: str) -> TextClause:
-    """The deciding "report" is our own mark, so nothing of the provider's is shown."""
-    # Who holds a row is about to change it: it is looked at again the next time.
+    """The update to `expired`. Our own mark decides, so no field of the provider's is shown."""
+    # Skip a locked row: its holder is about to change it, and the next sweep looks again.
     for_update = "FOR UPDATE SKIP LOCKED" if dialect == "postgresql" else ""
     return text(f"""
         UPDATE deliveries SET

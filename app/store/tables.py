@@ -1,7 +1,7 @@
 """The tables, as the migrations make them.
 
-Times are BIGINT, microseconds since 1970 UTC, on both databases: they sort, subtract and group
-alike on both, and cost nothing to bind (`docs/decisions/0002-times-as-integers.md`).
+Times are BIGINT, microseconds since 1970 UTC: both databases sort, subtract and group them alike,
+and binding them costs nothing (`docs/decisions/0002-times-as-integers.md`).
 """
 
 from sqlalchemy import (
@@ -29,7 +29,7 @@ metadata = MetaData(
     }
 )
 
-# Ids are ASCII and compared to the letter: no locale has a say in their order.
+# Ids are ASCII and compared byte by byte, whatever the locale.
 Ascii = Text().with_variant(Text(collation="C"), "postgresql")
 
 
@@ -38,12 +38,13 @@ def _partial(name: str, *columns: str, where: TextClause) -> Index:
 
 
 def _found_by(column: str, where: TextClause) -> Index:
-    """Of the rows with a value in this column, the latest first."""
+    """An index that finds the rows by this column, latest report first."""
     order = ("last_received_at", "message_id", "recipient")
     return _partial(f"ix_deliveries_{column}", column, *order, where=where)
 
 
-# The history: every distinct report that ever came, never changed but for how often it came.
+# The history: every distinct report that ever came. Only its times and its count change, and
+# `rebuild` may give it another state and reason.
 reports = Table(
     "reports",
     metadata,
@@ -69,13 +70,13 @@ reports = Table(
     Column("query", Text, nullable=False, comment="raw, non-printable bytes percent-encoded"),
 )
 
-# The current status of each delivery: the fold of its reports, and what we know by ourselves.
+# The current status of each delivery: the fold of its reports and of our own marks.
 deliveries = Table(
     "deliveries",
     metadata,
     Column("message_id", Ascii, primary_key=True),
     Column("recipient", Ascii, primary_key=True, comment="MSISDN: digits, country code first"),
-    # What decides: the greatest (rank, decided_at, fingerprint) of all reports.
+    # The greatest (rank, decided_at, fingerprint) of all reports decides.
     Column("rank", SmallInteger, nullable=False),
     Column("decided_at", BigInteger, nullable=False, comment="us since 1970 UTC"),
     Column("fingerprint", BigInteger, nullable=False, comment="of the deciding report"),
@@ -87,7 +88,7 @@ deliveries = Table(
     Column("mcc_mnc", Text),
     Column("conflicting", Boolean, nullable=False, comment="two final reports disagree"),
     Column("first_received_at", BigInteger, comment="us since 1970 UTC"),
-    # Never NULL, so that pages can begin behind any row; 0 comes last, as it should.
+    # Never NULL, so that pages can begin after any row; 0 rightly comes last.
     Column(
         "last_received_at",
         BigInteger,
@@ -105,14 +106,14 @@ deliveries = Table(
         server_default=text("0"),
         comment="position in the change feed",
     ),
-    # One for each question of the status API, in the order of its answers.
+    # One index for each query of the status API, in the order of its answers.
     Index("ix_deliveries_latest", "last_received_at", "message_id", "recipient"),
     Index("ix_deliveries_changed", "changed_in", "message_id", "recipient"),
     Index("ix_deliveries_recipient", "recipient", "last_received_at", "message_id"),
     *(
         _found_by(column, where)
         for column, where in {
-            # Most are delivered: those are found by time.
+            # Most are delivered: `ix_deliveries_latest` finds those.
             "state": text("state <> 'delivered'"),
             "reason": text("reason IS NOT NULL"),
             "mcc_mnc": text("mcc_mnc IS NOT NULL"),
@@ -120,17 +121,17 @@ deliveries = Table(
             "reference": text("reference IS NOT NULL"),
         }.items()
     ),
-    # What a sweep may have to mark as expired, and what statistics count by the time of sending.
+    # For the expiry sweep, and for statistics by the time of sending.
     _partial("ix_deliveries_open_sent", "submitted_at", where=text("rank < 3")),
     _partial("ix_deliveries_open_seen", "first_received_at", where=text("rank < 3")),
     _partial("ix_deliveries_unreported", "submitted_at", where=text("last_received_at = 0")),
 )
 
 
-# How many deliveries there are by hour: kept by triggers on `deliveries`, whoever writes.
+# The number of deliveries by hour, kept by triggers on `deliveries`.
 #
-# What counts is the sum of a group's parts: 0, and those that `store.stats.compact` hasn't added to
-# it yet (`docs/decisions/0007-statistics-by-triggers.md`).
+# The number of a group is the sum of its parts: part 0, and those that `store.stats.compact` hasn't
+# added to it yet (`docs/decisions/0007-statistics-by-triggers.md`).
 delivery_counts = Table(
     "delivery_counts",
     metadata,
@@ -146,11 +147,11 @@ delivery_counts = Table(
         comment="0, or the transaction that added it",
     ),
     Column("deliveries", BigInteger, nullable=False, comment="may be negative in a part"),
-    _partial("ix_delivery_counts_part", "part", where=text("part <> 0")),  # what is to be added up
+    _partial("ix_delivery_counts_part", "part", where=text("part <> 0")),  # still to be added up
     sqlite_with_rowid=False,
 )
 
-# The sums of part 0 by state alone, a hundredth of the rows: by hour it must be fast.
+# The sums of part 0 by state alone: a hundredth of the rows, to make statistics by hour fast.
 state_totals = Table(
     "state_totals",
     metadata,
@@ -164,8 +165,8 @@ state_totals = Table(
 # `base` and the number of the transaction (`docs/decisions/0006-change-feed.md`).
 feed = Table("feed", metadata, Column("base", BigInteger, nullable=False))
 
-# Calls of the send API: written down before they leave, so that none is made twice for one
-# `Idempotency-Key`, whichever replica is asked, and when (`docs/decisions/0009-sending-once.md`).
+# Calls of the send API: written down before they leave, so that no replica ever makes a second one
+# for the same `Idempotency-Key` (`docs/decisions/0009-sending-once.md`).
 sends = Table(
     "sends",
     metadata,
@@ -180,7 +181,7 @@ sends = Table(
     Index(None, "started_at"),  # the order in which they are forgotten
 )
 
-# What the door refused: kept until an operator looked at it, or newer ones pushed it out.
+# Refused callbacks: kept until an operator deletes or replays them, or newer ones push them out.
 quarantine = Table(
     "quarantine",
     metadata,

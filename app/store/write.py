@@ -1,7 +1,7 @@
 """Recording reports: a batch goes into the history and the statuses, in one commit.
 
-The fold stands in the statement itself, so it holds whatever else writes at the same time. It is
-a maximum for every field, which is why the order of arrival never matters.
+The statement itself holds the fold, so the rule holds whatever else writes at the same time. The
+fold takes a maximum, so the order of arrival doesn't matter.
 """
 
 import re
@@ -48,7 +48,7 @@ def _later(table: str, column: str) -> str:
     return f"{column} = CASE WHEN {new} > {old} THEN {new} ELSE {old} END"
 
 
-# Both databases understand these to the letter. A report that came again only counts.
+# Both databases understand these statements unchanged. A repeated report only counts.
 _ON_KNOWN_REPORT = f"""
 ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
     times_received = reports.times_received + excluded.times_received,
@@ -61,14 +61,13 @@ _NEW_DECIDES = """
 (excluded.rank, excluded.decided_at, excluded.fingerprint)
     > (deliveries.rank, deliveries.decided_at, deliveries.fingerprint)"""
 
-# Both final reports of the provider's, and they disagree. Comparing with the deciding one is
-# enough: it is final as soon as any is, and a disagreement between two others was noticed when
-# the second of them came.
+# Two final reports of the provider's that disagree. Comparing with the deciding one is enough: it
+# is final as soon as any is, and two others that disagree were noticed when the second one came.
 _CONTRADICTS = f"""
 (excluded.rank >= {LOWEST_REPORTED_FINAL_RANK} AND deliveries.rank >= {LOWEST_REPORTED_FINAL_RANK}
     AND excluded.state <> deliveries.state)"""
 
-# What a reader of the change feed hears of: not of a repeat, nor of what decides nothing.
+# A change that the feed shows: no repeat, and no report that decides nothing.
 _CHANGES = f"""
 ({_NEW_DECIDES} AND (excluded.state <> deliveries.state
     OR excluded.fingerprint <> deliveries.fingerprint
@@ -88,7 +87,7 @@ ON CONFLICT (message_id, recipient) DO UPDATE SET
     {_later("deliveries", "last_received_at")}
 """
 
-# One statement, so one round trip and one commit for a batch of any size.
+# One statement: one round trip and one commit for a batch of any size.
 _ARRAYS = ", ".join(f"%s::{kind}[]" for kind in (*REPORT_COLUMNS.values(), "bigint", "integer"))
 _SPECIAL = re.compile(r'["\\]')
 _POSTGRESQL = f"""
@@ -110,8 +109,8 @@ FROM batch
 {_ON_KNOWN_DELIVERY}
 """
 
-# A row at a time, so a batch may be about one delivery several times. `?1` is the first column of
-# `DeliveryReport`; SQLite wants the last one used in each statement.
+# One row at a time, so a batch may have several reports of one delivery. `?1` is the first field of
+# `DeliveryReport`; SQLite wants each statement to use the last one.
 _MARK = {column: f"?{position}" for position, column in enumerate(REPORT_COLUMNS, start=1)}
 _MARKED_CLAIM = ", ".join(_MARK[column] for column in _CLAIM.split(", "))
 _MARKED_KEY = f"{_MARK['message_id']}, {_MARK['recipient']}, {_MARK['fingerprint']}"
@@ -130,22 +129,22 @@ VALUES ({_MARKED_KEY}, {_MARK["rank"]}, {_MARKED_CLAIM}, {_AT}, {_AT}, {_AT}, fa
 def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     """Add the reports to the history and fold them into the statuses.
 
-    `batch` has at least one report, in any order, repeats included. Doing it twice changes
-    nothing but `times_received`. The caller commits, unless the connection does by itself.
+    `batch` has at least one report, in any order, repeats included. A second time, only
+    `times_received` changes. The caller commits, unless the connection is in autocommit.
     """
     if connection.dialect.name == "sqlite":
         _record_on_sqlite(connection, batch)
         return
-    # Straight to the driver: per-row work in between costs more than the disk does.
+    # Call the driver directly: SQLAlchemy's work on each row costs more than the disk does.
     for rows in _rounds(batch):
         columns = zip(*rows, strict=True)
         connection.exec_driver_sql(_POSTGRESQL, tuple(_array(column) for column in columns))
 
 
 def _record_on_sqlite(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
-    # The driver's own cursor, where three statements of SQLAlchemy's cost as much as three rows.
+    # Use the driver's cursor: SQLAlchemy would add the cost of a row to each of the statements.
     cursor = connection.connection.cursor()
-    rows = [tuple(report) for report in batch]  # bound in half the time of one with names
+    rows = [tuple(report) for report in batch]  # binds in half the time of a named tuple
     try:
         cursor.execute(BEGIN_ON_SQLITE)
         cursor.executemany(_SQLITE_HISTORY, rows)
@@ -155,11 +154,11 @@ def _record_on_sqlite(connection: Connection, batch: Sequence[DeliveryReport]) -
 
 
 def _array(values: tuple[object, ...]) -> str:
-    """An array as PostgreSQL reads one (manual, 8.15.6): the driver takes ten times as long."""
+    """An array literal of PostgreSQL (manual, 8.15.6): the driver takes ten times as long."""
     elements = ["NULL" if value is None else f'"{value}"' for value in values]
     literal = f"{{{','.join(elements)}}}"
     if "\\" in literal or literal.count('"') != 2 * (len(values) - values.count(None)):
-        # A value has one of the two characters that mean something between quotes.
+        # A value has one of the two characters that need an escape between quotes.
         elements = [
             "NULL" if value is None else '"' + _SPECIAL.sub(r"\\\g<0>", str(value)) + '"'
             for value in values
@@ -169,11 +168,11 @@ def _array(values: tuple[object, ...]) -> str:
 
 
 def _rounds(batch: Sequence[DeliveryReport]) -> list[list[tuple[object, ...]]]:
-    """The batch as rows, with `last_received_at` and `times_received`, for one statement each.
+    """Rounds of rows, one statement each. A row adds `last_received_at` and `times_received`.
 
-    PostgreSQL refuses to touch one row twice in a statement: so identical reports become one row,
-    and different ones of the same delivery, which are rare, go into different rounds. Sorted,
-    because replicas that take row locks in one order never deadlock.
+    PostgreSQL refuses to touch a row twice in a statement. So identical reports become one row, and
+    different ones of the same delivery, which are rare, go into different rounds. Rows are sorted,
+    because replicas that lock rows in one order never deadlock.
     """
     tallies: dict[tuple[str, str, int], tuple[DeliveryReport, int, int]] = {}
     for report in batch:

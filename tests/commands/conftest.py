@@ -1,4 +1,4 @@
-"""A database that commands are run on, and a look at what they left."""
+"""A database to run commands on, and to inspect afterwards."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tests.times import YESTERDAY
 
 @dataclass
 class Stored:
-    """A database, between commands: none of them finds it open on SQLite."""
+    """A database between commands: on SQLite it is closed while one runs."""
 
     url: URL
     database: Database
@@ -66,5 +66,5 @@ def stored(database_url: URL) -> Iterator[Stored]:
 
 
 def many(count: int, **changes: object) -> list[str]:
-    """Reports of as many messages."""
+    """Reports of so many messages."""
     return [a_report(messageid=f"m-{number:05}", **changes) for number in range(count)]

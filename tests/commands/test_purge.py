@@ -1,4 +1,4 @@
-"""`paasoo-dlr purge`, and the purge that `serve` does by itself: what goes, and what stays."""
+"""`paasoo-dlr purge`, and the purge that `serve` does by itself: old final messages go."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ from tests.times import ago
 GIVEN = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
 
 
-def test_final_and_old_goes_with_its_history_and_all_else_stays(stored: Stored) -> None:
+def test_old_final_messages_go_with_their_history_and_all_else_stays(stored: Stored) -> None:
     old, new = ago(days=40), ago(days=20)
     stored.register("given-up", "6588888888", at=old)
     stored.expire(old + 1, now=old)
@@ -89,7 +89,7 @@ def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
     assert "1280 deliveries, 1280 reports of theirs, 600 refused" in ended.stdout, ended
     with stored.database.read.connect() as connection:
         assert counted(connection, KEYS) == recount(connection, KEYS)
-        if stored.database.is_embedded:  # where a group has but one part
+        if stored.database.is_embedded:  # where a group has only one part
             assert connection.scalars(select(delivery_counts.c.deliveries)).all() == [20]
 
 
@@ -116,7 +116,7 @@ def test_without_a_retention_nothing_is_purged(stored: Stored) -> None:
     assert stored.count(deliveries) == 1
 
 
-def test_zero_days_keeps_nothing_that_is_final(stored: Stored) -> None:
+def test_zero_days_purges_every_final_message(stored: Stored) -> None:
     stored.record(a_report(), at=ago(days=0.001))
 
     assert "1 deliveries" in stored.run("purge", "--days", "0").stdout
@@ -143,7 +143,7 @@ def test_two_purges_at_once_and_a_writer_do_not_get_in_each_others_way(stored: S
         done.set()
         writing.result()
 
-    # What the writer came to first was kept with its history; what was purged first began anew.
+    # A delivery that was written first kept its history; one that was purged first began anew.
     assert 2960 <= purged <= 3000
     assert stored.count(deliveries) == 40
     assert sum(row.conflicting for row in stored.rows(deliveries)) == 3000 - purged

@@ -80,7 +80,7 @@ def test_replay_and_delete_of_chosen_rows(stored: Stored) -> None:
     ("command", "instead"),
     [("replay", "POST /v1/quarantine/replay"), ("delete", "DELETE /v1/quarantine/ID")],
 )
-def test_beside_a_service_on_sqlite_the_api_is_the_way(
+def test_beside_a_service_on_sqlite_commands_point_to_the_api(
     stored: Stored, command: str, instead: str
 ) -> None:
     stored.refuse(a_report())

@@ -1,4 +1,4 @@
-"""`paasoo-dlr rebuild`: every status from its history, and nothing else."""
+"""`paasoo-dlr rebuild`: it makes every status from its history, and changes nothing else."""
 
 import random
 import threading
@@ -25,7 +25,7 @@ UNTOUCHED = (deliveries, reports)
 
 @pytest.fixture
 def eventful(stored: Stored) -> Stored:
-    """Deliveries with every kind of history: reports in any order, sent, given up, late."""
+    """Deliveries with every kind of history: reports in any order, sent, expired, late."""
     chosen = random.Random(7)
     stored.register("m-00003", "6588888888", "6588888889", at=YESTERDAY - 9)
     for _ in range(60):
@@ -36,7 +36,7 @@ def eventful(stored: Stored) -> Stored:
     stored.register("sent", "6588888888", at=YESTERDAY + 50)
     stored.register("given-up", "6588888888", at=YESTERDAY - 9)
     stored.expire(YESTERDAY, now=YESTERDAY + 100)
-    stored.expire(YESTERDAY + 10, now=YESTERDAY + 101)  # some that were accepted, too
+    stored.expire(YESTERDAY + 10, now=YESTERDAY + 101)  # accepted ones among them
     for number in range(0, 30, 3):
         stored.record(
             a_report(messageid=f"m-{number:05}", statuscode="accepted"), at=YESTERDAY + 200
@@ -52,7 +52,7 @@ def change(stored: Stored, message_id: str, **values: Any) -> None:
 
 
 def without_position(stored: Stored) -> list[tuple[Any, ...]]:
-    """Every status, but for its place in the change feed."""
+    """Every status without its position in the change feed."""
     return [tuple(row)[:-1] for row in stored.rows(deliveries)]
 
 
@@ -127,7 +127,7 @@ def test_reports_are_read_by_todays_rules(stored: Stored) -> None:
     query = a_report(status=404, statuscode="Unroutable")
     stored.record(query, a_report(messageid="other"))
     right = stored.rows(reports), without_position(stored)
-    # As a version before might have understood it.
+    # As an earlier version might have understood it.
     with stored.database.write.begin() as connection:
         older = {"state": "unknown", "reason": "unrecognised_status"}
         connection.execute(update(reports).where(reports.c.status == 404).values(**older))

@@ -1,6 +1,6 @@
 """A campaign of kills against one database, under load, from a seed.
 
-As a program (`make faults`), a long one on both databases, with its progress and a summary.
+As a program (`make faults`) it runs a long campaign on both databases, with progress and a summary.
 """
 
 import argparse
@@ -44,12 +44,12 @@ GIVE_UP_AFTER_S: Final = 30
 
 @dataclass
 class Campaign:
-    """Kills one service again and again, while a load goes on, and checks the ledger at the end."""
+    """Kills one service again and again under load, and checks the ledger at the end."""
 
     seed: int
     database_url: URL
     folder: Path
-    server: StoppableServer | None = None  # PostgreSQL's, where that is the database
+    server: StoppableServer | None = None  # for a PostgreSQL database
     kills: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -68,14 +68,14 @@ class Campaign:
         }
 
     def run(self, kills: int, reports: int, on_progress: Callable[[], None] = lambda: None) -> None:
-        """At least so many kills, and so many acknowledged reports; then the check."""
+        """Run until so many kills and acknowledged reports are reached, then check the ledger."""
         assert run("migrate", **self._environment).code == 0
         load = Load(self.ledger, [self._port])
         load.start()
         plan = PLANS["postgresql" if self.server else "sqlite"]
         try:
             for number in range(kills):
-                # Each way in turn first, so that a short campaign has had all of them.
+                # Take each kind of kill once first, so that a short campaign has all of them.
                 way = plan[number] if number < len(plan) else self._random.choice(plan)
                 self._kill(way)
                 on_progress()
@@ -97,7 +97,7 @@ class Campaign:
             assert self.server
             self.server.stop("immediate")
         if way in POINTS:
-            # A drain takes but a few batches, each larger than the one before.
+            # A drain takes only a few batches, each larger than the one before.
             times = str(self._random.randrange(1, 4 if "drain" in way else 12))
             process = self._start(sys.executable, "-m", "tests.faults.doomed", way, times)
         else:
@@ -109,7 +109,7 @@ class Campaign:
         if way in POINTS:
             process.wait(GIVE_UP_AFTER_S)
         else:
-            time.sleep(self._random.uniform(0, 0.6))  # the moment is the seed's, nothing waits
+            time.sleep(self._random.uniform(0, 0.6))  # a random moment for the kill, not a wait
             if self.server and way == WITH_POSTGRES:
                 self.server.stop("immediate")
                 self.server.start()
@@ -129,7 +129,7 @@ class Campaign:
         return self._process
 
     def _wait_for_answers(self, process: subprocess.Popen[bytes]) -> None:
-        """Until it serves the load, or died of it already."""
+        """Wait until the service takes the load, or has already died."""
         answered = self.ledger.answers.total()
         self._wait_until(
             lambda: self.ledger.answers.total() > answered or process.poll() is not None, None
@@ -166,7 +166,7 @@ class Campaign:
 
 
 def main() -> None:
-    """The long campaign, half of it on each database."""
+    """Run the long campaign, half of it on each database."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)
@@ -180,7 +180,7 @@ def main() -> None:
 
 
 def run_on(kind: str, options: argparse.Namespace) -> Campaign:
-    """Half of the kills and of the reports, on one kind of database."""
+    """Run half of the kills and of the reports on one kind of database."""
     kills, reports = options.kills // 2, options.reports // 2
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="dlr-faults-")))

@@ -1,4 +1,4 @@
-"""A PostgreSQL that these tests may crash, and the seed that they go by."""
+"""A PostgreSQL that these tests may crash, and their seed."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from tests.postgres import StoppableServer, new_database
 
 @pytest.fixture
 def seed() -> int:
-    """Another one each time, shown where a test fails; `DLR_TEST_SEED` repeats one."""
+    """A new seed each time, shown if a test fails; `DLR_TEST_SEED` repeats one."""
     return int(os.environ.get("DLR_TEST_SEED", time.time_ns() % 1_000_000_000))
 
 

@@ -1,6 +1,6 @@
-"""Runs the program, to be killed at a named point: `python -m tests.faults.doomed POINT N serve …`.
+"""Run the program, to be killed at a named point: `python -m tests.faults.doomed POINT N serve …`.
 
-What runs is the program itself; all that is added is a SIGKILL, the Nth time that it gets there.
+It runs unchanged, except for a SIGKILL when it reaches the point for the Nth time.
 """
 
 import os
@@ -16,7 +16,7 @@ from app.ingest.commit import Committer
 from app.store import write
 from app.store.spool import Spool
 
-# Where, and whether it dies before the call or after it.
+# The function at each point, and if the process dies before the call or after it.
 POINTS: dict[str, tuple[Any, str, bool]] = {
     "before the commit": (write, "record", True),
     "in the transaction": (write, "record", False),

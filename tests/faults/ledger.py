@@ -1,4 +1,4 @@
-"""A client that writes down what it sent and how it was answered, and the check of that ledger."""
+"""A client that writes down each report and its answer, and the check of that ledger."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from tests.fold import expected_status, shown_status
 from tests.recount import KEYS, counted, recount
 from tests.service import TOKEN
 
-# Every rank, equal ranks that disagree, and what differs in details alone.
+# Every rank, equal ranks that disagree, and reports that differ only in details.
 VARIANTS: tuple[dict[str, str], ...] = (
     {"status": "0", "statuscode": "delivered", "network": "52099"},
     {"status": "0", "statuscode": "accepted"},
@@ -29,11 +29,11 @@ VARIANTS: tuple[dict[str, str], ...] = (
     {"status": "404", "statuscode": "failed", "errcode": "2"},
     {"status": "777"},
 )
-FRESH_SHARE = 0.7  # the others are about a message that was reported lately
+FRESH_SHARE = 0.7  # the others are about a recent message
 
 
 class Ledger:
-    """What was sent, as numbers: message number times the number of variants, plus the variant."""
+    """The reports as numbers: message number times the number of variants, plus the variant."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -57,11 +57,11 @@ class Ledger:
             self.acknowledged.add(report)
 
     def has_answers(self, count: int) -> Callable[[], bool]:
-        """For waiting until so many were answered."""
+        """A predicate that holds once so many reports are answered."""
         return lambda: self.answers.total() >= count
 
     def fields(self, report: int) -> dict[str, str]:
-        """The parameters of a report, those that tell it from every other."""
+        """The parameters that tell a report from every other."""
         message, variant = divmod(report, len(VARIANTS))
         return {
             "messageid": f"{self.seed:x}-{message}",
@@ -70,7 +70,7 @@ class Ledger:
         }
 
     def check(self, database_url: URL) -> None:
-        """Raise `AssertionError`, with the seed, unless every promise was kept."""
+        """Raise `AssertionError`, with the seed, if a promise was broken."""
         history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
         stored: Counter[tuple[str | None, ...]] = Counter()
         database = open_database(database_url, hurried=False)
@@ -114,7 +114,7 @@ class Ledger:
 
 
 class Load(threading.Thread):
-    """Sends reports of a ledger over some connections, through every fault, until it is stopped."""
+    """Sends the reports of a ledger over some connections, through every fault, until stopped."""
 
     def __init__(self, ledger: Ledger, ports: Sequence[int], connections: int = 16) -> None:
         super().__init__(name="load", daemon=True)
@@ -140,7 +140,7 @@ class Load(threading.Thread):
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
             except OSError:
-                await asyncio.sleep(0.01)  # it was killed, and is not back yet
+                await asyncio.sleep(0.01)  # the service was killed, and is not back yet
                 continue
             try:
                 while not self._stopping and await self._send(reader, writer):
@@ -153,7 +153,7 @@ class Load(threading.Thread):
                     await writer.wait_closed()
 
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Send one report; False where the connection ends with its answer."""
+        """Send one report. False if its answer closes the connection."""
         report = self.ledger.next_report()
         query = urlencode({"type": "dlr", **self.ledger.fields(report)})
         writer.write(f"GET /callback/paasoo/{TOKEN}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -162,5 +162,5 @@ class Load(threading.Thread):
         await reader.readexactly(length)
         self.ledger.note(report, int(head[9:12]))
         if head[9:12] == b"503":
-            await asyncio.sleep(0.02)  # it asked not to be hurried
+            await asyncio.sleep(0.02)  # 503 asks for a pause
         return b"connection: close" not in head

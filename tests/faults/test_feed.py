@@ -1,4 +1,4 @@
-"""The change feed and the waiting reads where it is hard: several writers, crowds, slow clients."""
+"""The change feed and waiting reads under stress: several writers, crowds, slow clients."""
 
 import asyncio
 import itertools
@@ -30,7 +30,7 @@ from tests.service import READ_KEY, a_report
 
 COMMITS = 3_000
 FEED = 10_000
-# What a reader is told of again only when it has changed.
+# The fields whose change is news for a reader.
 VISIBLE = ("state", "reason", "status", "statuscode", "errcode", "mcc_mnc", "conflicting")
 Seen = dict[tuple[str, str], tuple[object, ...]]
 
@@ -52,7 +52,7 @@ def shown(delivery: Any) -> tuple[object, ...]:
 
 
 class Reader(threading.Thread):
-    """Goes from replica to replica, and notes what it sees, until it is told to finish."""
+    """Reads the feed from one replica after another, and notes each delivery, until the end."""
 
     def __init__(self, programs: Sequence[Serving], seed: int) -> None:
         super().__init__(daemon=True)
@@ -67,7 +67,7 @@ class Reader(threading.Thread):
         self._finishing = threading.Event()
 
     def finish(self) -> None:
-        """Read to the end, now that there is one."""
+        """Read to the end, once no writer runs."""
         self._finishing.set()
         self.join()
         for client in self._clients:
@@ -80,7 +80,7 @@ class Reader(threading.Thread):
                 return
 
     def read(self, http: httpx2.Client) -> int:
-        """Some more; how many changes it was."""
+        """Read one more page, and return its number of changes."""
         raise NotImplementedError
 
     def note(self, delivery: Any) -> None:
@@ -117,7 +117,7 @@ def to_the_first_silence(lines: Iterator[str]) -> Iterator[str]:
 
 
 class Holder(threading.Thread):
-    """Has transactions open that began long before they write, and write long before they end."""
+    """Keeps transactions open that write long after they begin, and end long after they write."""
 
     def __init__(self, database: Database, ledger: Ledger, seed: int) -> None:
         super().__init__(daemon=True)
@@ -136,7 +136,7 @@ class Holder(threading.Thread):
             with self._engine.begin() as connection:
                 connection.execute(text("SELECT pg_current_xact_id()"))
                 self._hold()
-                # One that the replicas write about too, and one that is its own.
+                # One message that the replicas write to as well, and one of its own.
                 lately = self._ledger.fields(self._ledger.next_report())
                 for fields in ({"messageid": f"held-{self.name}-{self.held}"}, lately):
                     query = a_report(**{"statuscode": None, "network": None, **fields})
@@ -145,7 +145,7 @@ class Holder(threading.Thread):
             self.held += 1
 
     def _hold(self) -> None:
-        """For a while: that is the fault, nothing is waited for."""
+        """Stay open for a while: this is the fault, not a wait."""
         time.sleep(self._random.uniform(0, 0.3))
 
 
@@ -159,7 +159,7 @@ def three_replicas(url: URL, folder: Path) -> Iterator[list[Serving]]:
 
 
 @pytest.mark.timeout(240)
-def test_no_change_is_skipped_whoever_writes_and_whatever_is_held_open(
+def test_no_change_is_skipped_with_several_writers_and_open_transactions(
     seed: int, postgres_url: URL, database: Database, tmp_path: Path
 ) -> None:
     ledger = Ledger(seed)
@@ -196,7 +196,7 @@ def test_no_change_is_skipped_whoever_writes_and_whatever_is_held_open(
     ledger.check(postgres_url)
 
 
-def test_what_is_held_open_delays_the_feed_and_not_the_wait_for_a_message(
+def test_an_open_transaction_delays_the_feed_and_not_the_wait_for_a_message(
     postgres_url: URL, database: Database
 ) -> None:
     engine = database.write.execution_options(isolation_level="READ COMMITTED")
@@ -220,7 +220,7 @@ def test_restored_database_has_its_changes_after_those_that_were_there(
     with serving(**settings_for(postgres_url)) as program:
         wait_until_settled(postgres_url)
         assert len(all_changes(program.http)) == 2
-    # As in a server whose transactions have far lower numbers than that of the dump had.
+    # As in a server whose transaction numbers are far lower than those of the dump's server.
     with database.write.connect() as connection:
         connection.execute(text("UPDATE deliveries SET changed_in = changed_in + 1000000000"))
 
@@ -237,7 +237,7 @@ def test_restored_database_has_its_changes_after_those_that_were_there(
 
 
 async def ask(port: int, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send a request; its answer is still to be read."""
+    """Send a request without reading its answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     authorization = AUTHORIZED["Authorization"]
     writer.write(
@@ -251,7 +251,7 @@ async def status_of(reader: asyncio.StreamReader) -> int:
 
 
 class Crowd(threading.Thread):
-    """Asks for all of these paths at once, and takes the status of each answer when it comes."""
+    """Asks for all these paths at once, and notes the status of each answer when it comes."""
 
     def __init__(self, port: int, paths: Sequence[str]) -> None:
         super().__init__(daemon=True)
@@ -287,7 +287,7 @@ def connections_to(url: URL) -> int:
     return int(found[0])
 
 
-def test_a_thousand_who_wait_cost_no_threads_no_connections_and_next_to_no_time(
+def test_a_thousand_waiting_requests_cost_no_threads_no_connections_and_little_time(
     postgres_url: URL,
 ) -> None:
     with serving(**settings_for(postgres_url)) as program:
@@ -313,7 +313,7 @@ def test_a_thousand_who_wait_cost_no_threads_no_connections_and_next_to_no_time(
         assert metric(program, "dlr_waiting") == 0
 
 
-def test_sigterm_answers_who_waits_and_ends_streams(database_url: URL) -> None:
+def test_sigterm_answers_waiting_requests_and_ends_streams(database_url: URL) -> None:
     with serving(**settings_for(database_url, DLR_DRAIN_SECONDS="1")) as program:
         waiting = Crowd(
             port_of(program),
@@ -327,7 +327,7 @@ def test_sigterm_answers_who_waits_and_ends_streams(database_url: URL) -> None:
             started = time.monotonic()
             assert program.terminate() == 0
             ended_after = time.monotonic() - started
-            assert [list(events(lines)) for lines in streams] == [[]] * 20  # ended in good order
+            assert [list(events(lines)) for lines in streams] == [[]] * 20  # ended properly
         waiting.join(10)
 
         assert ended_after < 4
@@ -347,7 +347,7 @@ def read_nothing(stack: ExitStack, program: Serving, count: int) -> None:
     request = f"GET /v1/changes/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {READ_KEY}"
     for _ in range(count):
         client = stack.enter_context(socket.socket())
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that it is full soon
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that it fills soon
         client.connect(("127.0.0.1", port_of(program)))
         client.sendall(f"{request}\r\n\r\n".encode())
 
@@ -389,7 +389,7 @@ def test_sigterm_is_not_held_up_by_clients_that_read_nothing(full_feed: URL) -> 
         assert not [line for line in program.log_lines() if line["level"] == "error"]
 
 
-def test_outage_answers_who_waits_and_ends_streams_which_resume(
+def test_outage_answers_waiting_requests_and_ends_streams_which_resume(
     server: StoppableServer, server_database: URL
 ) -> None:
     with serving(**settings_for(server_database)) as program:

@@ -1,4 +1,4 @@
-"""Full disks, locked files, more load than can be taken, connections that say nothing."""
+"""Full disks, locked files, overload, silent connections."""
 
 import os
 import socket
@@ -43,14 +43,14 @@ def small_disk(tmp_path: Path, mebibytes: int) -> Iterator[Path]:
 
 @pytest.fixture
 def disk_for_a_spool(tmp_path: Path) -> Iterator[Path]:
-    """So small that reports soon fill it."""
+    """A disk so small that reports soon fill it."""
     with small_disk(tmp_path, 4) as folder:
         yield folder
 
 
 @pytest.fixture
 def disk_for_a_database(tmp_path: Path) -> Iterator[Path]:
-    """Full only where something else fills it."""
+    """A disk that is full only if something else fills it."""
     with small_disk(tmp_path, 64) as folder:
         yield folder
 
@@ -121,7 +121,7 @@ def test_a_locked_file_refuses_and_recovers_without_a_restart(tmp_path: Path) ->
         assert program.http.get("/v1/messages/meanwhile", headers=AUTHORIZED).status_code == 404
 
 
-def test_a_folder_that_may_not_be_written_is_said_at_start(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_is_an_error_at_start(tmp_path: Path) -> None:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where a folder should be")
 
@@ -135,7 +135,7 @@ def test_a_folder_that_may_not_be_written_is_said_at_start(tmp_path: Path) -> No
 def test_overload_is_refused_in_bounded_memory_and_passes(seed: int, database_url: URL) -> None:
     ledger = Ledger(seed)
     address = database_url.render_as_string(hide_password=False)
-    # A queue that this machine's clients can fill: what matters is what happens when it is full.
+    # A queue small enough for this machine's clients to fill.
     with serving(
         DLR_DATABASE_URL=address, DLR_QUEUE_LIMIT="20", DLR_LOG_LEVEL="warning", **SECRETS
     ) as program:

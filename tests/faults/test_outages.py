@@ -1,4 +1,4 @@
-"""PostgreSQL away, hung, cut off or locked: what is answered 200 is found, once."""
+"""PostgreSQL away, hung, cut off or locked: each report answered 200 is found, once."""
 
 import os
 import time
@@ -16,7 +16,7 @@ from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until
 from tests.service import READ_KEY, TOKEN, a_report
 
-# A minute, for the record: DLR_TEST_OUTAGE_S=60.
+# For an outage of a minute: DLR_TEST_OUTAGE_S=60.
 OUTAGE_S = float(os.environ.get("DLR_TEST_OUTAGE_S", "4"))
 FOUND_WITHIN_S = 20
 MADE_BY_A_NEWER_VERSION = "UPDATE alembic_version SET version_num = 'a newer one'"
@@ -72,7 +72,7 @@ def under_load(ledger: Ledger, *programs: Serving) -> Iterator[None]:
 
 
 def keep_up_for(seconds: float) -> None:
-    """How long the fault lasts; nothing is waited for."""
+    """Keep the fault for a while: this is the outage, not a wait."""
     time.sleep(seconds)
 
 
@@ -252,7 +252,7 @@ def test_a_spool_that_its_process_left_behind_is_drained_by_another(
         until(lambda: is_found(only, "of-the-first") and is_found(only, "of-the-second"))
 
 
-def test_what_is_in_a_spool_is_drained_though_the_spool_is_turned_off(
+def test_a_spool_with_reports_is_drained_though_the_spool_is_turned_off(
     server: StoppableServer, server_database: URL
 ) -> None:
     settings = settings_for(server_database)
@@ -294,7 +294,7 @@ AS $$ BEGIN PERFORM pg_sleep(0.02); RETURN NEW; END $$
 
 
 def make_slow(url: URL) -> None:
-    """Twenty milliseconds a row: what passes one by one is too much for a large batch."""
+    """Take twenty milliseconds a row: single rows pass, a large batch doesn't."""
     database = open_database(url, hurried=False)
     with database.write.begin() as connection:
         for statement in (
@@ -337,7 +337,7 @@ def change_database(url: URL, statement: str) -> None:
     database.close()
 
 
-def test_a_replica_of_the_version_before_goes_on_after_an_outage(
+def test_a_replica_of_the_previous_version_goes_on_after_an_outage(
     server: StoppableServer, server_database: URL
 ) -> None:
     with serving(**settings_for(server_database)) as program:
@@ -350,11 +350,11 @@ def test_a_replica_of_the_version_before_goes_on_after_an_outage(
 
         assert call_back(program, "after") == 200
         assert is_found(program, "after")
-        checks = program.http.get("/readyz").json()["checks"]  # so that it is soon restarted
+        checks = program.http.get("/readyz").json()["checks"]  # fails, so that it is soon restarted
         assert checks["schema"].startswith("not current")
 
 
-def test_a_schema_that_never_was_its_own_is_not_written_to(
+def test_a_schema_of_another_version_is_not_written_to(
     server: StoppableServer, server_database: URL
 ) -> None:
     change_database(server_database, MADE_BY_A_NEWER_VERSION)

@@ -1,4 +1,4 @@
-"""What a batch owes to each that rides in it: no row is lost for the sake of another."""
+"""Batches: no row is lost because of another."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -15,7 +15,7 @@ from tests.service import Service, a_report, running_service
 
 POISON = "poison"
 
-# A fault that only the database can see, on each in its own words.
+# A fault that only the database notices, for each database in its own SQL.
 REFUSE_POISON = {
     "sqlite": (
         "CREATE TRIGGER refuse_poison BEFORE INSERT ON reports"
@@ -34,7 +34,7 @@ def execute(url: URL, statement: str) -> None:
 
 @contextmanager
 def held_up_writes(url: URL) -> Iterator[None]:
-    """Somebody else holds the table: no batch can commit until the block ends."""
+    """Lock the table: no batch can commit until the block ends."""
     database = open_database(url)
     with database.write.connect() as connection:
         if url.get_backend_name() == "postgresql":
@@ -50,7 +50,7 @@ def held_up_writes(url: URL) -> Iterator[None]:
 def calls_at_once(
     service: Service, queries: list[str]
 ) -> Iterator[list["Future[httpx2.Response]"]]:
-    """All of them sent before any is answered, so that they share batches."""
+    """Send all queries before reading any answer, so that they share batches."""
     with ThreadPoolExecutor(len(queries)) as threads:
         yield [threads.submit(service.call_back, query) for query in queries]
 
@@ -114,7 +114,7 @@ def test_a_full_queue_is_refused_at_once_and_recovers(database_url: URL) -> None
         with ExitStack() as held_up:
             held_up.enter_context(held_up_writes(database_url))
             with calls_at_once(service, queries) as calls:
-                # While nothing can be committed: so these were not kept waiting for it.
+                # The table is still locked, so these answers did not wait for a commit.
                 first = list(islice(as_completed(calls), 25))
                 held_up.close()
             answers = [call.result() for call in calls]
@@ -149,7 +149,7 @@ def test_a_caller_that_leaves_does_not_take_its_report_along(
     with held_up_writes(database_url), pytest.raises(httpx2.ReadTimeout):
         service.call_back(a_report(), timeout=0.3)
 
-    # The next report is committed after the one before it, so its answer is the signal.
+    # The next report is committed after this one, so its answer is the signal.
     assert service.call_back(a_report(messageid="next")).status_code == 200
     assert service.delivery()["state"] == "delivered"
 

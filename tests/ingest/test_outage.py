@@ -1,4 +1,4 @@
-"""An outage is one thing that every thread agrees on, and the log tells each part of it once."""
+"""An outage: all threads agree on it, and the log reports each part of it once."""
 
 import logging
 
@@ -27,7 +27,7 @@ def test_a_server_is_away_until_it_is_found(caplog: pytest.LogCaptureFixture) ->
     assert said(caplog) == []
 
 
-def test_each_reason_is_said_once_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_reason_is_logged_once_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     outage = of_a_server()
 
     for _ in range(2):
@@ -44,7 +44,7 @@ def test_each_reason_is_said_once_an_outage(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
-def test_a_spool_that_fails_now_and_then_is_said_once_an_outage(
+def test_a_spool_that_fails_now_and_then_is_logged_once_an_outage(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     outage = of_a_server()

@@ -84,7 +84,7 @@ def test_nothing_is_done_in_an_outage() -> None:
     done: list[str] = []
 
     with running(Job("a-job", OFTEN, lambda _: done.append("x")), is_away=True):
-        time.sleep(0.1)  # the only way to see that nothing happens
+        time.sleep(0.1)  # nothing signals that nothing happens
 
     assert done == []
 

@@ -1,4 +1,4 @@
-"""The change feed, page by page: its order, what is in it and what isn't, and its cursors."""
+"""The change feed, page by page: its order, its content, and its cursors."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -102,7 +102,7 @@ def test_reader_between_two_changes_of_one_delivery_sees_both(service: Service) 
     ]
 
 
-# What comes after a delivery was reported with status 0, delivered; and whether that is news.
+# The report after one with status 0, delivered, and True if it is news.
 LATER_REPORTS: dict[str, tuple[dict[str, Any], bool]] = {
     "the same again": ({}, False),
     "a late one of a lower rank": ({"statuscode": "accepted"}, False),
@@ -231,7 +231,7 @@ def test_wait_ends_with_a_cursor_that_goes_on(service: Service) -> None:
 
 
 def test_those_who_wait_from_different_places_each_get_their_own(service: Service) -> None:
-    """One look serves all of them: whoever is further on gets what is left for them."""
+    """One look serves all of them: each gets the part after its own cursor."""
     cursors = [changes(service, cursor="now")["next_cursor"] for _ in range(3)]
     far_on = end_of(service)
     with ThreadPoolExecutor(4) as threads:

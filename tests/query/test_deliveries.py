@@ -98,7 +98,7 @@ def test_since_and_until_are_times_of_the_last_report(reported: Service) -> None
 def test_pages_neither_skip_nor_repeat_what_does_not_change(service: Service, limit: int) -> None:
     for number in range(7):
         service.call_back(a_report(messageid="m", to=f"658888888{number}"))
-    # Equal times, as a batch of callbacks may well have.
+    # Equal times, as in a batch of callbacks.
     database = open_database(service.database_url)
     with database.write.begin() as connection:
         connection.execute(text("UPDATE deliveries SET last_received_at = 7"))
@@ -108,7 +108,7 @@ def test_pages_neither_skip_nor_repeat_what_does_not_change(service: Service, li
     for page in all_pages(service, limit=limit):
         assert len(page["items"]) <= limit
         seen += [delivery["to"] for delivery in page["items"]]
-        # What is new comes first, so it never shifts what follows.
+        # New deliveries come first, so they never shift later pages.
         service.call_back(a_report(messageid=f"new-{len(seen)}"))
 
     assert seen == [f"658888888{number}" for number in reversed(range(7))]
@@ -160,7 +160,7 @@ def test_the_list_needs_a_key(shared_service: Service) -> None:
 
 
 def plans_of(service: Service, statements: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Each statement with the plan that the database has for it where there are many rows."""
+    """Each statement with the database's plan for it with many rows."""
     database = open_database(service.database_url)
     with database.read.connect() as connection:
         how = "EXPLAIN QUERY PLAN "
@@ -209,7 +209,7 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
     for statement, plan in plans_of(reported, statements):
         assert "INDEX" in plan.upper(), statement + plan
         for one in ("recipient", "reference"):
-            if f"deliveries.{one} = " in statement:  # few rows, whatever else is asked for
+            if f"deliveries.{one} = " in statement:  # few rows, whatever the other filters
                 assert f"ix_deliveries_{one}" in plan, statement + plan
         assert "Seq Scan" not in plan, statement + plan
         assert not [line for line in plan.splitlines() if line == "SCAN deliveries"], plan
@@ -221,7 +221,7 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
 def test_more_lists_at_once_than_there_are_connections_are_all_answered(
     reported: Service,
 ) -> None:
-    # More than threads, too: whoever waits for one must not hold the other.
+    # More than there are threads, too: a request that waits for one must not hold the other.
     with ThreadPoolExecutor(120) as threads:
         answers = list(threads.map(lambda _: reported.get("/v1/deliveries"), range(240)))
 

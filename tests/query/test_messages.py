@@ -107,7 +107,7 @@ def test_fifty_recipients_of_one_message_keep_fifty_deliveries(service: Service)
     assert len(service.reports()) == 50
 
 
-# What came for each of two recipients, and what the message is then.
+# The reports for each of two recipients, and the message's state.
 STATES = [
     ([("0", "delivered"), ("0", "delivered")], "delivered", True),
     ([("0", "delivered"), ("404", "failed")], "mixed", True),

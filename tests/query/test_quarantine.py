@@ -1,4 +1,4 @@
-"""The quarantine: what was refused is kept, counted, paged through, and bounded."""
+"""The quarantine: refused callbacks are kept, counted, paged through, and bounded."""
 
 import re
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ MAX_ROWS = 5
 
 @pytest.fixture
 def small_service(database_url: URL) -> Iterator[Service]:
-    """One whose quarantine keeps few rows."""
+    """A service whose quarantine keeps few rows."""
     with running_service(database_url, quarantine_max_rows=MAX_ROWS) as running:
         yield running
 
 
 def refused(service: Service, number: int) -> str:
-    """Have a callback refused; its query, which `number` makes different from others."""
+    """Have a callback refused, and return its query; each `number` gives another."""
     query = a_report(type="mo", messageid=f"r-{number}")
     assert service.call_back(query).status_code == 400
     return query
@@ -162,7 +162,7 @@ def test_refusals_are_counted_by_code_repeats_included(service: Service) -> None
 
 
 def put_in(service: Service, *queries: str, at: int = YESTERDAY) -> None:
-    """As if another version's rules had refused these."""
+    """Put queries into the quarantine as if another version's rules had refused them."""
     refusals = [
         Refusal(query, "invalid_parameter", "it was not known then", at) for query in queries
     ]

@@ -1,4 +1,4 @@
-"""Statistics: what was counted, by what, and over which time."""
+"""Statistics: the counts, their groups, and their spans of time."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -25,7 +25,7 @@ def ask(service: Service, query: str = "") -> Any:
 
 
 def record(service: Service, *facts: tuple[dict[str, Any], int]) -> None:
-    """Reports of as many messages, each with its meaning and its time."""
+    """Report so many messages, each with its meaning and its time."""
     batch = [
         understood(f"m-{at}-{number}", "6588888888", meaning, at)
         for number, (meaning, at) in enumerate(facts)

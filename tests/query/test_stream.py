@@ -1,4 +1,4 @@
-"""The change feed as server-sent events: what is sent, how it resumes, and when it ends."""
+"""The change feed as server-sent events: its events, how it resumes, and when it ends."""
 
 import itertools
 import socket

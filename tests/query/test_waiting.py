@@ -1,4 +1,4 @@
-"""Waiting for a message: answered when it is final, from wherever the report came."""
+"""Waiting for a message: answered when it is final, whichever replica took the report."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def wait_for(service: Service, message_id: str = ID, seconds: float = 30) -> tuple[Any, float]:
-    """The answer, and the time at which it came."""
+    """The answer, and the time when it came."""
     answer = service.get(f"/v1/messages/{message_id}?wait={seconds}")
     return answer, time.monotonic()
 
@@ -31,7 +31,7 @@ def wait_for(service: Service, message_id: str = ID, seconds: float = 30) -> tup
 def start_waiting(
     threads: ThreadPoolExecutor, service: Service, message_id: str = ID, seconds: float = 30
 ) -> "Future[tuple[Any, float]]":
-    """Ask, and be sure that it waits."""
+    """Ask, and make sure that the request waits."""
     before = service.metric("dlr_waiting")
     waiting = threads.submit(wait_for, service, message_id, seconds)
     until(lambda: service.metric("dlr_waiting") == before + 1)

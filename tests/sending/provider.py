@@ -1,4 +1,4 @@
-"""A provider that answers what it is told to, which the simulator would never do."""
+"""A provider that gives any answer, including those that the simulator never gives."""
 
 import json
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from ssl import SSLContext
 from threading import Event, Thread
 from urllib.parse import parse_qs, urlsplit
 
-# Words that stand nowhere else, so that they would be found.
+# Words that occur nowhere else, so that a leak is found.
 ACCOUNT = "an-account-key"
 SECRET = "an-account-s3cr3t"
 
 
 def answered(body: object, status: int = 200) -> bytes:
-    """A whole HTTP answer: JSON, or the text as it is."""
+    """A whole HTTP answer: JSON, or plain text."""
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
 
@@ -30,12 +30,12 @@ HANGS_UP = b""
 
 @dataclass
 class Provider:
-    """What it is to answer, one after the other, and what it was asked."""
+    """Its answers, one after the other, and the requests that it got."""
 
     url: str = ""
     answers: Queue[bytes] = field(default_factory=Queue)
     asked: list[str] = field(default_factory=list)
-    peers: list[tuple[str, int]] = field(default_factory=list)  # who asked
+    peers: list[tuple[str, int]] = field(default_factory=list)  # the clients' addresses
     is_asked: Event = field(default_factory=Event)
 
     def will_answer(self, *answers: bytes) -> None:
@@ -53,7 +53,7 @@ class Provider:
 
 @contextmanager
 def running_provider(tls: SSLContext | None = None) -> Iterator[Provider]:
-    """A provider on a port of its own; while there is nothing to answer, it doesn't."""
+    """A provider on a port of its own. It doesn't answer while it has no answer left."""
     provider = Provider()
 
     class Handler(BaseHTTPRequestHandler):

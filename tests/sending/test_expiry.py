@@ -1,4 +1,4 @@
-"""What was sent and is never reported on expires; a late report takes over."""
+"""A sent message without a final report expires; a late report takes over."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -86,7 +86,7 @@ def test_a_late_final_report_takes_over(
         assert delivery["first_received_at"] is not None
 
 
-def test_what_was_accepted_long_ago_expires_though_nobody_registered_it(
+def test_a_message_accepted_long_ago_expires_though_nobody_registered_it(
     database_url: URL,
 ) -> None:
     with running_service(database_url, report_timeout_hours=0) as service:

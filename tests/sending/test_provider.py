@@ -1,4 +1,4 @@
-"""POST /v1/messages with a provider that answers oddly, or not at all, and what is said of that."""
+"""POST /v1/messages with a provider that answers oddly, or not at all."""
 
 import json
 import sqlite3
@@ -41,7 +41,7 @@ def provider() -> Iterator[Provider]:
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[URL]:
-    """One database is enough for what doesn't depend on it."""
+    """One database is enough for tests that don't depend on it."""
     with migrated_database("sqlite", tmp_path, request) as url:
         yield url
 
@@ -253,7 +253,7 @@ def test_a_database_that_fails_after_the_send_is_told_and_it_is_not_sent_again(
 
     assert (problem.status_code, problem.json()["code"]) == (500, "outcome_not_recorded")
     assert (problem.json()["outcome"], problem.json()["messageid"]) == ("sent", "052804b7368321")
-    # The process that sent it is still there, as far as anybody knows.
+    # The process that sent it may still be running.
     with running_service(service.database_url, **account(provider)) as restarted:
         again = restarted.send(**MESSAGE)
     assert (again.status_code, again.json()["code"]) == (504, "outcome_unknown")
@@ -261,7 +261,7 @@ def test_a_database_that_fails_after_the_send_is_told_and_it_is_not_sent_again(
 
 
 def locked(service: Service) -> sqlite3.Connection:
-    """A connection that keeps everybody else from writing."""
+    """A connection that keeps all others from writing."""
     assert service.database_url.database
     connection = sqlite3.connect(service.database_url.database, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
@@ -353,7 +353,7 @@ def test_no_secret_is_in_any_answer_or_log(provider: Provider, level: str) -> No
 
 
 def test_a_wrong_account_setting_stops_nothing_else(provider: Provider) -> None:
-    """Sending fails, and what it fails with is in the metrics."""
+    """Sending fails, and the metrics have its code."""
     provider.will_answer(answered({"status": 401, "status_code": "illegal secret.,"}))
     with serving(
         DLR_METRICS_PUBLIC="true",

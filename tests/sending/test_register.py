@@ -1,4 +1,4 @@
-"""PUT /v1/messages/{messageid}: what was sent elsewhere, before its reports come or after."""
+"""PUT /v1/messages/{messageid}: messages sent elsewhere, before their reports come or after."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ ID = SAMPLE["messageid"]
 SENT_AT = written(YESTERDAY)
 
 
-def test_what_was_registered_is_pending_until_a_report_comes(service: Service) -> None:
+def test_a_registered_message_is_pending_until_a_report_comes(service: Service) -> None:
     answer = service.register(
         ID, to=["+6588888888", "006588888889"], reference="order 17", submitted_at=SENT_AT
     )
@@ -106,14 +106,14 @@ def test_another_call_replaces_what_it_gives_and_adds_recipients(service: Servic
     assert two["submitted_at"] > one["submitted_at"]
 
 
-def test_what_was_registered_is_found_by_its_reference(service: Service) -> None:
+def test_a_registered_message_is_found_by_its_reference(service: Service) -> None:
     service.register("m-1", to=["6588888881", "6588888882"], reference="order 17")
     service.register("m-2", to=["6588888881"], reference="order 18")
     service.call_back(a_report(messageid="m-1", to="6588888882"))
 
     found = service.get("/v1/deliveries?reference=order+17").json()["items"]
 
-    # What was never reported comes last.
+    # Deliveries without a report come last.
     assert [(item["to"], item["state"]) for item in found] == [
         ("6588888882", "delivered"),
         ("6588888881", "pending"),

@@ -1,4 +1,4 @@
-"""POST /v1/messages: sent through the simulator, once, and found whatever became of the answer."""
+"""POST /v1/messages: sent through the simulator, once, and found even if the answer is lost."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,7 +74,7 @@ def test_sends_reports_and_lookups_agree(database_url: URL) -> None:
     assert [delivery["messageid"] for delivery in first] == sent[:1]
 
 
-def test_what_was_sent_is_pending_with_its_reference_and_time(database_url: URL) -> None:
+def test_a_sent_message_is_pending_with_its_reference_and_time(database_url: URL) -> None:
     with sending_through(database_url, *only("never")) as pair:
         answer = pair.service.send(to=["+6588888882", "006588888881"], reference="order 17")
         shown = pair.service.message(answer.json()["messageid"])
@@ -141,7 +141,7 @@ def test_up_to_fifty_recipients_go_in_one_call(shared_sending: Pair) -> None:
 def shared_sending(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Pair]:
-    """For tests of what leaves, which is the same with any database."""
+    """For tests of the request to PaaSoo, which is the same with any database."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("sending")
         patch.chdir(folder)
@@ -353,7 +353,7 @@ def test_a_lost_answer_is_found_by_its_reference_and_never_sent_again(database_u
             lossy = ("--lose-answers", "1", *only("never"))
             simulator = simulating.enter_context(send_api(callback_of(service), *lossy, port=port))
             answers = [service.send(**message) for _ in range(2)]
-        # Restarted, and on PostgreSQL with another replica.
+        # Restart, and on PostgreSQL ask another replica.
         with ExitStack() as replicas:
             kinds = 1 if database_url.get_backend_name() == "sqlite" else 2
             for _ in range(kinds):
@@ -416,7 +416,7 @@ def test_a_process_that_is_killed_while_it_sends_has_sent_once(database_url: URL
             killed.kill()
             assert sending.exception() is not None
         if database_url.get_backend_name() == "postgresql":
-            # Another replica may still be about to answer: nobody can tell, but by the time.
+            # Another replica may still be about to answer: only time tells.
             engine = create_engine(database_url)
             with engine.begin() as connection:
                 connection.execute(text("UPDATE sends SET started_at = started_at - 60000000"))

@@ -24,7 +24,7 @@ def callback_of(service: Service) -> str:
 
 
 def simulate(service: Service, *options: str, **environment: str) -> Ended:
-    """Report to a service, to the end."""
+    """Report to a service until the run ends."""
     return run("simulate", "--callback", callback_of(service), *QUICK, *options, **environment)
 
 
@@ -39,7 +39,7 @@ def only(*behaviours: str) -> tuple[str, ...]:
 
 
 def events(ledger: str | Path, *kinds: str) -> list[Any]:
-    """What stands in a ledger, of these kinds."""
+    """The events of a ledger, of these kinds."""
     lines = map(json.loads, Path(ledger).read_text().splitlines())
     return [event for event in lines if event["event"] in kinds]
 
@@ -53,7 +53,7 @@ class SendApi:
     ledger: Path
 
     def send(self, **changes: object) -> Any:
-        """Send to one recipient, with changes; None leaves a parameter out. The JSON answered."""
+        """Send to one recipient, with changes; None leaves a parameter out. Returns the JSON."""
         values = {**ACCOUNT, "to": "6588888888", "text": "Hello world", **changes}
         given = {name: str(value) for name, value in values.items() if value is not None}
         response = self.http.get("/json", params=given)
@@ -71,7 +71,7 @@ class SendApi:
 
 @contextmanager
 def send_api(callback: str, *options: str, port: int | None = None) -> Iterator[SendApi]:
-    """Run the simulator with a send API until the block ends, if nothing ends it before."""
+    """Run the simulator with a send API until the block ends, or something ends it before."""
     port = port or free_port()
     ledger = Path("send-api.jsonl").resolve()
     where = ("--callback", callback, "--listen", f"127.0.0.1:{port}", "--ledger", str(ledger))

@@ -17,7 +17,7 @@ def test_the_demonstration_ends_with_an_agreement_and_the_figures() -> None:
     assert re.search(r"delivered .* [1-9]\d* ", ended.stdout)
 
 
-def test_a_time_that_is_none_is_refused() -> None:
+def test_a_wrong_time_is_refused() -> None:
     ended = run_python("-m", "simulator.demo", "--seconds", "0")
 
     assert ended.code == 2

@@ -1,4 +1,4 @@
-"""What the simulator expects of a service, held against the cases that the service is held to."""
+"""The simulator's expectations of a service, checked with the cases that the service must pass."""
 
 import inspect
 import json
@@ -56,7 +56,7 @@ def test_a_case_means_the_same_to_the_simulator(case: dict[str, Any]) -> None:
         ([], [DELIVERED], [("", False), ("delivered", False)]),
         ([ABSENT], [DELIVERED], [("delivered", True), ("undelivered", False)]),
         ([DELIVERED], [DELIVERED], [("delivered", False)]),
-        # Equals that differ: only the service knows which of them it received last.
+        # Equal ranks that differ: only the service knows which report it received last.
         ([ABSENT, REJECTED], [], [("rejected", True), ("undelivered", True)]),
     ],
 )

@@ -21,7 +21,7 @@ def numbers(count: int) -> str:
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SendApi]:
-    """A send API whose balance is never gone and whose reports nobody takes."""
+    """A send API with an unlimited balance, whose reports nobody takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("account"))
         with send_api(NOBODY) as running:

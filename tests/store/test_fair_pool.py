@@ -1,4 +1,4 @@
-"""The one connection that writes to SQLite goes to whoever has waited longest."""
+"""The one connection that writes to SQLite goes to the thread that has waited longest."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ def test_turns_come_in_the_order_of_asking() -> None:
     assert order == list(range(5))
 
 
-def test_who_gave_up_waiting_is_passed_over() -> None:
+def test_a_thread_that_gave_up_waiting_is_passed_over() -> None:
     turns = FairLock()
     assert turns.take(0)
 
@@ -43,7 +43,7 @@ def test_who_gave_up_waiting_is_passed_over() -> None:
     assert turns.take(0)
 
 
-def test_nobody_is_kept_from_writing_by_one_who_writes_all_the_time(tmp_path: Path) -> None:
+def test_a_thread_that_always_writes_keeps_no_other_from_writing(tmp_path: Path) -> None:
     database = open_database(URL.create("sqlite", database=str(tmp_path / "x.db")))
     stop, turns_taken = threading.Event(), 0
 

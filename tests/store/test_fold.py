@@ -19,7 +19,7 @@ from tests.service import Service, a_report
 
 RECIPIENTS = ("6588888881", "6588888882")
 
-# Every state, ranks shared by two states, and reports that differ in their details alone.
+# Every state, ranks shared by two states, and reports that differ only in details.
 MEANINGS: tuple[dict[str, Any], ...] = (
     {"status": 0, "statuscode": "delivered"},
     {"status": 0, "statuscode": "delivered", "errcode": "7"},

@@ -1,4 +1,4 @@
-"""Statistics are at every moment what a recount of all deliveries says."""
+"""Statistics equal a recount of all deliveries at every moment."""
 
 import itertools
 import random
@@ -23,7 +23,7 @@ HOUR = stats.HOUR
 FIRST_HOUR = 480_000
 NETWORKS = (None, "52099", "52001", "40410", "ID-UNKNOWN", "520AIS", "5")
 
-# On the hour, just beside it, and in between: few, so that many share one.
+# Times on the hour, just beside it, and in between: few, so that many deliveries share one.
 moments = st.builds(
     lambda hour, beside: (FIRST_HOUR + hour) * HOUR + beside,
     st.integers(0, 26),
@@ -131,7 +131,7 @@ def test_compaction_leaves_one_row_a_group_and_what_is_empty_is_forgotten(
         for number in range(5):
             take(connection, ("record", [(f"m-{number}", {"status": 0}, "52099", HOUR)]))
     for number in range(5):
-        with database.transaction() as connection:  # all of them leave their group
+        with database.transaction() as connection:  # all deliveries leave their group
             take(connection, ("record", [(f"m-{number}", {"status": 0}, "52099", 3 * HOUR)]))
 
     with database.transaction() as connection:
@@ -228,7 +228,7 @@ def test_statistics_stay_exact_while_replicas_write_and_compact(
         assert counted(connection, ["hour"]) == recount(connection, ["hour"])
 
 
-def test_what_is_not_added_up_yet_is_found_by_its_own_index(database: Database) -> None:
+def test_parts_not_added_up_yet_are_found_by_their_own_index(database: Database) -> None:
     explained = []
 
     @event.listens_for(database.read, "before_cursor_execute")
