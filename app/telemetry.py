@@ -151,6 +151,7 @@ DOCUMENTATION: Final = {
     "dlr_expired": "Deliveries given up, as no final report came in time",
     "dlr_quarantined": "Refused callbacks put in the quarantine, by code; repeats included",
     "dlr_quarantine_dropped": "Refused callbacks that newer ones pushed out of the quarantine",
+    "dlr_connections_refused": "Connections refused, as no file descriptor was left for them",
     "dlr_log_lines_dropped": "Log lines dropped, as nobody read the log",
 }
 COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -208,6 +209,7 @@ class Metrics:
         self.expired = self._counter("dlr_expired")
         self.quarantined = self._counter("dlr_quarantined", "code")
         self.quarantine_dropped = self._counter("dlr_quarantine_dropped")
+        self.connections_refused = self._counter("dlr_connections_refused")
 
     def _counter(self, name: str, *labels: str) -> Counter:
         return Counter(name, DOCUMENTATION[name], labels, registry=self.registry)

@@ -85,14 +85,17 @@ def _run(*command: str | Path, environment: dict[str, str]) -> Ended:
 
 
 @contextmanager
-def serving(**environment: str) -> Iterator[Serving]:
-    """Run `serve` on a free port until the block ends, or something ends it before."""
+def serving(*before: str, **environment: str) -> Iterator[Serving]:
+    """Run `serve` on a free port until the block ends, or something ends it before.
+
+    `before` is a command that runs it, with that command's options.
+    """
     port = free_port()
     run_id = f"serve-{time.monotonic_ns()}"
     stdout_file, stderr_file = (Path(f"{run_id}.{end}").resolve() for end in ("out", "err"))
     with stdout_file.open("wb") as stdout, stderr_file.open("wb") as stderr:
         process = subprocess.Popen(
-            [PROGRAM, "serve", "--port", str(port)],
+            [*before, PROGRAM, "serve", "--port", str(port)],
             env=_only(environment),
             stdout=stdout,
             stderr=stderr,

@@ -15,7 +15,8 @@ from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.commands import first_run
 from app.commands.database import opened_database, the_only_process_on
-from app.http.server import DrainingServer, allow_many_connections
+from app.http.descriptors import allow_many_connections
+from app.http.server import DrainingServer
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings, unknown_variables
 from app.store import faults, schema

@@ -17,9 +17,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
+from app import errors
 from app.exchange import Answer, Handler, Request, problem, request_id
 from app.http.cycle import Cycle
 from app.http.deadline import NEVER, Deadline
+from app.http.descriptors import ConnectionLimit
 from app.http.dispatch import Shortcut, handler_of, run
 from app.http.reader import (
     BODY_TOO_LARGE,
@@ -42,6 +44,10 @@ LINGER_BYTES: Final = 1024 * 1024
 # At the end of the process a client has so long to read its answer.
 LAST_ANSWERS_S: Final = 1
 
+TOO_MANY_CONNECTIONS: Final = problem(
+    errors.problem(503, "too_many_connections", "no connection is left; try again"),
+    retry_after="2",
+)
 BODY_TOO_SLOW: Final = (408, "request_timeout", "the body took too long to come")
 
 
@@ -62,6 +68,7 @@ class HttpProtocol(asyncio.Protocol):
     send_timeout_s: ClassVar[float]
     shortcuts: ClassVar[Sequence[Shortcut]]
     draining: ClassVar[threading.Event]
+    limit: ClassVar[ConnectionLimit]
 
     def __init__(
         self,
@@ -89,12 +96,18 @@ class HttpProtocol(asyncio.Protocol):
     # The transport's callbacks.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._server_state.connections.add(self)  # type: ignore[arg-type]
         self._transport = transport
         self._flow = FlowControl(transport)
         self._client = get_remote_addr(transport)
         self._reader = Reader(self, self._client[0] if self._client else None)
         self._deadline = Deadline(self._loop, self._expire)
+        connections: set[Any] = self._server_state.connections
+        if not self.limit.admits(len(connections)):
+            self._is_deaf = True
+            self._answer_last(TOO_MANY_CONNECTIONS)
+            self._advance()
+            return
+        connections.add(self)
         self._limit()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -320,6 +333,9 @@ class HttpProtocol(asyncio.Protocol):
                 self._answering = None
         name = request_id(self._reader.headers)
         answer = problem(refused.document).with_header(b"x-request-id", name)
+        self._answer_last(answer)
+
+    def _answer_last(self, answer: Answer) -> None:
         request = Request("", "", b"", b"", (), None)
         self._waiting.append(Direct(lambda _, reply: reply(answer), request, keeps=False))
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import resource
 import signal
 import threading
 from types import FrameType
@@ -12,6 +11,7 @@ from typing import Any, Final
 import uvicorn
 
 from app.api.service import Service
+from app.http.descriptors import ConnectionLimit
 from app.http.protocol import LAST_ANSWERS_S, HttpProtocol
 from app.settings import Settings
 
@@ -21,15 +21,6 @@ log = logging.getLogger(__name__)
 # them (`DLR_DRAIN_SECONDS`), then what was admitted has this long to be committed.
 LAST_COMMITS_S: Final = 2
 END_S: Final = 9.8
-MANY_FILES: Final = 65536
-
-
-def allow_many_connections() -> None:
-    """Whoever waits or reads a stream keeps a connection open; a shell often allows only 1,024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def server_config(app: Service, settings: Settings) -> uvicorn.Config:
@@ -39,6 +30,7 @@ def server_config(app: Service, settings: Settings) -> uvicorn.Config:
         send_timeout_s = settings.send_timeout_seconds
         shortcuts = app.parts.shortcuts if settings.shortcuts else ()
         draining = app.parts.draining
+        limit = ConnectionLimit(app.parts.metrics.connections_refused)
 
     return uvicorn.Config(
         app,

@@ -1,6 +1,7 @@
 """Full disks, locked files, overload, silent connections."""
 
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -23,7 +24,7 @@ from tests.faults.test_outages import (
 )
 from tests.postgres import StoppableServer
 from tests.process import Serving, run, serving, until
-from tests.service import READ_KEY, TOKEN
+from tests.service import READ_KEY, TOKEN, a_report
 
 SECRETS = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
 
@@ -167,3 +168,27 @@ def test_half_open_connections_keep_no_report_from_being_served(database_url: UR
 
         for number in range(50):
             assert call_back(program, f"m-{number}") == 200
+
+
+def test_descriptors_for_the_disk_are_kept_back_from_connections() -> None:
+    """A hard limit that the process can't raise, and more connections than that."""
+    with serving("prlimit", "--nofile=400", **SECRETS) as program, ExitStack() as stack:
+        port = program.http.base_url.port
+        assert port is not None
+        assert program.http.get("/livez").status_code == 200  # keeps its connection
+        many = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            for _ in range(450)
+        ]
+        answered = [one.recv(15) for one in many[-100:]]
+
+        assert set(answered) == {b"HTTP/1.1 503 Se"}
+        for number in range(20):  # the disk is written as ever
+            report = a_report(messageid=f"m{number}")
+            assert program.http.get(f"/callback/paasoo/{TOKEN}?{report}").status_code == 200
+        key = {"Authorization": f"Bearer {READ_KEY}"}
+        metrics = program.http.get("/metrics", headers=key).text
+        refused = re.findall(r"^dlr_connections_refused_total (\S+)", metrics, re.MULTILINE)
+        assert float(refused[0]) >= 100
+        told = [line for line in program.log_lines() if "connections refused" in line["message"]]
+        assert len(told) == 1

@@ -25,8 +25,10 @@ from uvicorn.server import ServerState
 
 from app.api.asgi import HandlerApp
 from app.exchange import Handler, Reply, Request, answer
+from app.http.descriptors import ConnectionLimit
 from app.http.dispatch import Shortcut
 from app.http.protocol import HttpProtocol
+from app.telemetry import Metrics
 
 PREFIX = "/callback/paasoo"
 OK = answer(200, "text/plain; charset=utf-8", b"OK")
@@ -225,11 +227,15 @@ def _is_stuck(task: "asyncio.Task[None]") -> bool:
     return bool(frame) and task._fut_waiter is not None  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+LIMIT = ConnectionLimit(Metrics().connections_refused)
+
+
 def our_protocol(recorder: Recorder, *, with_shortcuts: bool) -> Any:
     class Protocol(HttpProtocol):
         send_timeout_s = 30.0
         shortcuts = (Shortcut(PREFIX, recorder.handler_of),) if with_shortcuts else ()
         draining = threading.Event()
+        limit = LIMIT
 
     return Protocol
 
