@@ -84,7 +84,8 @@ class HttpProtocol(asyncio.Protocol):
         self._waiting: deque[Exchange] = deque()  # behind the one that is being answered
         self._answering: Exchange | None = None
         self._receiving: Exchange | None = None  # it wants its body, which is still coming
-        self._is_deaf = False
+        self._is_deaf = False  # nothing more is read as a request
+        self._is_finished = False
         self._ignored_bytes = 0
         self._is_half_closed = False
         self._is_ending = False
@@ -119,14 +120,13 @@ class HttpProtocol(asyncio.Protocol):
         self._flow.resume_writing()
         self._deadline.cancel()
         self._stop_watching_answer()
-        self._transport.close()
         self._reader.close()
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > LINGER_BYTES:
-                self._transport.abort()
+                self._flow.pause_reading()
             return
         try:
             self._reader.feed(data)
@@ -225,9 +225,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def _rest(self) -> None:
         """All requests so far are answered."""
-        if self._is_ending or self._is_half_closed:
-            self._transport.close()
-        elif not self._is_deaf:
+        if self._is_ending or self._is_half_closed or self._is_deaf:
+            self._finish()
+        else:
             self._flow.resume_reading()
 
     def _reply(self, answer: Answer) -> None:
@@ -300,11 +300,11 @@ class HttpProtocol(asyncio.Protocol):
         """The connection ends with the answer that is being written."""
         if self._waiting:
             return False
-        if self._is_ending or self._is_half_closed:
+        if self._is_ending or self._is_half_closed or self._is_deaf:
             return True
         if self._reader.stage is Stage.BODY:
-            # Of this request, it is not waited for; of the next one, it is.
-            return self._receiving in (None, self._answering)
+            # The rest of this request's body is not waited for, that of the next one's is.
+            return self._receiving is None or self._receiving is self._answering
         # While draining, the client must reconnect elsewhere, unless it has begun a request.
         return self.draining.is_set() and self._reader.stage is Stage.BETWEEN
 
@@ -341,7 +341,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def _finish(self) -> None:
         """Close, but let a client that is still sending read its answer first."""
-        self._is_deaf = True
+        if self._is_finished:
+            return
+        self._is_finished = self._is_deaf = True
         self._receiving = None
         if self._reader.stage is Stage.BETWEEN or self._is_half_closed:
             self._transport.close()
@@ -368,7 +370,9 @@ class HttpProtocol(asyncio.Protocol):
             self._deadline.move(self._config.timeout_keep_alive if is_idle else NEVER)
 
     def _expire(self) -> None:
-        if self._flow.read_paused:
+        if self._is_finished:
+            self._transport.abort()
+        elif self._flow.read_paused:
             self._limited = None  # what doesn't come is not the client's fault
             self._limit()
         elif self._receiving is not None:

@@ -3,6 +3,9 @@
 import asyncio
 import json
 import socket
+import threading
+import time
+from contextlib import suppress
 from hashlib import sha256
 from inspect import getsource
 
@@ -14,6 +17,7 @@ from app.http import protocol
 from tests.flow.differential import differing
 from tests.flow.test_raw_sockets import ask, connect, read_all, send, status_of, statuses_of
 from tests.ingest.test_batches import held_up_writes
+from tests.process import until
 from tests.service import READ_KEY, Service, a_report, running_service
 
 MIB = 1024 * 1024
@@ -178,3 +182,37 @@ def test_a_body_is_a_body_and_the_connection_is_kept(service: Service) -> None:
             assert status_of(kept.recv(65536)) == 200
         kept.sendall(ask(REPORT))
         assert statuses_of(read_all(kept)) == [200]
+
+
+def test_a_head_that_stops_behind_a_callback_doesnt_take_its_answer(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.2)
+    with connect(service) as slow:
+        with held_up_writes(service.database_url):
+            slow.sendall(ask(REPORT, head=b"Host: x\r\n\r\n") + b"GET /livez")
+            time.sleep(0.5)  # past the limit, the only way to see that nothing happens
+        answer = read_all(slow)
+
+    assert statuses_of(answer) == [200]
+    assert b"connection: close" in answer
+
+
+def test_a_flood_of_rubbish_behind_a_callback_doesnt_take_its_answer(service: Service) -> None:
+    with connect(service) as flooding:
+        with held_up_writes(service.database_url):
+            flooding.sendall(ask(REPORT, head=b"Host: x\r\n\r\n") + b"\0")
+            sender = threading.Thread(target=_send_all, args=(flooding, bytes(8 * MIB)))
+            sender.start()
+            until(lambda: service.app.parts.writer.queued == 1)
+        answer = b""
+        while b"HTTP/1.1 400" not in answer:
+            answer += flooding.recv(65536)
+    sender.join()
+
+    assert statuses_of(answer)[:2] == [200, 400]
+
+
+def _send_all(connection: socket.socket, data: bytes) -> None:
+    with suppress(OSError):
+        connection.sendall(data)
