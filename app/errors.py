@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_QUERY_BYTES: Final = 8 * 1024
+MAX_BODY_BYTES: Final = 1024 * 1024
 PROBLEM_TYPE: Final = "application/problem+json"
 
 
@@ -113,6 +114,26 @@ class RefusedCallbackNotFoundError(ApiError):
 
     def __init__(self, row_id: str) -> None:
         super().__init__(f"nothing with the id {row_id} is in the quarantine", id=row_id)
+
+
+class BodyTooLargeError(ApiError):
+    """More than is read of a body."""
+
+    status = 413
+    code = "body_too_large"
+
+    def __init__(self) -> None:
+        super().__init__(f"the body is longer than {MAX_BODY_BYTES} bytes")
+
+
+class BodyCutOffError(ApiError):
+    """The connection was lost, or spoilt, before the body's end."""
+
+    status = 400
+    code = "malformed_request"
+
+    def __init__(self) -> None:
+        super().__init__("the body was cut off")
 
 
 class QueryTooLongError(ApiError):

@@ -101,7 +101,10 @@ def test_metrics_are_open_where_the_settings_say_so(database_url: URL) -> None:
 
 def test_wrong_token_is_answered_as_any_unknown_path(database_url: URL) -> None:
     def seen(answer: httpx2.Response) -> Any:
-        fields = [(name, value) for name, value in answer.headers.multi_items() if name != "date"]
+        fields = [
+            (name, value if name not in {"date", "x-request-id"} else "")
+            for name, value in answer.headers.multi_items()
+        ]
         return answer.status_code, answer.reason_phrase, fields, answer.content
 
     strange = [

@@ -1,29 +1,21 @@
 """Handlers and answers, where the router wants endpoints and responses."""
 
 import asyncio
-from typing import Final
 
 from fastapi import Response
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
 from starlette.types import Receive, Scope, Send
 
-from app import errors
-from app.exchange import Answer, Handler, Request, problem
-
-CUT_OFF: Final = problem(errors.problem(400, "malformed_request", "the body was cut off"))
+from app.api.bodies import with_body
+from app.exchange import Answer, Handler, Request
 
 
 async def answered(handler: Handler, scope: Scope, receive: Receive) -> Answer:
-    """The handler's answer, once it has one."""
+    """The handler's answer, once it has one. Raises `BodyTooLargeError`, `BodyCutOffError`."""
     request = Request.of(scope)
     if any(name == b"transfer-encoding" for name, _ in request.headers):
-        # A body in chunks may turn out to be none: then nothing may have been done.
-        try:
-            async for _ in StarletteRequest(scope, receive).stream():
-                pass
-        except ClientDisconnect:
-            return CUT_OFF
+        # Chunks may turn out to be malformed: then nothing may have been done.
+        await with_body(StarletteRequest(scope, receive))
     found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def reply(answer: Answer) -> None:

@@ -6,6 +6,7 @@ from fastapi import Response
 from pydantic_core import to_json
 
 from app.errors import (
+    BodyTooLargeError,
     DatabaseUnavailableError,
     ForbiddenError,
     InvalidRequestError,
@@ -19,6 +20,7 @@ _DESCRIPTION_OF_STATUS: Final = {
     401: (UnauthorizedError.code, "No API key, or a wrong one."),
     403: (ForbiddenError.code, "The key's role is too low."),
     404: (MessageNotFoundError.code, "Nothing is known of it."),
+    413: (BodyTooLargeError.code, "The body is longer than 1 MiB."),
     414: (QueryTooLongError.code, "The query is longer than 8 KiB."),
     422: (InvalidRequestError.code, "The request is malformed; `detail` names the field."),
     503: (DatabaseUnavailableError.code, "The database can't be reached; see `Retry-After`."),

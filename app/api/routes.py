@@ -1,23 +1,83 @@
-"""Routes of the API: HEAD is answered as GET is, and a path knows all of its methods."""
+"""Routes of the API: the key before the body, bodies within a limit, and HEAD as GET."""
 
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, Final
 
-from fastapi import Request
+from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
+
+from app.api.access import bearer, require
+from app.api.bodies import with_body
+from app.api.parameters import refuse_unknown_parameters
+from app.api.responses import problems
+from app.settings import Role
 
 _IS_HEAD: Final = "app.is_head"
 
 
 class Route(APIRoute):
-    """An endpoint of the API. For HEAD the server leaves the body out of what GET answers."""
+    """An endpoint. For HEAD the server leaves the body out of what GET answers."""
+
+    role: ClassVar[Role | None] = None  # open to everybody
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        # FastAPI reads the body first, and only then runs the dependencies, which could refuse.
+        handle = super().get_route_handler()
+
+        async def handle_known_caller(request: Request) -> Response:
+            if self.role is not None:
+                await require(request, self.role)
+            # A body that nobody takes is not read, but chunks may turn out to be malformed.
+            if self.body_field is not None or "transfer-encoding" in request.headers:
+                request = await with_body(request)
+            return await handle(request)
+
+        return handle_known_caller
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return super().matches(_as_get(scope))
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         await super().handle(_as_get(scope), receive, send)
+
+
+class _ReaderRoute(Route):
+    role = Role.READ
+
+
+class _SenderRoute(Route):
+    role = Role.SEND
+
+
+class _AdministratorRoute(Route):
+    role = Role.ADMIN
+
+
+_ROUTE_CLASSES: Final[dict[Role, type[Route]]] = {
+    Role.READ: _ReaderRoute,
+    Role.SEND: _SenderRoute,
+    Role.ADMIN: _AdministratorRoute,
+}
+
+
+def api_router(
+    prefix: str,
+    *,
+    tag: str,
+    role: Role,
+    responses: Mapping[int | str, dict[str, Any]] | None = None,
+) -> APIRouter:
+    """A router whose endpoints need a key of this role, and know all of their parameters."""
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag],
+        route_class=_ROUTE_CLASSES[role],
+        # The first of them is there for the OpenAPI document: the route has checked the key.
+        dependencies=[Security(bearer), Depends(refuse_unknown_parameters)],
+        responses={**problems(401, 403, 414, 422, 503), **(responses or {})},
+    )
 
 
 def _as_get(scope: Scope) -> Scope:

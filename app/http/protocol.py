@@ -26,7 +26,6 @@ from app.http.dispatch import Shortcut, handler_of, run
 from app.http.reader import (
     BODY_TOO_LARGE,
     MALFORMED,
-    MAX_BODY_BYTES,
     Reader,
     RefusedError,
     Stage,
@@ -189,7 +188,7 @@ class HttpProtocol(asyncio.Protocol):
             receiving.message_event.set()
         elif receiving is not None:
             self._body_bytes += len(body)
-            if self._body_bytes > MAX_BODY_BYTES:
+            if self._body_bytes > errors.MAX_BODY_BYTES:
                 raise RefusedError(*BODY_TOO_LARGE)
 
     def on_end(self) -> None:

@@ -8,12 +8,12 @@ from urllib.parse import unquote
 import httptools
 
 from app import errors
+from app.errors import MAX_BODY_BYTES
 from app.exchange import Request
 from app.http.request_line import RequestLine
 from app.http.upgrades import UpgradeFilter
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-MAX_BODY_BYTES: Final = 1024 * 1024  # of a request that has a shortcut; the application counts too
 
 MALFORMED: Final = (400, "malformed_request", "this is not an HTTP request")
 HEAD_TOO_LARGE: Final = (400, "malformed_request", "the request head is too large")

@@ -2,15 +2,16 @@
 
 import logging
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response, Security
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.api.access import metrics_reader
+from app.api.access import bearer, require
 from app.api.parts import parts_of
 from app.api.routes import Route
 from app.errors import PROBLEM_TYPE, documented, problem
+from app.settings import Role
 from app.store import schema
 
 log = logging.getLogger(__name__)
@@ -58,9 +59,14 @@ def _check_database(request: Request) -> dict[str, str]:
     return {"database": "ok", "schema": "ok" if current else "not current: paasoo-dlr migrate"}
 
 
+async def _require_key_unless_public(request: Request) -> None:
+    if not parts_of(request).settings.metrics_public:
+        await require(request, Role.READ)
+
+
 @router.get(
     "/metrics",
-    dependencies=[Depends(metrics_reader)],
+    dependencies=[Security(bearer), Depends(_require_key_unless_public)],
     response_class=PlainTextResponse,
     responses={401: documented("No API key, or a wrong one.")},
 )

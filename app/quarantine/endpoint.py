@@ -2,29 +2,22 @@
 
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi import Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from app.api import cursors
-from app.api.access import administrator
 from app.api.database import ReadEngine, refuse_while_away
-from app.api.parameters import refuse_unknown_parameters
 from app.api.parts import parts_of
 from app.api.responses import problems
-from app.api.routes import Route
+from app.api.routes import api_router
 from app.api.times import TimeOutput
 from app.errors import RefusedCallbackNotFoundError, documented
 from app.quarantine.replay import replay
+from app.settings import Role
 from app.store import quarantine
 
-router = APIRouter(
-    route_class=Route,
-    prefix="/v1/quarantine",
-    tags=["quarantine"],
-    dependencies=[Depends(administrator), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 414, 422, 503),
-)
+router = api_router("/v1/quarantine", tag="quarantine", role=Role.ADMIN)
 
 
 class RefusedCallback(BaseModel):
@@ -85,7 +78,7 @@ class ReplayResult(BaseModel):
     still_rejected: int = Field(description="Rows that are still refused, and stay.")
 
 
-@router.post("/replay")
+@router.post("/replay", responses=problems(413))
 def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) -> ReplayResult:
     """Parse refused callbacks again under today's rules, and store those that are valid now.
 

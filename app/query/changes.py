@@ -3,22 +3,21 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.api import cursors
-from app.api.access import reader
 from app.api.database import refuse_while_away
-from app.api.parameters import refuse_unknown_parameters
 from app.api.parts import parts_of
-from app.api.responses import json_response, problems
-from app.api.routes import Route, is_head
+from app.api.responses import json_response
+from app.api.routes import api_router, is_head
 from app.errors import ApiError, documented
 from app.query.schemas import Change, ChangesPage, changes_page
 from app.query.waiting import Wait, Watch
+from app.settings import Role
 from app.store.changes import BEGINNING, Position
 
 NOW: Final = "now"
@@ -27,13 +26,11 @@ KEEP_ALIVE_S: Final = 10.0
 # A comment. No empty line behind it: some clients take that for an event with nothing in it.
 NOTHING_NEW: Final = b": nothing new\n"
 
-router = APIRouter(
-    route_class=Route,
-    prefix="/v1/changes",
-    tags=["changes"],
-    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
+router = api_router(
+    "/v1/changes",
+    tag="changes",
+    role=Role.READ,
     responses={
-        **problems(401, 403, 414, 422),
         503: documented(
             "See `Retry-After`. `code`: `database_unavailable`, `too_many_waiting` or "
             "`shutting_down`."

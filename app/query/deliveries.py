@@ -2,26 +2,20 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Query, Response
 
 from app.api import cursors
-from app.api.access import reader
 from app.api.database import ReadEngine
-from app.api.parameters import Msisdn, PlainText, refuse_unknown_parameters
-from app.api.responses import json_response, problems
-from app.api.routes import Route
+from app.api.parameters import Msisdn, PlainText
+from app.api.responses import json_response
+from app.api.routes import api_router
 from app.api.times import TimeInput
 from app.query.schemas import DeliveriesPage, delivery_of
 from app.reports import Reason, State
+from app.settings import Role
 from app.store import read
 
-router = APIRouter(
-    route_class=Route,
-    prefix="/v1/deliveries",
-    tags=["status"],
-    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 414, 422, 503),
-)
+router = api_router("/v1/deliveries", tag="status", role=Role.READ)
 
 
 @router.get("", response_model=DeliveriesPage)

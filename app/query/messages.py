@@ -2,27 +2,21 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Request, Response
+from fastapi import Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.access import reader
 from app.api.database import ReadEngine, refuse_while_away
-from app.api.parameters import MessageId, PlainMessageId, refuse_unknown_parameters
+from app.api.parameters import MessageId, PlainMessageId
 from app.api.parts import parts_of
 from app.api.responses import json_response, problems
-from app.api.routes import Route
+from app.api.routes import api_router
 from app.errors import MessageNotFoundError
 from app.query.schemas import Message, MessagesFound, Report, Reports, message_of
 from app.query.waiting import Wait
+from app.settings import Role
 from app.store import read
 
-router = APIRouter(
-    route_class=Route,
-    prefix="/v1/messages",
-    tags=["status"],
-    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 414, 422, 503),
-)
+router = api_router("/v1/messages", tag="status", role=Role.READ)
 
 
 @router.get("/{messageid}", response_model=Message, responses=problems(404))
@@ -66,7 +60,7 @@ class MessagesWanted(BaseModel):
     )
 
 
-@router.post("/lookup", response_model=MessagesFound)
+@router.post("/lookup", response_model=MessagesFound, responses=problems(413))
 def look_up_messages(wanted: Annotated[MessagesWanted, Body()], engine: ReadEngine) -> Response:
     """Up to 1,000 messages at once, in the order asked; an id that is given twice counts once."""
     message_ids = list(dict.fromkeys(wanted.messageids))

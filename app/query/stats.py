@@ -7,27 +7,19 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Query, Response
 from pydantic import BaseModel, BeforeValidator, Field
 
-from app.api.access import reader
 from app.api.database import ReadEngine
-from app.api.parameters import refuse_unknown_parameters
-from app.api.responses import problems
-from app.api.routes import Route
+from app.api.routes import api_router
 from app.api.times import EPOCH, TimeInput, TimeText
 from app.errors import InvalidRequestError, encode
 from app.query.countries import country_of
 from app.reports import FINAL_STATES, Reason, State
+from app.settings import Role
 from app.store import stats
 
-router = APIRouter(
-    route_class=Route,
-    prefix="/v1/stats",
-    tags=["status"],
-    dependencies=[Depends(reader), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 414, 422, 503),
-)
+router = api_router("/v1/stats", tag="status", role=Role.READ)
 
 # Bounds what one answer takes of the memory.
 MAX_ROWS: Final = 50_000

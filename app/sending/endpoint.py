@@ -4,30 +4,25 @@ import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Body, Depends, Header, Request, Response
+from fastapi import Body, Depends, Header, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from app.api.access import sender
+from app.api.access import key_name_of
 from app.api.database import refuse_while_away
-from app.api.parameters import MessageId, Msisdn, PlainText, refuse_unknown_parameters
+from app.api.parameters import MessageId, Msisdn, PlainText
 from app.api.parts import parts_of
 from app.api.responses import json_response, problems
-from app.api.routes import Route
+from app.api.routes import api_router
 from app.api.times import TimeInput
 from app.errors import PROBLEM_TYPE, InvalidRequestError, documented
 from app.query.schemas import Message, message_of
 from app.sending.once import Order, Sending, send_once
 from app.sending.problems import SendingNotConfiguredError
+from app.settings import Role
 from app.store import read, submissions
 from app.store.submissions import Submission
 
-router = APIRouter(
-    route_class=Route,
-    prefix="/v1/messages",
-    tags=["sending"],
-    dependencies=[Depends(sender), Depends(refuse_unknown_parameters)],
-    responses=problems(401, 403, 414, 422, 503),
-)
+router = api_router("/v1/messages", tag="sending", role=Role.SEND)
 
 MAX_RECIPIENTS = 50  # of one send call, by the guide
 
@@ -134,6 +129,7 @@ def _configured(request: Request) -> Sending:
 
 
 SENDING_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    **problems(413),
     409: documented(
         "The `Idempotency-Key` was used with another body, or a request with it is under way. "
         "`code`: `idempotency_key_reused`, `send_in_progress`."
@@ -173,7 +169,7 @@ async def send_message(
     """
     sending = _configured(request)
     refuse_while_away(request)
-    order = Order(request.state.key_name, key, wanted.to, wanted.text, wanted.reference)
+    order = Order(key_name_of(request), key, wanted.to, wanted.text, wanted.reference)
     given = await send_once(sending, order)
     return Response(
         given.body,
@@ -183,7 +179,7 @@ async def send_message(
     )
 
 
-@router.put("/{messageid}", response_model=Message)
+@router.put("/{messageid}", response_model=Message, responses=problems(413))
 def register_message(
     messageid: MessageId, sent: Annotated[SentElsewhere, Body()], request: Request
 ) -> Response:
