@@ -138,7 +138,7 @@ class Reporter:
         self._tally.outstanding -= 1
 
     async def _send(self, message_id: str, recipient: str, report: PlannedReport) -> bool:
-        """Send a report, with retries. False where the run was stopped before the first call."""
+        """Send a report, with retries. False if the run was stopped before the first call."""
         for attempt in range(1, self._retries + 2):
             self._tally.waiting += 1
             async with self._connections:

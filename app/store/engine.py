@@ -108,7 +108,7 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
-    """Gives up on a server that hangs, where the server's own timeout doesn't work."""
+    """Gives up on a server that hangs, which the server's own timeouts can't notice."""
 
     patience_s: float = CONNECT_TIMEOUT_S
 
