@@ -19,7 +19,7 @@ CATCH_UP_S: Final = 0.1
 # The wait before a retry without a `Retry-After`.
 RETRY_AFTER_S: Final = 1.0
 MAX_RETRY_AFTER_S: Final = 30.0
-# The ledger keeps so many characters of an answer's body.
+# Characters of an answer's body that the ledger keeps.
 MAX_BODY: Final = 500
 
 NO_ANSWER: Final = "no answer"

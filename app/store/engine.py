@@ -17,7 +17,7 @@ from app.store.faults import ServerHangsError
 CONNECT_TIMEOUT_S = 2  # libpq's minimum
 READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
-# The server ends a late statement itself. We wait so much longer for it to do so.
+# The server ends a late statement itself; we wait this much longer for it to do so.
 GRACE_S = 0.5
 SQLITE_LOCK_TIMEOUT_S = 1
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
