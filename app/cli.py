@@ -76,7 +76,7 @@ def migrate() -> None:
 @program.command()
 def purge(
     days: Annotated[
-        int | None, typer.Option(min=0, max=100_000, help="Keep so many days [DLR_RETENTION_DAYS].")
+        int | None, typer.Option(min=0, max=100_000, help="Days to keep [DLR_RETENTION_DAYS].")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only count what would go.")] = False,
 ) -> None:

@@ -191,7 +191,7 @@ MSISDN_PATTERN: Final = "^([+ ]|00)[0-9]{3,20}$|^(?!00)[0-9]{3,20}$"
 
 
 def normal_msisdn(to: str) -> str | None:
-    """Digits only, country code first; None where it can't be a phone number.
+    """Digits only, country code first; None if it can't be a phone number.
 
     Drops one leading `+`, which arrives as a space if it wasn't escaped, or one `00`.
     """

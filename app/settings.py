@@ -229,15 +229,15 @@ class Settings(BaseSettings):
         default=72,
         ge=0,
         le=100_000,
-        description="A sent message without a final report for so long becomes `expired`; a late "
-        "report still takes over. 0 never gives up.",
+        description="Hours after which a sent message without a final report becomes `expired`; a "
+        "late report still takes over. 0 never gives up.",
     )
     retention_days: int = Field(
         default=0,
         ge=0,
         le=100_000,
-        description="Final messages whose last report is older are purged with their history, and "
-        "so are refused callbacks; 0 keeps all.",
+        description="Days after its last report when a final message is purged, with its history; "
+        "refused callbacks go at the same age. 0 keeps all.",
     )
     metrics_public: bool = Field(
         default=False, description="`true` opens `/metrics` to callers without a key."
@@ -246,15 +246,15 @@ class Settings(BaseSettings):
         default=30,
         ge=1,
         le=300,
-        description="A client that leaves its answer unread for so long, a stream for example, is "
-        "dropped. Seconds, from 1 to 300.",
+        description="Time after which a client is dropped that leaves its answer unread, a stream "
+        "for example. Seconds, from 1 to 300.",
     )
     keep_alive_seconds: float = Field(
         default=75,
         gt=0,
         le=3600,
-        description="An idle connection is kept open for so long. Give it more than the proxy in "
-        "front keeps it, so that the proxy closes it first. Seconds, at most 3600.",
+        description="Time for which an idle connection is kept open. It should be longer than the "
+        "proxy's in front, so that the proxy closes it first. Seconds, at most 3600.",
     )
     root_path: Annotated[str | None, AfterValidator(_root_path)] = Field(
         default=None,
@@ -270,7 +270,7 @@ class Settings(BaseSettings):
         default=1,
         ge=0,
         le=5,
-        description="After SIGTERM or SIGHUP, new connections are still taken for so long while "
+        description="Time after SIGTERM or SIGHUP in which new connections are still taken while "
         "`/readyz` already fails, so that a load balancer moves on before the port closes. "
         "Seconds, at most 5.",
     )

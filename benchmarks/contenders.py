@@ -39,7 +39,7 @@ class Running:
         return times.user + times.system
 
     def peak_mib(self) -> float:
-        """The most memory that it had resident; where the system doesn't keep that, the current."""
+        """The most memory that it had resident; or the current, if the system doesn't keep that."""
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text()
         except OSError:

@@ -27,7 +27,7 @@ Seconds = Annotated[
     typer.Option(
         min=0.001,
         max=MAX_WAIT_S * 365,
-        help="Invent and take messages for so long; reports that are due then are still sent.",
+        help="Time to invent and take messages for; reports that are due later are still sent.",
     ),
 ]
 Rate = Annotated[float, typer.Option(min=0.001, max=100_000, help="Reports a second, at most.")]

@@ -64,7 +64,7 @@ class Verdict:
 def check(asked: Check, path: Path) -> Verdict:
     """Compare, again and again, until there is no difference or `settle_s` is over.
 
-    Raises `LedgerError`, and `OptionError` where the API can't be asked.
+    Raises `LedgerError`, and `OptionError` if the API can't be asked.
     """
     sent = read_sent(path)
     deadline = time.monotonic() + asked.settle_s
@@ -148,7 +148,7 @@ def _code(body: str) -> object:
 
 
 def _differences(deliveries: dict[str, Delivery], shown: Any) -> Iterator[str]:
-    """The differences of one message. `shown` is None where the API doesn't know it."""
+    """The differences of one message. `shown` is None if the API doesn't know it."""
     shown_deliveries = {} if shown is None else {row["to"]: row for row in shown["deliveries"]}
     for to, delivery in deliveries.items():
         difference = _difference(delivery, shown_deliveries.get(to))
@@ -243,7 +243,7 @@ class Api:
         return found
 
     def quarantine(self) -> dict[str, str] | None:
-        """The code of each refused query. None where the key is no admin's."""
+        """The code of each refused query. None if the key is no admin's."""
         codes: dict[str, str] = {}
         cursor = ""
         while True:

@@ -31,7 +31,7 @@ class Exchange:
         return message
 
     def accept(self, recipients: list[str], text: str, lost_answers: float) -> tuple[Message, bool]:
-        """Take a send without reporting yet: its message, and True where its answer gets lost."""
+        """Take a send without reporting yet: its message, and True if its answer gets lost."""
         self._sends += 1
         message = traffic.accept(self._run.mix, self._sends, recipients)
         is_lost = traffic.is_answer_lost(self._run.mix, self._sends, lost_answers)

@@ -108,7 +108,7 @@ def acceptable_statuses(
 ) -> list[dict[str, Any] | None]:
     """Every status that a delivery may have. None: the service doesn't know the delivery.
 
-    There are several where a report may or may not be stored, and where reports of one rank differ:
+    There are several if a report may or may not be stored, and if reports of one rank differ:
     the one received last decides, and only the service knows which that was.
     """
     certain, open_ = set(stored), set(perhaps_stored)

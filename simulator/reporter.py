@@ -19,7 +19,7 @@ CATCH_UP_S: Final = 0.1
 # The wait before a retry without a `Retry-After`.
 RETRY_AFTER_S: Final = 1.0
 MAX_RETRY_AFTER_S: Final = 30.0
-# The ledger keeps so many characters of an answer's body.
+# Characters of an answer's body that the ledger keeps.
 MAX_BODY: Final = 500
 
 NO_ANSWER: Final = "no answer"
@@ -138,7 +138,7 @@ class Reporter:
         self._tally.outstanding -= 1
 
     async def _send(self, message_id: str, recipient: str, report: PlannedReport) -> bool:
-        """Send a report, with retries. False where the run was stopped before the first call."""
+        """Send a report, with retries. False if the run was stopped before the first call."""
         for attempt in range(1, self._retries + 2):
             self._tally.waiting += 1
             async with self._connections:

@@ -63,7 +63,7 @@ async def _take_messages(run: Run, exchange: Exchange, tally: Tally, stopping: S
 
 
 async def _invent(run: Run, exchange: Exchange, tally: Tally, stopping: Stopping) -> None:
-    """Invent messages at the rate of their reports, and wait where reports fall behind."""
+    """Invent messages at the rate of their reports, and wait if reports fall behind."""
     pace = Pace(run.calls.rate, stopping)
     for number in itertools.count(1):
         if stopping or number > run.messages_to_invent:

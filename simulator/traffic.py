@@ -110,7 +110,7 @@ def accept(mix: Mix, number: int, recipients: Sequence[str]) -> Message:
 
 
 def is_answer_lost(mix: Mix, number: int, share: float) -> bool:
-    """True where the answer to a send gets lost. The message is the same either way."""
+    """True if the answer to a send gets lost. The message is the same either way."""
     return mix.generator("answer", number).random() < share
 
 
@@ -176,7 +176,7 @@ def _worded(random: Random, template: Template) -> dict[str, str]:
 def _query(
     random: Random, parameters: dict[str, str], behaviour: Behaviour
 ) -> tuple[str, str | None]:
-    """The raw query, and the code of its refusal where it is malformed."""
+    """The raw query, and the code of its refusal if it is malformed."""
     # The guide doesn't say if a space comes as `+` or as `%20`.
     quoted = random.choice((quote, quote_plus))
     if behaviour.malformed:

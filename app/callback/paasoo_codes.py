@@ -55,7 +55,7 @@ def plain(label: str | None) -> str:
 def meaning_of(  # noqa: PLR0911 - one line a row of the guide's table
     status: int, statuscode: str | None, errcode: str | None
 ) -> tuple[State, Reason | None]:
-    """The state that a report claims, and the reason where it isn't a success.
+    """The state that a report claims, and the reason if it isn't a success.
 
     A report whose parts disagree is never a delivery; an unknown word never makes it a failure.
     """

@@ -101,7 +101,7 @@ def _understood(
 
 
 def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:
-    """As `parse`, but return a refusal, for the quarantine, where it would raise."""
+    """As `parse`, but return a refusal, for the quarantine, if `parse` would raise."""
     try:
         return parse(query, received_at)
     except InvalidReportError as error:

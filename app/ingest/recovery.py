@@ -26,7 +26,7 @@ RETRY_INTERVAL_S: Final = 0.5
 MAX_RETRY_INTERVAL_S: Final = 2.0
 FIRST_DRAIN_BATCH: Final = 125
 MAX_DRAIN_BATCH: Final = 2000
-# A drain may leave so many rows for its next pass; with one more, the database counts as away.
+# Rows that a drain may leave for its next pass; with one more, the database counts as away.
 MAX_PASSED_OVER: Final = 3
 PROGRESS_INTERVAL_S: Final = 2.0
 # The interval at which a replica looks for spools whose process has gone.

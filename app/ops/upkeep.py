@@ -26,7 +26,7 @@ PURGE_INTERVAL_S: Final = 3600
 PAUSE_S: Final = 0.02
 
 US_A_DAY: Final = stats.HOURS_A_DAY * stats.HOUR
-# An `Idempotency-Key` is valid for so long (docs/api.md).
+# The life of an `Idempotency-Key` (docs/api.md).
 DAYS_OF_KEYS: Final = 30
 
 
@@ -48,7 +48,7 @@ def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
 
 
 def expire(database: Database, metrics: Metrics, hours: int, stopping: threading.Event) -> None:
-    """Mark messages that were sent so long ago, and have no final report, as expired."""
+    """Mark messages without a final report as expired, `hours` after they were sent."""
 
     def expire_some(connection: Connection) -> int:
         now = time.time_ns() // 1000
@@ -89,7 +89,7 @@ def _batches(
 
 
 def purge(database: Database, days: int, stopping: threading.Event) -> None:
-    """Remove final messages and refused callbacks that are older than so many days."""
+    """Remove final messages and refused callbacks that are older than `days`."""
     purged = retention.Purged()
     for batch in retention.purge(database, days_ago(days)):
         purged = purged.and_also(batch)
@@ -100,5 +100,5 @@ def purge(database: Database, days: int, stopping: threading.Event) -> None:
 
 
 def days_ago(days: int) -> int:
-    """The time so many days ago, in microseconds since 1970 UTC."""
+    """The time `days` ago, in microseconds since 1970 UTC."""
     return time.time_ns() // 1000 - days * US_A_DAY

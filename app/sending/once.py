@@ -49,7 +49,7 @@ PAUSES_S: Final = (0.1, 0.5, 2)
 # An older send without an answer was abandoned by its process. Longer than a send can take,
 # recording included, even if the clocks of the replicas differ by some seconds.
 GONE_AFTER_S: Final = 2 * TOTAL_TIMEOUT_S
-# A repeat waits so long for the first request, and looks so often.
+# The limit and the interval of a repeat's wait for the first request.
 WAIT_S: Final = TOTAL_TIMEOUT_S + 5
 LOOK_EVERY_S: Final = 0.1
 

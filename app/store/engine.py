@@ -17,7 +17,7 @@ from app.store.faults import ServerHangsError
 CONNECT_TIMEOUT_S = 2  # libpq's minimum
 READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
-# The server ends a late statement itself. We wait so much longer for it to do so.
+# The server ends a late statement itself; we wait this much longer for it to do so.
 GRACE_S = 0.5
 SQLITE_LOCK_TIMEOUT_S = 1
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
@@ -108,7 +108,7 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
 
 
 class ImpatientConnection(psycopg.Connection[Any]):
-    """Gives up on a server that hangs, where the server's own timeout doesn't work."""
+    """Gives up on a server that hangs, which the server's own timeouts can't notice."""
 
     patience_s: float = CONNECT_TIMEOUT_S
 
