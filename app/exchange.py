@@ -1,4 +1,4 @@
-"""One HTTP request and its answer as plain values, for what is answered beside the router."""
+"""An HTTP request and its answer as plain values, for handlers beside the router."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -108,7 +108,7 @@ def build(settings: Settings) -> Parts:
 def sending_of(
     settings: Settings, database: Database, metrics: Metrics, draining: threading.Event
 ) -> Sending | None:
-    """What sends, where there is an account to send with."""
+    """The sender, if there is an account to send with."""
     key, secret = settings.paasoo_key, settings.paasoo_secret
     if key is None or secret is None:
         return None

@@ -1,4 +1,4 @@
-"""The door: PaaSoo's callback comes in, is understood, admitted, and answered once it's on disk."""
+"""The door takes PaaSoo's callback, admits its report, and answers once the report is on disk."""
 
 import logging
 import time
@@ -47,9 +47,9 @@ ANSWERS: Final = {
 
 
 class Door:
-    """From a request to its answer, whatever bytes arrive.
+    """Answers a callback, whatever bytes it consists of.
 
-    A report that was admitted is stored, whether or not its caller stays to hear of it.
+    An admitted report is stored even if its caller hangs up.
     """
 
     def __init__(self, settings: Settings, writer: Writer, metrics: Metrics) -> None:
@@ -61,7 +61,7 @@ class Door:
         self._presented = metrics.callback_tokens.times
 
     def receive(self, request: Request, reply: Reply) -> None:
-        """Call `reply` once: now, or when it is known whether the report is on disk."""
+        """Call `reply` once: at once, or when the report is on disk or can't be."""
         refusal = self._turn_away(request)
         if refusal is not None:
             self._answered[refusal.status] += 1
@@ -81,7 +81,7 @@ class Door:
             reply(self._conclude(Outcome.UNAVAILABLE))
 
     def _conclude(self, outcome: Outcome) -> Answer:
-        """The answer to a report whose fate is known."""
+        """The counted answer to a report."""
         answer = ANSWERS[outcome]
         self._answered[answer.status] += 1
         return answer
@@ -102,10 +102,10 @@ class Door:
             conclude(Outcome.UNAVAILABLE)
 
     def _turn_away(self, request: Request) -> Answer | None:
-        """The answer to what is not even looked at, and of which nothing is stored."""
+        """The answer to a request that is not parsed, and of which nothing is stored."""
         answer = None
         if not self._is_known_path(request.path):
-            # First of all, so that a stranger can't tell this path from any other.
+            # Checked first, so that a stranger can't tell this path from any other.
             answer = NOT_FOUND.with_header(b"x-request-id", exchange.request_id(request.headers))
         elif self._allowed_networks and not self._is_from_allowed_network(request):
             answer = FORBIDDEN
@@ -140,5 +140,6 @@ class Door:
         return guards.caller_address(request.peer, forwarded_for, self._trusted_proxies)
 
     def _who(self, request: Request) -> dict[str, object]:
-        """For the log: who is connected, and who called, which behind a proxy is another."""
-        return {"peer": request.peer, "caller": str(self._caller(request))}
+        """Log fields: the connected peer, and the caller, who differs from it behind a proxy."""
+        caller = self._caller(request)
+        return {"peer": request.peer, "caller": None if caller is None else str(caller)}

@@ -1,4 +1,4 @@
-"""uvicorn's ASGI cycle, for the clients it doesn't think of: HTTP/1.0 and half-closed ones."""
+"""uvicorn's ASGI cycle, extended for HTTP/1.0 and for clients that close their half."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,8 +13,8 @@ DISCONNECT: Final[ASGIReceiveEvent] = {"type": "http.disconnect"}
 class Cycle(RequestResponseCycle):
     """One request for the application, and its response.
 
-    `closes` says whether the connection ends with the response. The protocol ends it, so that a
-    client that is still sending reads the answer first.
+    `closes` is true once the response has said that the connection ends with it. The protocol then
+    closes it, later than uvicorn would: a client that is still sending must read its answer first.
     """
 
     message_event: asyncio.Event
@@ -28,7 +28,7 @@ class Cycle(RequestResponseCycle):
         self._has_length = True
 
     def leave(self) -> None:
-        """The client hears no more of this request."""
+        """Stop answering: the client has gone, or gets another answer."""
         self.disconnected = True
         self.message_event.set()
 
@@ -54,7 +54,9 @@ class Cycle(RequestResponseCycle):
             await super().send(message)
             return
         if self.scope["http_version"] == "1.0":
-            self._has_length = any(name == b"content-length" for name, _ in message["headers"])
+            self._has_length = any(
+                name == b"content-length" for name, _ in message.get("headers", ())
+            )
             self.chunked_encoding = None if self._has_length else False  # HTTP/1.0 has no chunks
         if self._is_last():
             self.keep_alive = False

@@ -1,4 +1,4 @@
-"""A time limit that moves with every request, on a timer that seldom does."""
+"""A time limit that every request moves, without a timer for each."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,9 +8,10 @@ NEVER: Final = float("inf")
 
 
 class Deadline:
-    """Calls `expire` once nothing has moved the limit for its time.
+    """Calls `expire` when the limit has passed.
 
-    Arming and cancelling a timer for each request costs more than looking once in a while.
+    Moving it only notes the time. A timer looks at the note now and then, which costs less than to
+    set and cancel a timer for each request.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, expire: Callable[[], None]) -> None:
@@ -21,7 +22,7 @@ class Deadline:
         self._looks_at = NEVER
 
     def move(self, seconds: float) -> None:
-        """Expire so many seconds from now, or `NEVER`."""
+        """Expire in so many seconds, or `NEVER`."""
         self._at = self._loop.time() + seconds
         if self._at < self._looks_at:
             if self._timer is not None:

@@ -1,4 +1,4 @@
-"""File descriptors: as many connections as the system allows, but for those that the disk needs."""
+"""Limits on file descriptors: connections must leave some for the disk."""
 
 import logging
 import resource
@@ -16,7 +16,7 @@ LOG_EVERY_S: Final = 60.0
 
 
 def allow_many_connections() -> None:
-    """Whoever waits or reads a stream keeps a connection open; a shell often allows only 1,024."""
+    """Raise the limit, often 1,024: each waiting client and each stream holds a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -24,7 +24,7 @@ def allow_many_connections() -> None:
 
 
 class ConnectionLimit:
-    """Refuses a connection whose descriptor would be one of those that are kept back.
+    """Refuses a connection that would take one of the reserved descriptors.
 
     Each refusal is counted; one a minute is logged.
     """

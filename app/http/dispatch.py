@@ -30,7 +30,7 @@ def handler_of(shortcuts: Sequence[Shortcut], request: Request) -> Handler | Non
 
 
 def run(handler: Handler, request: Request, reply: Reply) -> None:
-    """Let the handler answer; its failure is logged and answered as the router's would be."""
+    """Let the handler answer. Log and answer its failure as the router would."""
     try:
         handler(request, reply)
     except Exception:

@@ -1,4 +1,4 @@
-"""One connection: requests come in, and answers go out in the order of the requests.
+"""Answers the requests of one connection, in their order.
 
 A request that has a shortcut goes from the parser's callbacks to its handler, without an ASGI
 cycle or a task. Any other becomes an ASGI cycle of uvicorn.
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S: Final = 10.0
 # From the end of the head to the end of the body.
 BODY_TIMEOUT_S: Final = 10.0
-# A refused client may go on sending for so long, and so much, so that it comes to read its answer.
+# A refused client may go on sending for so long, and so much, so that it reads its answer.
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 # At the end of the process a client has so long to read its answer.
@@ -62,7 +62,7 @@ Exchange = Direct | Cycle
 
 
 class HttpProtocol(asyncio.Protocol):
-    """A connection. `server_config` makes a subclass with what all connections share."""
+    """A connection. `server_config` makes a subclass with the attributes that all share."""
 
     send_timeout_s: ClassVar[float]
     shortcuts: ClassVar[Sequence[Shortcut]]
@@ -82,7 +82,7 @@ class HttpProtocol(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._waiting: deque[Exchange] = deque()  # behind the one that is being answered
         self._answering: Exchange | None = None
-        self._receiving: Exchange | None = None  # it wants its body, which is still coming
+        self._receiving: Exchange | None = None  # its body is still coming, and is wanted
         self._is_deaf = False  # nothing more is read as a request
         self._is_finished = False
         self._ignored_bytes = 0
@@ -156,7 +156,7 @@ class HttpProtocol(asyncio.Protocol):
         self._advance()
 
     def shutdown(self) -> None:
-        """The server ends: close once what has come is answered."""
+        """The server ends: close once every request is answered."""
         self._is_ending = True
         if not self._is_busy:
             self._transport.close()
@@ -174,7 +174,7 @@ class HttpProtocol(asyncio.Protocol):
             return
         exchange = Direct(handler, request, reader.keeps)
         if b"transfer-encoding" in reader.values:
-            # Answered once its body has come: until then the parser may still refuse it.
+            # Wait for the body: until its end the parser may still refuse the request.
             self._receiving, self._body_bytes = exchange, 0
         else:
             self._waiting.append(exchange)
@@ -205,7 +205,7 @@ class HttpProtocol(asyncio.Protocol):
     # From a request to its answer.
 
     def _advance(self) -> None:
-        """Answer the next request, and those after it as long as an answer is there at once."""
+        """Answer the next request, and the following ones while answers come at once."""
         if self._is_advancing or self._transport.is_closing():
             return
         self._is_advancing = True
@@ -223,7 +223,7 @@ class HttpProtocol(asyncio.Protocol):
         self._limit()
 
     def _rest(self) -> None:
-        """All requests so far are answered."""
+        """Every request so far is answered: read on, or close."""
         if self._is_ending or self._is_half_closed or self._is_deaf:
             self._finish()
         else:
@@ -296,13 +296,13 @@ class HttpProtocol(asyncio.Protocol):
             self._advance()
 
     def _is_last(self) -> bool:
-        """The connection ends with the answer that is being written."""
+        """True if the connection ends with the answer that is being written."""
         if self._waiting:
             return False
         if self._is_ending or self._is_half_closed or self._is_deaf:
             return True
         if self._reader.stage is Stage.BODY:
-            # The rest of this request's body is not waited for, that of the next one's is.
+            # Don't wait for the rest of this request's body, only for the next request's.
             return self._receiving is None or self._receiving is self._answering
         # While draining, the client must reconnect elsewhere, unless it has begun a request.
         return self.draining.is_set() and self._reader.stage is Stage.BETWEEN
@@ -314,7 +314,7 @@ class HttpProtocol(asyncio.Protocol):
     # The end of a connection, and its time limits.
 
     def _refuse(self, refused: RefusedError) -> None:
-        """Answer what came before, then this, then close."""
+        """Answer the requests before, then this one, then close."""
         log.warning(
             "request refused",
             extra={**refused.document, "peer": self._client[0] if self._client else None},
@@ -352,7 +352,7 @@ class HttpProtocol(asyncio.Protocol):
             self._deadline.move(LINGER_S)
 
     def _limit(self) -> None:
-        """Move the deadline as soon as something else is waited for."""
+        """Move the deadline if the connection waits for something else than before."""
         stage, requests = self._reader.stage, self._reader.requests
         if stage is Stage.BETWEEN and not requests:
             stage = Stage.HEAD  # of the first one
@@ -372,7 +372,7 @@ class HttpProtocol(asyncio.Protocol):
         if self._is_finished:
             self._transport.abort()
         elif self._flow.read_paused:
-            self._limited = None  # what doesn't come is not the client's fault
+            self._limited = None  # we don't read, so the client can't be late
             self._limit()
         elif self._receiving is not None:
             self._refuse(RefusedError(*BODY_TOO_SLOW))

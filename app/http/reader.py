@@ -1,4 +1,4 @@
-"""From a connection's bytes to its requests, by uvicorn's parser, within bounds."""
+"""Reads requests from a connection's bytes with uvicorn's parser, within bounds."""
 
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -30,7 +30,7 @@ class RefusedError(Exception):
 
 
 class Stage(Enum):
-    """The reader waits for the first byte of a request, for the rest of its head, or its body."""
+    """The part of a request that the reader waits for."""
 
     BETWEEN = auto()
     HEAD = auto()
@@ -44,15 +44,15 @@ class Listener(Protocol):
 
 
 class Reader:
-    """Tells the listener of each request. After `is_over` nothing on the connection is one.
+    """Tells the listener of each request. Once `is_over`, all further bytes are ignored.
 
-    Of the latest request, `headers` are as far as they have come, and `http_version`, `keeps` and
-    `values` are there once its head is whole.
+    The attributes describe the latest request: `headers` from its first header on, and
+    `http_version`, `keeps` and `values` from the end of its head.
     """
 
     http_version: str
     keeps: bool  # the connection is kept after the answer
-    values: Mapping[bytes, bytes]  # of each header, the last one's
+    values: Mapping[bytes, bytes]  # of several equal headers, the last one's
 
     def __init__(self, listener: Listener, peer: str | None) -> None:
         self._listener = listener
@@ -86,7 +86,7 @@ class Reader:
             raise RefusedError(*HEAD_TOO_LARGE)
 
     def close(self) -> None:
-        """Part from the parser: they hold each other."""
+        """Drop the parser, which refers back to the reader."""
         self.is_over = True
         del self._parser
 
@@ -106,7 +106,7 @@ class Reader:
 
     def on_message_begin(self) -> None:
         if self.is_over:
-            raise RefusedError(*MALFORMED)  # unheard: it only stops the parser
+            raise RefusedError(*MALFORMED)  # nobody hears it: it stops the parser
         self._stage = Stage.HEAD
         self._line.has_passed = True
         self._is_in_head = True

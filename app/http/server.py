@@ -1,4 +1,4 @@
-"""The life of the HTTP server: uvicorn with our protocol, and an orderly end."""
+"""Starts uvicorn with our protocol, and ends it in order."""
 
 import asyncio
 import logging
@@ -17,14 +17,14 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# The process ends within 10 s of SIGTERM, whatever hangs: the port stays open for up to 5 s of
-# them (`DLR_DRAIN_SECONDS`), then what was admitted has this long to be committed.
+# The process ends within 10 s of SIGTERM, whatever hangs. The port stays open for up to 5 s of
+# them (`DLR_DRAIN_SECONDS`); then admitted reports have this long to be committed.
 LAST_COMMITS_S: Final = 2
 END_S: Final = 9.8
 
 
 def server_config(app: Service, settings: Settings) -> uvicorn.Config:
-    """How uvicorn is run, here and in the tests."""
+    """The configuration of uvicorn, in production and in tests."""
 
     class Protocol(HttpProtocol):
         send_timeout_s = settings.send_timeout_seconds
@@ -41,8 +41,8 @@ def server_config(app: Service, settings: Settings) -> uvicorn.Config:
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # it prints whole queries, token and phone number included
-        proxy_headers=False,  # who called is decided in `guards`
+        access_log=False,  # it would print whole queries, with token and phone number
+        proxy_headers=False,  # `guards` finds the caller
         server_header=False,
         timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # any number will do
         timeout_graceful_shutdown=LAST_COMMITS_S + LAST_ANSWERS_S,
@@ -70,7 +70,7 @@ class DrainingServer(uvicorn.Server):
         await super().serve(*args, **kwargs)
 
     def _listen_to_hangup(self) -> None:
-        """Take SIGHUP too, unless whoever started us (nohup, say) has it ignored."""
+        """Handle SIGHUP too, unless our parent (nohup, say) has made us ignore it."""
         is_main_thread = threading.current_thread() is threading.main_thread()
         if is_main_thread and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self.handle_exit)
@@ -78,7 +78,7 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, _frame: FrameType | None) -> None:
         is_drain = sig in {signal.SIGTERM, signal.SIGHUP}
         if is_drain and not self._draining.is_set():
-            # Whatever still hangs by then, nobody was promised anything by it.
+            # Nothing that still hangs by then was acknowledged.
             last_resort = threading.Timer(END_S, os._exit, (1,))
             last_resort.daemon = True
             last_resort.start()
@@ -93,14 +93,14 @@ class DrainingServer(uvicorn.Server):
             self.close()
 
     def close(self) -> None:
-        """Stop listening, and end once everything that is under way is answered."""
+        """Stop listening, and end once all requests are answered."""
         self._draining.set()
         self._loop.call_soon_threadsafe(self._watch.stop)
         self._loop.call_soon_threadsafe(self._loop.call_later, LAST_COMMITS_S, self._give_up)
         self.should_exit = True
 
     def _give_up(self) -> None:
-        """Wait for nobody any more: what remains is to say so to those who wait for us."""
+        """Stop waiting for the database and for PaaSoo: their callers are answered 503."""
         self._writer.give_up()
         if self._sending is not None:
             self._sending.client.give_up()
