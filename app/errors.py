@@ -175,8 +175,8 @@ class TooManyWaitingError(ApiError):
     code = "too_many_waiting"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
-    def __init__(self) -> None:
-        super().__init__("too many requests wait already; try again later, or without waiting")
+    def __init__(self, why: str) -> None:
+        super().__init__(f"too many requests wait, or read streams: {why}; try again later")
 
 
 class ShuttingDownError(ApiError):

@@ -66,10 +66,15 @@ class Event:
 
 @contextmanager
 def stream(
-    http: httpx2.Client, last_event_id: str | None = None, **parameters: str
+    http: httpx2.Client,
+    last_event_id: str | None = None,
+    key: str = READ_KEY,
+    **parameters: str,
 ) -> Iterator[Iterator[str]]:
     """The lines of a stream, which is open once the block is entered."""
-    headers = {**AUTHORIZED, **({} if last_event_id is None else {"Last-Event-ID": last_event_id})}
+    headers = {"Authorization": f"Bearer {key}"}
+    if last_event_id is not None:
+        headers["Last-Event-ID"] = last_event_id
     with http.stream("GET", "/v1/changes/stream", params=parameters, headers=headers) as answer:
         assert answer.status_code == 200, answer.read()
         yield answer.iter_lines()

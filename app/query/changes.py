@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
 from app.api import cursors
+from app.api.access import key_name_of
 from app.api.database import refuse_while_away
 from app.api.parts import parts_of
 from app.api.responses import json_response
@@ -97,7 +98,8 @@ async def stream_changes(
     else:
         position = await _begin(watch, cursor)
     first_page = await watch.changes_after(position, EVENTS_A_WRITE)
-    return ChangeStream(watch, () if is_head(request) else _events(watch, position, first_page))
+    events = () if is_head(request) else _events(watch, position, first_page)
+    return ChangeStream(watch, key_name_of(request), events)
 
 
 async def _begin(watch: Watch, cursor: str | None, field: str = "cursor") -> Position:
@@ -118,14 +120,17 @@ class ChangeStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, watch: Watch, events: AsyncIterator[bytes] | Sequence[bytes]) -> None:
+    def __init__(
+        self, watch: Watch, key_name: str, events: AsyncIterator[bytes] | Sequence[bytes]
+    ) -> None:
         # For proxies: neither to be kept nor to be held back.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers)
         self._watch = watch
+        self._key_name = key_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._watch.one_more_stream():
+        with self._watch.one_more_stream(self._key_name):
             await super().__call__(scope, receive, send)
 
 

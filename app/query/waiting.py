@@ -10,16 +10,18 @@ import logging
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 from fastapi import Query, Request
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import DatabaseUnavailableError, ShuttingDownError, TooManyWaitingError
+from app.api.access import key_name_of
+from app.errors import DatabaseUnavailableError, ShuttingDownError
 from app.ingest.outage import Outage
 from app.ingest.writer import Writer
+from app.query.places import Places
 from app.query.schemas import Change
 from app.store import changes, read
 from app.store.changes import Position
@@ -72,12 +74,18 @@ class Watch:
         # Few, so that readers of the whole feed leave connections to others.
         self._page_threads = ThreadPoolExecutor(2, "changes")
         self.is_stopping = False
-        self.streams = 0
+        self._places = Places(MAX_WAITING)
+        self._stream_places = Places(MAX_STREAMS)
 
     @property
     def waiting(self) -> int:
-        """How many wait now."""
+        """How many wait now, for the next part of a stream too."""
         return len(self._waiters)
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return self._stream_places.taken
 
     async def until_final(self, message_id: str, timeout_s: float, request: Request) -> None:
         """Return when the message is known and final, or when there is no point in waiting on.
@@ -109,17 +117,12 @@ class Watch:
         return await loop.run_in_executor(self._page_threads, self._find_end)
 
     @contextmanager
-    def one_more_stream(self) -> Iterator[None]:
-        """For as long as a stream is open. Raises where there may not be another."""
+    def one_more_stream(self, key_name: str) -> Iterator[None]:
+        """Hold a place as long as a stream is open. Raises where there may not be another."""
         if self.is_stopping:
             raise ShuttingDownError
-        if self.streams >= MAX_STREAMS:
-            raise TooManyWaitingError
-        self.streams += 1
-        try:
+        with self._stream_places.one_more(key_name):
             yield
-        finally:
-            self.streams -= 1
 
     def stop(self) -> None:
         """The end of the process has begun: nobody waits any more, from now on."""
@@ -132,8 +135,14 @@ class Watch:
     ) -> Sequence[Change]:
         if self.is_stopping:
             return ()
-        if len(self._waiters) >= MAX_WAITING:
-            raise TooManyWaitingError
+        # A stream has its place already.
+        place = self._places.one_more(key_name_of(request)) if request else nullcontext()
+        with place:
+            return await self._answer_of(waiter, timeout_s, request)
+
+    async def _answer_of(
+        self, waiter: Waiter, timeout_s: float, request: Request | None
+    ) -> Sequence[Change]:
         self._waiters.add(waiter)
         self._has_newcomers = True
         self._woken.set()

@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from sqlalchemy import URL
 
 from tests.conftest import migrated_database
 from tests.feed import AUTHORIZED, changes, events, record, stream, wait_until_settled
+from tests.flow.test_raw_sockets import connect
 from tests.process import until
-from tests.service import READ_KEY, SAMPLE, Service, a_report, running_service
+from tests.service import ADMIN_KEY, READ_KEY, SAMPLE, SEND_KEY, Service, a_report, running_service
 
 ID = SAMPLE["messageid"]
 
@@ -116,20 +118,41 @@ def test_silence_is_broken_by_a_comment(tmp_path: Path, request: pytest.FixtureR
         assert next(lines).startswith(":")
 
 
+def open_streams(service: Service, stack: ExitStack, key: str, count: int) -> list[socket.socket]:
+    request = "GET /v1/changes/stream?cursor=now HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+    clients = [stack.enter_context(connect(service)) for _ in range(count)]
+    for client in clients:
+        client.sendall(f"{request}{key}\r\n\r\n".encode())
+    return clients
+
+
+def assert_refused(answer: httpx2.Response) -> None:
+    assert (answer.status_code, answer.json()["code"]) == (503, "too_many_waiting")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_one_key_opens_half_of_all_streams_and_leaves_the_others_theirs(
+    database_url: URL,
+) -> None:
+    with running_service(database_url) as service, ExitStack() as stack:
+        mine = open_streams(service, stack, READ_KEY, 100)
+        until(lambda: service.metric("dlr_streams") == 100)
+        assert_refused(service.get("/v1/changes/stream", READ_KEY))
+
+        with stream(service.http, key=SEND_KEY):
+            until(lambda: service.metric("dlr_streams") == 101)
+        mine[0].close()
+        until(lambda: service.metric("dlr_streams") == 99)
+        with stream(service.http, key=READ_KEY):
+            until(lambda: service.metric("dlr_streams") == 100)
+
+
 def test_more_streams_than_may_be_are_refused(database_url: URL) -> None:
     with running_service(database_url) as service:
-        clients = []
-        request = b"GET /v1/changes/stream?cursor=now HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
-        try:
-            for _ in range(200):
-                clients.append(socket.create_connection(("127.0.0.1", service.port)))
-                clients[-1].sendall(request + READ_KEY.encode() + b"\r\n\r\n")
+        with ExitStack() as stack:
+            for key in (READ_KEY, SEND_KEY):
+                open_streams(service, stack, key, 100)
             until(lambda: service.metric("dlr_streams") == 200)
-            answer = service.get("/v1/changes/stream")
-        finally:
-            for client in clients:
-                client.close()
+            assert_refused(service.get("/v1/changes/stream", ADMIN_KEY))
 
-        assert (answer.status_code, answer.json()["code"]) == (503, "too_many_waiting")
-        assert int(answer.headers["retry-after"]) > 0
         until(lambda: service.metric("dlr_streams") == 0)

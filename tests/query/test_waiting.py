@@ -1,17 +1,23 @@
 """Waiting for a message: answered when it is final, whichever replica took the report."""
 
+import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from sqlalchemy import URL
 
-from tests.feed import changes
+from app.http.descriptors import allow_many_connections
+from tests.conftest import migrated_database
+from tests.feed import changes, stream
+from tests.flow.test_raw_sockets import connect
 from tests.process import until
-from tests.service import SAMPLE, Service, a_report, running_service
+from tests.service import READ_KEY, SAMPLE, SEND_KEY, Service, a_report, running_service
 
 ID = SAMPLE["messageid"]
 
@@ -162,3 +168,38 @@ def test_report_to_another_replica_is_answered_within_a_second(
             delays += [answered_at - committed_at, time.monotonic() - committed_at]
 
     assert max(delays) < 1, delays
+
+
+@pytest.fixture
+def _many_files() -> Iterator[None]:
+    """A connection takes two descriptors of this process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allow_many_connections()
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("_many_files")
+def test_one_key_waits_on_half_of_all_places_and_leaves_the_others_theirs(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    wait = f"GET /v1/messages/{ID}?wait=60 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {READ_KEY}"
+    with (
+        migrated_database("sqlite", tmp_path, request) as url,
+        running_service(url) as service,
+        ExitStack() as stack,
+    ):
+        for _ in range(5000):
+            stack.enter_context(connect(service)).sendall(f"{wait}\r\n\r\n".encode())
+        until(lambda: service.metric("dlr_waiting") == 5000, 60)
+        refused, _ = wait_for(service)
+        with stream(service.http, key=READ_KEY) as lines:  # has places of its own
+            assert next(lines).startswith(":")
+        others = service.get(f"/v1/messages/{ID}?wait=0.1", key=SEND_KEY)
+
+        assert (refused.status_code, refused.json()["code"]) == (503, "too_many_waiting")
+        assert int(refused.headers["retry-after"]) > 0
+        assert others.status_code == 404
+        assert service.call_back(a_report()).status_code == 200
+        until(lambda: service.metric("dlr_waiting") == 0)
+        assert wait_for(service)[0].status_code == 200
