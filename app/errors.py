@@ -1,6 +1,6 @@
-"""Expected errors, each with its status and code, and the one shape that all of them have.
+"""Expected errors, each with its status and code, in the shape of RFC 9457.
 
-The shape is RFC 9457, "Problem Details for HTTP APIs", with a stable `code` beside it.
+"Problem Details for HTTP APIs" leaves room for our own member, the stable `code`.
 """
 
 import json
@@ -16,15 +16,15 @@ PROBLEM_TYPE: Final = "application/problem+json"
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
+    """An error in the shape of RFC 9457."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description="`about:blank`: the title is the status's own phrase.")
+    type: str = Field(description="Always `about:blank`: the title is the HTTP status phrase.")
     title: str
     status: int
-    detail: str = Field(description="What is wrong, for people.")
-    code: str = Field(description="What is wrong, for programs: stable.")
+    detail: str = Field(description="The fault, for people.")
+    code: str = Field(description="The fault, for programs: stable.")
 
 
 def documented(description: str) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def documented(description: str) -> dict[str, Any]:
 
 
 def problem(status: int, code: str, detail: str, **more: object) -> dict[str, object]:
-    """A problem document. `about:blank` means that `title` is the status's own phrase."""
+    """A problem document. Its type `about:blank` says that `title` is the HTTP status phrase."""
     return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
@@ -53,7 +53,7 @@ INTERNAL_ERROR: Final = problem(500, "internal_error", "this is our fault; it is
 
 
 class ApiError(Exception):
-    """An answer that isn't a success, raised where it is noticed."""
+    """An error answer, raised where the fault is noticed."""
 
     status: ClassVar[int]
     code: ClassVar[str]
@@ -69,7 +69,7 @@ class ApiError(Exception):
 
 
 class UnauthorizedError(ApiError):
-    """No API key, or one that isn't known."""
+    """No API key, or an unknown one."""
 
     status = 401
     code = "unauthorized"
@@ -80,14 +80,14 @@ class UnauthorizedError(ApiError):
 
 
 class ForbiddenError(ApiError):
-    """The key's role doesn't reach."""
+    """The key's role is too low."""
 
     status = 403
     code = "forbidden"
 
 
 class NotFoundError(ApiError):
-    """No such path. A callback with a wrong token gets this too, and learns nothing more."""
+    """No such path. A callback with a wrong token gets the same answer, to reveal nothing."""
 
     status = 404
     code = "not_found"
@@ -117,7 +117,7 @@ class RefusedCallbackNotFoundError(ApiError):
 
 
 class BodyTooLargeError(ApiError):
-    """More than is read of a body."""
+    """The body is longer than the service reads."""
 
     status = 413
     code = "body_too_large"
@@ -127,7 +127,7 @@ class BodyTooLargeError(ApiError):
 
 
 class BodyCutOffError(ApiError):
-    """The connection was lost, or spoilt, before the body's end."""
+    """The body ended early: the client left, or sent malformed chunks."""
 
     status = 400
     code = "malformed_request"
@@ -137,7 +137,7 @@ class BodyCutOffError(ApiError):
 
 
 class QueryTooLongError(ApiError):
-    """More than the server keeps of a query."""
+    """The query is longer than the service keeps."""
 
     status = 414
     code = "query_too_long"
@@ -147,7 +147,7 @@ class QueryTooLongError(ApiError):
 
 
 class InvalidRequestError(ApiError):
-    """The request is malformed; `errors` names each field and what is wrong with it."""
+    """The request is malformed. `errors` names each field and its fault."""
 
     status = 422
     code = "invalid_request"
@@ -158,7 +158,7 @@ class InvalidRequestError(ApiError):
 
 
 class DatabaseUnavailableError(ApiError):
-    """The database can't answer now."""
+    """The database can't be reached now."""
 
     status = 503
     code = "database_unavailable"
@@ -169,7 +169,7 @@ class DatabaseUnavailableError(ApiError):
 
 
 class TooManyWaitingError(ApiError):
-    """As many wait, or read streams, as may."""
+    """All places for waiting requests or for streams are taken, or this key's share of them."""
 
     status = 503
     code = "too_many_waiting"

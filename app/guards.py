@@ -1,4 +1,4 @@
-"""Who may come in: API keys, the callback's secret token, and the networks that may call back."""
+"""Checks of API keys, of the callback's secret token, and of the networks that may call back."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -11,7 +11,7 @@ Address = IPv4Address | IPv6Address
 
 
 def known_key(keys: Iterable[ApiKey], presented: str) -> ApiKey | None:
-    """The key that was presented. Compares with all, so time tells nothing of any."""
+    """Find the presented key. Compares with every key, so that the time taken reveals none."""
     digest = sha256(presented.encode("latin-1", "replace")).digest()
     found = None
     for key in keys:
@@ -21,7 +21,7 @@ def known_key(keys: Iterable[ApiKey], presented: str) -> ApiKey | None:
 
 
 def known_token(tokens: Iterable[bytes], presented: bytes) -> int | None:
-    """Which token it is. Compares with all of them, each in constant time."""
+    """The position of the presented token. Compares with every token, each in constant time."""
     found = None
     for position, token in enumerate(tokens):
         if compare_digest(token, presented):
@@ -32,10 +32,10 @@ def known_token(tokens: Iterable[bytes], presented: bytes) -> int | None:
 def caller_address(
     peer: str | None, forwarded_for: Sequence[bytes], trusted_proxies: Sequence[Network]
 ) -> Address | None:
-    """Who really called, or None where that can't be said.
+    """The caller's own address; None if a trusted proxy wrote something else than an address.
 
-    `X-Forwarded-For` is believed as far as trusted proxies wrote it: from the right, up to and
-    including the first address that isn't one of them. What stands further left is hearsay.
+    Reads `X-Forwarded-For` from the right, past trusted proxies, up to the first address that
+    isn't one of them. Anything further left is the caller's own claim, which proves nothing.
     """
     address = _address(peer or "")
     chain = [hop.strip() for hop in b",".join(forwarded_for).decode("latin-1").split(",")]

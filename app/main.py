@@ -1,4 +1,4 @@
-"""Builds, starts and stops every part."""
+"""Build every part, start and stop them, and put the application together."""
 
 import asyncio
 import threading
@@ -50,7 +50,7 @@ ROUTERS: Final = (
 
 
 def create_app(settings: Settings) -> Service:
-    """The service as an ASGI application. The settings have a token or networks, and keys."""
+    """Build the ASGI application. The settings must have keys, and tokens or allowed networks."""
     parts = build(settings)
     app = Service(
         parts,
@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> Service:
 
 
 def build(settings: Settings) -> Parts:
-    """Every part, made but not started."""
+    """Build every part, without starting any."""
     metrics = Metrics()
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
@@ -118,7 +118,7 @@ def sending_of(
 
 @asynccontextmanager
 async def running(parts: Parts) -> AsyncIterator[None]:
-    """Start the threads; in the end stop them, and close what they no longer use."""
+    """Start the threads; at the end, stop them and close the database and the spool."""
     if not parts.database.is_embedded:
         await run_in_threadpool(parts.recovery.start)
     parts.periodic.start()
@@ -131,7 +131,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     for thread in (parts.periodic, parts.recovery):
         if await loop.run_in_executor(None, thread.is_running, 0.5):
-            return  # it still uses what would be closed; the end of the process closes that
+            return  # it still uses the database; leave closing to the end of the process
     if parts.spool is not None:
         parts.spool.close()
     parts.database.close()

@@ -19,7 +19,7 @@ bearer: Final = HTTPBearer(
 
 
 async def require(request: Request, role: Role) -> None:
-    """Let in keys of this role or a higher one. Raises `UnauthorizedError`, `ForbiddenError`."""
+    """Check the request's key for this role. Raises `UnauthorizedError`, `ForbiddenError`."""
     credentials = await bearer(request)
     if credentials is None:
         raise UnauthorizedError
@@ -32,6 +32,6 @@ async def require(request: Request, role: Role) -> None:
 
 
 def key_name_of(request: Request) -> str:
-    """The name of the key that was let in."""
+    """The name of the key that `require` has accepted."""
     name: str = request.state.key_name
     return name

@@ -1,4 +1,4 @@
-"""Handlers and answers, where the router wants endpoints and responses."""
+"""Adapters: our handlers and answers as the router's endpoints and responses."""
 
 import asyncio
 
@@ -11,15 +11,15 @@ from app.exchange import Answer, Handler, Request
 
 
 async def answered(handler: Handler, scope: Scope, receive: Receive) -> Answer:
-    """The handler's answer, once it has one. Raises `BodyTooLargeError`, `BodyCutOffError`."""
+    """Wait for the handler's answer. Raises `BodyTooLargeError`, `BodyCutOffError`."""
     request = Request.of(scope)
     if any(name == b"transfer-encoding" for name, _ in request.headers):
-        # Chunks may turn out to be malformed: then nothing may have been done.
+        # Read them first: a request whose chunks turn out to be malformed must have no effect.
         await with_body(StarletteRequest(scope, receive))
     found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
     def reply(answer: Answer) -> None:
-        if not found.done():  # cancelled with its caller
+        if not found.done():  # it is cancelled if the caller leaves
             found.set_result(answer)
 
     handler(request, reply)
@@ -32,7 +32,7 @@ def response(answer: Answer) -> Response:
 
 
 class HandlerApp:
-    """A handler as an ASGI application, for requests of any method."""
+    """A handler as an ASGI application, which a route passes every method to."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler

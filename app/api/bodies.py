@@ -1,4 +1,4 @@
-"""Request bodies: read before the endpoint runs, up to a limit."""
+"""Read a request's body before its endpoint runs, up to a limit."""
 
 from fastapi import Request
 from starlette.requests import ClientDisconnect
@@ -8,7 +8,10 @@ from app.errors import MAX_BODY_BYTES, BodyCutOffError, BodyTooLargeError
 
 
 async def with_body(request: Request) -> Request:
-    """The request with its body read. Raises `BodyTooLargeError`, `BodyCutOffError`."""
+    """Read the body, and return a request that holds it.
+
+    Raises `BodyTooLargeError` without reading the rest, and `BodyCutOffError`.
+    """
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
         raise BodyTooLargeError
     received = 0
@@ -17,13 +20,13 @@ async def with_body(request: Request) -> Request:
         nonlocal received
         message = await request.receive()
         received += len(message.get("body", b""))
-        if received > MAX_BODY_BYTES:  # in chunks, so its length was not known
+        if received > MAX_BODY_BYTES:  # chunks announce no length
             raise BodyTooLargeError
         return message
 
     read = Request(request.scope, receive)
     try:
-        await read.body()  # which FastAPI asks for next
+        await read.body()  # the request keeps it for FastAPI
     except ClientDisconnect:
         raise BodyCutOffError from None
     return read

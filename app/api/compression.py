@@ -1,4 +1,4 @@
-"""Compression of large answers: by Starlette's middleware, and the same beside the router."""
+"""Compress large answers: by Starlette's middleware, and in the same way beside the router."""
 
 import gzip
 from typing import Final
@@ -10,13 +10,13 @@ from app import exchange
 from app.exchange import Answer, Request
 
 MIN_BYTES: Final = 1024
-# Level 6 takes three times as long and saves a seventh of the bytes (1,000 deliveries: 9.5 ms for
-# 26 KB, against 3.1 ms for 30 KB).
+# Level 6 would save another eighth of the bytes for three times the CPU: 1,000 deliveries are 30 KB
+# in 3.1 ms at level 1, and 26 KB in 9.5 ms at level 6.
 LEVEL: Final = 1
-# From here on it takes a thread: the event loop, and callbacks with it, would wait 0.3 ms or more.
+# Compress longer answers on a thread: they would hold up callbacks for 0.3 ms or more.
 MIN_BYTES_FOR_A_THREAD: Final = 32 * 1024
 
-# A stream's client reads each event or line as it comes.
+# Streams stay as they are: their clients read each event or line as it comes.
 COMPRESSION: Final = Middleware(
     GZipMiddleware,
     minimum_size=MIN_BYTES,
@@ -27,7 +27,7 @@ COMPRESSION: Final = Middleware(
 
 
 def compressed(request: Request, answer: Answer) -> Answer:
-    """As the middleware has it: from 1 KiB on, for whoever accepts it."""
+    """Compress as the middleware does: from 1 KiB on, if the client accepts gzip."""
     if len(answer.body) < MIN_BYTES:
         return answer
     content_type = dict(answer.headers)[b"content-type"].decode()

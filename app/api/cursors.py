@@ -1,4 +1,4 @@
-"""Cursors: where a page begins, as text that nobody needs to understand."""
+"""Cursors: positions in a list as opaque text."""
 
 import base64
 import json
@@ -10,19 +10,19 @@ MAX_INTEGER = 2**63 - 1
 
 
 def encode(position: Sequence[int | str]) -> str:
-    """A position in a list, as a cursor."""
+    """Make a cursor of a position."""
     return base64.urlsafe_b64encode(json.dumps(position, separators=(",", ":")).encode()).decode()
 
 
-def decode(cursor: str, *kinds: type, field: str = "cursor") -> tuple[int | str, ...]:
-    """The position, its elements of these kinds. Raises `InvalidRequestError`."""
+def decode(cursor: str, *types: type, field: str = "cursor") -> tuple[int | str, ...]:
+    """Read a position, with elements of these types. Raises `InvalidRequestError`."""
     try:
         position = json.loads(base64.b64decode(cursor, b"-_", validate=True))
     except (ValueError, RecursionError):
         position = None
     if (
         not isinstance(position, list)
-        or [type(element) for element in position] != list(kinds)
+        or [type(element) for element in position] != list(types)
         or any(isinstance(it, int) and not -MAX_INTEGER <= it <= MAX_INTEGER for it in position)
         or any(isinstance(it, str) and not (it.isascii() and it.isprintable()) for it in position)
     ):

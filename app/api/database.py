@@ -1,4 +1,4 @@
-"""The database, for endpoints: refused at once while it is known to be away."""
+"""Access to the database for endpoints; in an outage they answer 503 at once."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from app.errors import DatabaseUnavailableError
 
 
 def refuse_while_away(request: Request) -> None:
-    """Raise `DatabaseUnavailableError` in an outage: a connection attempt would only take time."""
+    """Raise `DatabaseUnavailableError` in an outage: a connection would take long to fail."""
     if parts_of(request).outage.is_on:
         raise DatabaseUnavailableError
 
@@ -20,6 +20,6 @@ async def _reading_engine(request: Request) -> Engine:
     return parts_of(request).database.read
 
 
-# An engine, not a connection: a dependency that held a connection would wait, with it, for a thread
-# to run its endpoint on, while the endpoints on all threads wait for a connection.
+# An engine, not a connection. A dependency that opens a connection holds it while it waits for a
+# thread; with every thread waiting for a connection, that would be a deadlock.
 ReadEngine = Annotated[Engine, Depends(_reading_engine)]

@@ -1,4 +1,4 @@
-"""Every error in one shape, whoever raised it."""
+"""The error handlers: a problem document for every error, whoever raised it."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
@@ -16,7 +16,7 @@ from app.exchange import problem
 
 ErrorHandler = Callable[[Request, Any], Coroutine[Any, Any, Response]]
 
-# Pydantic's messages that a caller who doesn't know Pydantic wouldn't understand.
+# Messages of Pydantic's that only its users would understand.
 PLAIN_MESSAGES: Final = {
     "json_invalid": "must be valid JSON",
     "model_attributes_type": "must be a JSON object, with `Content-Type: application/json`",
@@ -30,7 +30,7 @@ async def _on_error(_request: Request, error: Exception) -> Response:
 
 
 async def _on_our_fault(_request: Request, _error: Exception) -> Response:
-    return response(problem(errors.INTERNAL_ERROR))  # `Service` sees the error next, and logs it
+    return response(problem(errors.INTERNAL_ERROR))  # the error goes on to `Service`, which logs it
 
 
 async def _on_unreadable_body(_request: Request, _error: HTTPException) -> Response:
@@ -54,7 +54,7 @@ async def _on_invalid_request(_request: Request, error: RequestValidationError) 
 
 
 def _field_of(fault: Mapping[str, Any]) -> str:
-    """A dotted path: `to.0`. Of JSON that can't be parsed, Pydantic gives an offset instead."""
+    """The field as a dotted path: `to.0`. For malformed JSON, Pydantic gives an offset instead."""
     path = () if fault["type"] == "json_invalid" else fault["loc"][1:]
     return ".".join(map(str, path)) or "body"
 

@@ -1,4 +1,4 @@
-"""From an exception to the answer that it deserves, the same beside the router and in it."""
+"""Turn exceptions into answers, the same for the router and for the shortcuts beside it."""
 
 import logging
 
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 def answer_to(error: Exception) -> Answer:
-    """The problem of an error. An unexpected one is logged, and its text is not shown."""
+    """The problem document for an exception. An unexpected one is logged, its text never shown."""
     if isinstance(error, SQLAlchemyError):
         log.error("a request failed in the database", extra={"error": faults.description(error)})
         error = errors.DatabaseUnavailableError()

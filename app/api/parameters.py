@@ -1,4 +1,4 @@
-"""Parameters and fields that several endpoints take, and none that they don't."""
+"""Parameters and fields that several endpoints share, and the refusal of unknown ones."""
 
 from typing import Annotated, get_origin
 from urllib.parse import unquote
@@ -11,7 +11,7 @@ from app.reports import MSISDN_PATTERN, is_printable_ascii, normal_msisdn
 
 
 async def refuse_unknown_parameters(request: Request) -> None:
-    """A misspelt parameter is an error: without its effect, the answer would be misleading."""
+    """Refuse parameters that the endpoint doesn't have: a misspelt filter must not be ignored."""
     query = request.scope["query_string"]
     if len(query) > MAX_QUERY_BYTES:
         raise QueryTooLongError
@@ -73,7 +73,7 @@ PlainMessageId = Annotated[
     AfterValidator(_printable_ascii),
 ]
 
-# In a path. Routing sees paths as they were sent, so that an id may have a `/`; decode it here.
+# In a path, which the router sees undecoded, so that an id may contain a `/`: decode it here.
 MessageId = Annotated[
     str,
     BeforeValidator(lambda raw: unquote(raw) if isinstance(raw, str) else raw),

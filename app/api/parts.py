@@ -1,4 +1,4 @@
-"""The parts of a running service: an endpoint reaches them through its request."""
+"""The parts of a running service, for endpoints to reach through their request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import Request
 
-if TYPE_CHECKING:  # rooms above this one
+if TYPE_CHECKING:  # packages above this one
     import threading
 
     from app.callback.door import Door
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # rooms above this one
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Everything that lives as long as the service. `create_app` makes it, once."""
+    """Everything that lives as long as the service. `create_app` builds it once."""
 
     settings: Settings
     metrics: Metrics
@@ -46,6 +46,6 @@ class Parts:
 
 
 def parts_of(request: Request) -> Parts:
-    """The parts of the service that this request came to."""
+    """The parts of the service that received the request."""
     parts: Parts = request.app.parts
     return parts

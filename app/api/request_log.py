@@ -1,4 +1,4 @@
-"""One log line a request, of what is no secret: neither path nor query as sent."""
+"""One log line for each request, without its path and query, which may hold secrets."""
 
 import logging
 import time
@@ -6,11 +6,11 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-# Asked every few seconds by machines: their lines would hide the others.
+# Machines ask these every few seconds: their lines would hide the others.
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
 
 
-def log_request(  # noqa: PLR0913 - by name alone
+def log_request(  # noqa: PLR0913 - all by name
     *,
     method: str,
     route: str | None,
@@ -20,7 +20,7 @@ def log_request(  # noqa: PLR0913 - by name alone
     peer: str | None,
     request_id: bytes,
 ) -> None:
-    """Log a request that was answered. `route` is a pattern, `began` of `time.perf_counter`."""
+    """Log an answered request. `route` is the path's pattern; `began` is from `perf_counter`."""
     log.log(
         logging.DEBUG if route in PROBES else logging.INFO,
         "request",

@@ -1,4 +1,4 @@
-"""Routes of the API: the key before the body, bodies within a limit, and HEAD as GET."""
+"""Routes of the API: check the key before reading the body, and answer HEAD as GET."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Final
@@ -18,18 +18,18 @@ _IS_HEAD: Final = "app.is_head"
 
 
 class Route(APIRoute):
-    """An endpoint. For HEAD the server leaves the body out of what GET answers."""
+    """A route that answers HEAD with GET's endpoint; the server leaves the body out."""
 
-    role: ClassVar[Role | None] = None  # open to everybody
+    role: ClassVar[Role | None] = None  # None: no key is needed
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        # FastAPI reads the body first, and only then runs the dependencies, which could refuse.
+        # Not a dependency: FastAPI reads the body before it runs any.
         handle = super().get_route_handler()
 
         async def handle_known_caller(request: Request) -> Response:
             if self.role is not None:
                 await require(request, self.role)
-            # A body that nobody takes is not read, but chunks may turn out to be malformed.
+            # Any other body is left unread, unless it comes in chunks, which may be malformed.
             if self.body_field is not None or "transfer-encoding" in request.headers:
                 request = await with_body(request)
             return await handle(request)
@@ -69,12 +69,12 @@ def api_router(
     role: Role,
     responses: Mapping[int | str, dict[str, Any]] | None = None,
 ) -> APIRouter:
-    """A router whose endpoints need a key of this role, and know all of their parameters."""
+    """A router for endpoints that need a key of this role and refuse unknown parameters."""
     return APIRouter(
         prefix=prefix,
         tags=[tag],
         route_class=_ROUTE_CLASSES[role],
-        # The first of them is there for the OpenAPI document: the route has checked the key.
+        # The route itself checks the key; `bearer` is here for the OpenAPI document.
         dependencies=[Security(bearer), Depends(refuse_unknown_parameters)],
         responses={**problems(401, 403, 414, 422, 503), **(responses or {})},
     )
@@ -85,17 +85,17 @@ def _as_get(scope: Scope) -> Scope:
 
 
 def is_head(request: Request) -> bool:
-    """True where nobody reads the body: a stream must not begin."""
+    """True for HEAD, where a stream must send nothing."""
     return _IS_HEAD in request.scope
 
 
 def methods_of(request: Request) -> list[str]:
-    """The methods that the request's path takes. A 405 of the router names one route's alone."""
+    """All methods of the request's path. The router's own 405 names those of one route only."""
     path = request.scope["path"].removeprefix(request.scope["root_path"])
     methods: set[str] = set()
     context: Any
     for context in iter_route_contexts(request.app.routes):
         if context.methods and context.path_regex.match(path):
             methods |= context.methods
-    # Static files are a mounted application, not a route.
+    # Without any route, the path is that of a static file.
     return sorted(methods | {"HEAD"} if "GET" in methods else methods or {"GET", "HEAD"})

@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 class Service(FastAPI):
-    """FastAPI, with the prefix that a proxy strips, and paths that it leaves alone.
+    """FastAPI behind a prefix that a proxy strips, with a request id and a log line.
 
-    `silent_prefix` begins the paths of the callback. It has neither request id nor log line: it
-    is called by the thousand, and says itself which ones were odd.
+    Paths that begin with `silent_prefix`, those of the callback, get neither: there are thousands
+    of requests a second, and the door itself logs the odd ones.
     """
 
     def __init__(self, parts: Parts, *, prefix: str, silent_prefix: str, **options: Any) -> None:
@@ -33,15 +33,15 @@ class Service(FastAPI):
             await super().__call__(scope, receive, send)
             return
         if scope["path"].startswith("/v1/"):
-            # As it was sent, so that an id may have a `/` in it, as `%2F`.
+            # Undecoded, so that an id may contain a `/`, sent as `%2F`.
             scope["path"] = scope["raw_path"].decode("ascii")
-        # The proxy stripped the prefix; routing strips it once more.
+        # The proxy has stripped the prefix, and routing strips it again.
         scope["root_path"] = self._prefix
         scope["path"] = self._prefix + scope["path"]
         await self._answer_and_log(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The document, with the shape of the errors that all responses refer to."""
+        """Add the schema of errors, which all error responses refer to."""
         document = super().openapi()
         document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
         return document

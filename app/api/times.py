@@ -19,7 +19,7 @@ _RFC3339: Final = re.compile(
 
 
 def rfc3339(microseconds: int) -> str:
-    """A time as RFC 3339 has it, in UTC: `2026-11-22T08:00:00.123456Z`."""
+    """Write a time as RFC 3339 text in UTC: `2026-11-22T08:00:00.123456Z`."""
     day, rest = divmod(microseconds, DAY)
     minute, rest = divmod(rest, MINUTE)
     second, fraction = divmod(rest, SECOND)
@@ -37,7 +37,7 @@ def _parse(text: object) -> int:
     if found is None:
         raise ValueError("must be a time of RFC 3339 with its offset: 2026-11-22T08:00:00Z")
     try:
-        # In UTC its year must still be between 1 and 9999, or it couldn't be shown.
+        # An offset may move it out of the years 1 to 9999.
         time = datetime.fromisoformat(found[0].upper()).astimezone(UTC)
         return (time - EPOCH) // timedelta(microseconds=1)
     except (ValueError, OverflowError):
@@ -46,9 +46,9 @@ def _parse(text: object) -> int:
 
 _SCHEMA: Final = WithJsonSchema({"type": "string", "format": "date-time"})
 
-# In a request: text with its offset, read as microseconds.
+# In a request: RFC 3339 text with an offset, read as microseconds.
 TimeInput = Annotated[int, BeforeValidator(_parse), _SCHEMA]
-# In an answer: microseconds, written out as text.
+# In a response model: microseconds, written as RFC 3339 text.
 TimeOutput = Annotated[int, PlainSerializer(rfc3339, return_type=str), _SCHEMA]
-# In an answer that is written as it is: text already.
+# In a response dictionary: the text itself.
 TimeText = Annotated[str, _SCHEMA]

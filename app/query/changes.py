@@ -1,4 +1,4 @@
-"""What changed: a feed that skips nothing, page by page or as a stream of events."""
+"""The change feed, page by page or as a stream of events. It never skips a change."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Final
@@ -24,7 +24,7 @@ from app.store.changes import BEGINNING, Position
 NOW: Final = "now"
 EVENTS_A_WRITE: Final = 100
 KEEP_ALIVE_S: Final = 10.0
-# A comment. No empty line behind it: some clients take that for an event with nothing in it.
+# A comment, without an empty line after it, which some clients would take for an empty event.
 NOTHING_NEW: Final = b": nothing new\n"
 
 router = api_router(
@@ -57,7 +57,8 @@ async def list_changes(
 ) -> Response:
     """Each delivery whose visible status changed after `cursor`, in its current form.
 
-    Oldest change first, and none is ever skipped. With `wait`, answers as soon as there is one.
+    The oldest change comes first; none is ever skipped. With `wait`, the answer comes as soon as
+    there is a change.
     """
     refuse_while_away(request)
     watch = parts_of(request).watch
@@ -65,7 +66,7 @@ async def list_changes(
     changes = await watch.changes_after(position, limit)
     if wait and not changes:
         changes = await watch.next_changes(position, limit, wait, request)
-    # On a thread: a thousand rows would hold up the event loop, and callbacks with it.
+    # On a thread: writing out a thousand rows would hold up the event loop, and with it callbacks.
     return await run_in_threadpool(lambda: json_response(changes_page(changes, position)))
 
 
@@ -90,7 +91,7 @@ async def stream_changes(
         ),
     ] = None,
 ) -> Response:
-    """The same as server-sent events: `event: delivery`, `id:` its cursor, `data:` the delivery."""
+    """The feed as server-sent events: `event: delivery`, `id:` the cursor, `data:` the delivery."""
     refuse_while_away(request)
     watch = parts_of(request).watch
     if last_event_id:
@@ -112,10 +113,10 @@ async def _begin(watch: Watch, cursor: str | None, field: str = "cursor") -> Pos
 
 
 class ChangeStream(StreamingResponse):
-    """Events from a position on, until the client leaves or the process is about to end.
+    """Events from a position on, until the client leaves or the process begins to end.
 
-    Its memory is a page: the next is read when the client has taken the one before. The server
-    drops a client that takes none.
+    It holds one page at a time, and reads the next once the client has taken it. The server drops
+    a client that stops reading.
     """
 
     media_type = "text/event-stream"
@@ -123,7 +124,7 @@ class ChangeStream(StreamingResponse):
     def __init__(
         self, watch: Watch, key_name: str, events: AsyncIterator[bytes] | Sequence[bytes]
     ) -> None:
-        # For proxies: neither to be kept nor to be held back.
+        # Proxies must neither cache the events nor buffer them.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(events, headers=headers)
         self._watch = watch
@@ -135,12 +136,12 @@ class ChangeStream(StreamingResponse):
 
 
 async def _events(watch: Watch, position: Position, page: Sequence[Change]) -> AsyncIterator[bytes]:
-    """The page behind the position, and all that follows."""
+    """The events of the page after the position, then those of every later change."""
     while True:
         is_behind = len(page) == EVENTS_A_WRITE
         position = page[-1].position if page else position
         body = b"".join(change.event for change in page) or NOTHING_NEW
-        page = ()  # not to be kept while the client takes its time
+        page = ()  # free it while the client reads
         yield body
         if watch.is_stopping:
             return
@@ -149,4 +150,4 @@ async def _events(watch: Watch, position: Position, page: Sequence[Change]) -> A
                 page = await watch.changes_after(position, EVENTS_A_WRITE)
             page = page or await watch.next_changes(position, EVENTS_A_WRITE, KEEP_ALIVE_S)
         except (ApiError, SQLAlchemyError):
-            return  # the client comes back, and goes on where this ended
+            return  # the client connects again, and resumes from its last event

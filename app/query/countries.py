@@ -49,5 +49,5 @@ _OF_MCC: Final = dict(zip(_COUNTRIES.split()[::2], _COUNTRIES.split()[1::2], str
 
 
 def country_of(mcc: str) -> str | None:
-    """The country of a mobile country code; None where it has none, or isn't one."""
+    """The ISO 3166-1 code for a mobile country code; None if it is unknown or not a country's."""
     return _OF_MCC.get(mcc)

@@ -1,4 +1,4 @@
-"""Deliveries by recipient, state, network or time: the list that support and billing ask for."""
+"""The list of deliveries, filtered by recipient, state, network or time."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ router = api_router("/v1/deliveries", tag="status", role=Role.READ)
 
 
 @router.get("", response_model=DeliveriesPage)
-def list_deliveries(  # noqa: PLR0913 - one parameter a filter
+def list_deliveries(  # noqa: PLR0913 - a parameter for each filter
     *,
     engine: ReadEngine,
     to: Annotated[
@@ -48,7 +48,7 @@ def list_deliveries(  # noqa: PLR0913 - one parameter a filter
     limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
     cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
 ) -> Response:
-    """Deliveries, the latest reported first; what was never reported comes last."""
+    """Deliveries, the latest reported first. Those without a report come last."""
     filters = read.Filters(to, state, reason, network, errcode, reference, since, until)
     after = None if cursor is None else cursors.decode(cursor, int, str, str)
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""Lookups by id: those that come at the same time share a query, as callbacks share a commit."""
+"""Lookups by id: requests that come at the same time share a query, as callbacks share a commit."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ from app.settings import ApiKey
 from app.store import read
 from app.store.engine import Database
 
-MAX_IDS: Final = 500  # a query
+MAX_IDS: Final = 500  # in one query
 
 PATH: Final = "/v1/messages/"
 MAX_PLAIN_LENGTH: Final = 64
@@ -31,9 +31,9 @@ ROUTE: Final = "/v1/messages/{messageid}"
 
 
 class Lookups:
-    """What is asked for while a query runs is asked in the next, all at once.
+    """Collects the ids that are asked for while a query runs, and finds them all in the next one.
 
-    All of this runs on the event loop but `_find`, on the one thread that asks the database.
+    Everything runs on the event loop, except `_find`, which has a thread of its own.
     """
 
     def __init__(self, database: Database) -> None:
@@ -43,7 +43,7 @@ class Lookups:
         self._thread = ThreadPoolExecutor(1, "lookups")
 
     def deliveries_of(self, message_id: str) -> "asyncio.Future[Sequence[Row[Any]]]":
-        """The deliveries of a message, ordered by recipient; none where it is not known.
+        """The deliveries of a message, ordered by recipient; none if the message is unknown.
 
         Raises SQLAlchemy's errors.
         """
@@ -61,13 +61,13 @@ class Lookups:
             ids = [message_id for message_id, _ in asked]
             try:
                 found = await loop.run_in_executor(self._thread, self._find, ids)
-            except Exception as error:  # noqa: BLE001 - it is theirs who asked
+            except Exception as error:  # noqa: BLE001 - raised where the callers wait
                 for _, future in asked:
                     if not future.done():
                         future.set_exception(error)
                 continue
             for message_id, future in asked:
-                if not future.done():  # its caller may have left
+                if not future.done():  # the caller may have left
                     future.set_result(found.get(message_id, ()))
         self._asking = None
 
@@ -79,10 +79,10 @@ class Lookups:
 def shortcut(
     lookups: Lookups, keys: Sequence[ApiKey], outage: Outage
 ) -> Callable[[Request], Handler | None]:
-    """The way beside the router for a plain lookup with a known key, while the database is there.
+    """The shortcut for plain lookups with a known key, outside an outage.
 
-    FastAPI's way to an endpoint takes several times as long as the lookup. A request that has
-    anything unusual about it, a mistake say, goes that way and is told so.
+    The way through FastAPI takes several times as long as the lookup. Any other request goes
+    that way: with parameters, say, or with a mistake that FastAPI explains.
     """
 
     def handler_of(request: Request) -> Handler | None:

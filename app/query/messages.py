@@ -1,4 +1,4 @@
-"""Messages: what became of each, and every report that said so."""
+"""Messages: their status, and the history of their reports."""
 
 from typing import Annotated
 
@@ -23,7 +23,8 @@ router = api_router("/v1/messages", tag="status", role=Role.READ)
 async def show_message(messageid: MessageId, request: Request, wait: Wait = 0) -> Response:
     """One message with the status of each recipient.
 
-    With `wait`, answers as soon as it is known and final, else with what is known in the end.
+    With `wait`, the answer comes as soon as the message is known and final, else with its
+    status at the end of the wait.
     """
     refuse_while_away(request)
     message = await _find(request, messageid)
@@ -51,7 +52,7 @@ def list_reports(messageid: MessageId, engine: ReadEngine) -> Reports:
 
 
 class MessagesWanted(BaseModel):
-    """Which messages to look up."""
+    """The messages to look up."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,7 +63,7 @@ class MessagesWanted(BaseModel):
 
 @router.post("/lookup", response_model=MessagesFound, responses=problems(413))
 def look_up_messages(wanted: Annotated[MessagesWanted, Body()], engine: ReadEngine) -> Response:
-    """Up to 1,000 messages at once, in the order asked; an id that is given twice counts once."""
+    """Up to 1,000 messages at once, in the order asked. An id that is given twice counts once."""
     message_ids = list(dict.fromkeys(wanted.messageids))
     with engine.connect() as connection:
         found = read.deliveries_of_each(connection, message_ids)

@@ -1,4 +1,4 @@
-"""Places for those who wait or read streams: limited, and shared among the API keys."""
+"""Limited places for waiting requests and for streams, shared among the API keys."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from app.errors import TooManyWaitingError
 
 
 class Places:
-    """So many places. One key holds at most half of them, so that others find one."""
+    """A limited number of places, of which one key holds at most half: the rest is for others."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -21,7 +21,7 @@ class Places:
 
     @contextmanager
     def one_more(self, key_name: str) -> Iterator[None]:
-        """Hold a place. Raises `TooManyWaitingError`."""
+        """Hold a place for the length of the block. Raises `TooManyWaitingError`."""
         if self.taken >= self._limit:
             raise TooManyWaitingError("the service holds as many as it can")
         if self._taken[key_name] >= self._limit // 2:

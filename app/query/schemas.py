@@ -1,4 +1,4 @@
-"""What the status API answers, field by field."""
+"""The answers of the status API, field by field."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
 from sqlalchemy import Row
-from typing_extensions import TypedDict  # Pydantic wants this one before Python 3.12
+from typing_extensions import TypedDict  # Pydantic needs this one before Python 3.12
 
 from app.api import cursors
 from app.api.times import TimeOutput, TimeText, rfc3339
@@ -18,12 +18,12 @@ _MessageId = Annotated[
     str, Field(description="PaaSoo's id of the send call.", examples=["052804b7368321"])
 ]
 
-# What may be a thousand times in an answer is a dictionary: a model takes three times as long to
-# make and to write out. Those who ask for it as JSON call `pydantic_core.to_json`.
+# Dictionaries, not models, for objects that an answer may hold by the thousand: a model takes three
+# times as long to build and to write out. `json_response` writes them.
 
 
 class Delivery(TypedDict):
-    """One recipient of one message, and what became of it."""
+    """One recipient of one message, with its status."""
 
     messageid: _MessageId
     to: Annotated[
@@ -33,9 +33,9 @@ class Delivery(TypedDict):
             examples=["6588888888"],
         ),
     ]
-    state: Annotated[State, Field(description="What became of it.", examples=["delivered"])]
+    state: Annotated[State, Field(description="Its current state.", examples=["delivered"])]
     final: Annotated[bool, Field(description="No later report is expected to change the state.")]
-    reason: Annotated[Reason | None, Field(description="Why it is not known to be a success.")]
+    reason: Annotated[Reason | None, Field(description="The reason for not being delivered.")]
     retryable: Annotated[bool, Field(description="Sending it again may help.")]
     conflicting: Annotated[bool, Field(description="Two final reports disagree on the state.")]
     status: Annotated[int | None, Field(description="PaaSoo's `status`, of the deciding report.")]
@@ -50,16 +50,18 @@ class Delivery(TypedDict):
             examples=["52099"],
         ),
     ]
-    first_received_at: Annotated[TimeText | None, Field(description="When its first report came.")]
-    last_received_at: Annotated[TimeText | None, Field(description="When its last report came.")]
+    first_received_at: Annotated[
+        TimeText | None, Field(description="The time of its first report.")
+    ]
+    last_received_at: Annotated[TimeText | None, Field(description="The time of its last report.")]
     submitted_at: Annotated[
-        TimeText | None, Field(description="When it was sent, where that is known.")
+        TimeText | None, Field(description="The time it was sent, if that is known.")
     ]
     reference: Annotated[str | None, Field(description="The sender's own name for it.")]
 
 
 def delivery_of(row: Sequence[Any]) -> Delivery:
-    """From the columns of `read.SHOWN`."""
+    """Make a delivery of a row with the columns of `read.SHOWN`."""
     (
         message_id,
         recipient,
@@ -76,7 +78,7 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         reference,
     ) = tuple(row)
     first = rfc3339(first_received_at) if first_received_at else None
-    if last_received_at == first_received_at:  # most have but one report
+    if last_received_at == first_received_at:  # most deliveries have one report
         last = first
     else:
         last = rfc3339(last_received_at) if last_received_at else None
@@ -100,13 +102,13 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
 
 
 class Message(TypedDict):
-    """What one send call sent, up to 50 deliveries."""
+    """One send call: up to 50 deliveries."""
 
     messageid: _MessageId
     state: Annotated[
         str,
         Field(
-            description="The deliveries' state where they agree, else `mixed`.",
+            description="The deliveries' state if they all have the same, else `mixed`.",
             json_schema_extra={"enum": [*State, "mixed"]},
             examples=["delivered"],
         ),
@@ -116,7 +118,7 @@ class Message(TypedDict):
 
 
 def message_of(rows: Sequence[Row[Any]]) -> Message:
-    """From the rows of its deliveries, at least one."""
+    """Make a message of the rows of its deliveries, at least one."""
     deliveries = [delivery_of(row) for row in rows]
     first = deliveries[0]
     agree = len(deliveries) == 1 or all(it["state"] == first["state"] for it in deliveries)
@@ -129,7 +131,7 @@ def message_of(rows: Sequence[Row[Any]]) -> Message:
 
 
 class MessagesFound(TypedDict):
-    """What is known of the messages that were asked for."""
+    """The messages that were asked for, as far as they are known."""
 
     messages: Annotated[
         list[Message], Field(description="Those that are known, in the order asked.")
@@ -147,7 +149,7 @@ class DeliveriesPage(TypedDict):
 
 
 class Change:
-    """A delivery whose visible status changed, and where that is in the feed."""
+    """A delivery whose visible status changed, with its position in the feed."""
 
     def __init__(self, position: Position, delivery: Delivery) -> None:
         self.position = position
@@ -160,22 +162,22 @@ class Change:
 
     @cached_property
     def event(self) -> bytes:
-        """As a server-sent event: made once, for all who read the stream."""
+        """The change as a server-sent event, encoded once for all streams."""
         cursor, data = cursors.encode(self.position).encode(), to_json(self.delivery)
         return b"event: delivery\nid: %b\ndata: %b\n\n" % (cursor, data)
 
 
 class ChangesPage(TypedDict):
-    """A page of what changed."""
+    """A page of the change feed."""
 
     items: Annotated[
         list[Delivery], Field(description="Oldest change first, in their current form.")
     ]
-    next_cursor: Annotated[str, Field(description="Goes on behind this page.")]
+    next_cursor: Annotated[str, Field(description="Continues after this page.")]
 
 
 def changes_page(changes: Sequence[Change], position: Position) -> ChangesPage:
-    """The changes after a position."""
+    """Make a page of the changes after a position."""
     return {
         "items": [change.delivery for change in changes],
         "next_cursor": cursors.encode(changes[-1].position if changes else position),
@@ -183,14 +185,14 @@ def changes_page(changes: Sequence[Change], position: Position) -> ChangesPage:
 
 
 class Report(BaseModel):
-    """One distinct report as it came, and how often."""
+    """One distinct report, and the number of times it came."""
 
     to: str = Field(description="The recipient's number: digits, country code first.")
-    received_at: TimeOutput = Field(description="When it came first.")
-    last_received_at: TimeOutput = Field(description="When it came last.")
-    times_received: int = Field(description="How often it came.")
-    state: State = Field(description="What it claims.")
-    reason: Reason | None = Field(description="Why, where it claims no success.")
+    received_at: TimeOutput = Field(description="The time it came first.")
+    last_received_at: TimeOutput = Field(description="The time it came last.")
+    times_received: int = Field(description="The number of times it came.")
+    state: State = Field(description="The state that it claims.")
+    reason: Reason | None = Field(description="The reason that it gives for not being delivered.")
     status: int | None = Field(description="PaaSoo's `status`.")
     statuscode: str | None = Field(description="PaaSoo's `statuscode`.")
     errcode: str | None = Field(description="PaaSoo's `errcode`.")

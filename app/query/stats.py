@@ -1,4 +1,4 @@
-"""Statistics: how many deliveries came to what, by network, country, state, reason and time."""
+"""Statistics: counts of deliveries by network, country, state, reason and time."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -21,12 +21,12 @@ from app.store import stats
 
 router = api_router("/v1/stats", tag="status", role=Role.READ)
 
-# Bounds what one answer takes of the memory.
+# Limits the memory of one answer.
 MAX_ROWS: Final = 50_000
 
 
 class Key(StrEnum):
-    """What statistics may be grouped by."""
+    """The keys that statistics can be grouped by."""
 
     NETWORK = "network"
     COUNTRY = "country"
@@ -37,11 +37,11 @@ class Key(StrEnum):
 
 
 def beginning(hour: int) -> str:
-    """When an hour begins, as RFC 3339 has it; they are numbered from 1970 UTC."""
+    """The beginning of an hour as RFC 3339 text. Hours are numbered from 1970 UTC."""
     return (EPOCH + timedelta(hours=hour)).isoformat().replace("+00:00", "Z")
 
 
-# The key that the store counts by, and how its value is shown.
+# The key that the store counts by, and the function that shows its value.
 STORED: Final[dict[Key, tuple[str, Callable[[Any], str | None]]]] = {
     Key.NETWORK: ("network", lambda mcc_mnc: mcc_mnc or None),
     Key.COUNTRY: ("mcc", country_of),
@@ -51,27 +51,29 @@ STORED: Final[dict[Key, tuple[str, Callable[[Any], str | None]]]] = {
     Key.DAY: ("day", lambda day: beginning(day * stats.HOURS_A_DAY)),
 }
 
-# These are for the OpenAPI document. To make one for each of hundreds of groups would take longer
-# than counting all deliveries does.
+# These models are for the OpenAPI document only: building one for each of hundreds of groups would
+# take longer than counting the deliveries.
 
 
 class Totals(BaseModel):
-    """How many deliveries there are, and what they came to."""
+    """The number of deliveries, in all and by state."""
 
-    total: int = Field(description="Deliveries.")
-    by_state: dict[State, int] = Field(description="Deliveries by state; every state is there.")
+    total: int = Field(description="The number of deliveries.")
+    by_state: dict[State, int] = Field(
+        description="The number of deliveries in each state; every state is listed."
+    )
     delivery_rate: float | None = Field(
-        description="Delivered of those that are final, from 0 to 1; null where none is final."
+        description="Delivered over final deliveries, from 0 to 1; null if none is final."
     )
 
 
 class Keys(BaseModel):
-    """Those that were asked for, by `group_by`."""
+    """The keys that were asked for by `group_by`."""
 
     network: str | None = Field(None, description="PaaSoo's `network`.", examples=["52099"])
     country: str | None = Field(
         None,
-        description="ISO 3166-1 of the network's mobile country code; null where it has none.",
+        description="ISO 3166-1 of the network's mobile country code; null if it has none.",
         examples=["TH"],
     )
     state: State | None = Field(None, description="State.")
@@ -92,19 +94,19 @@ class Stats(BaseModel):
     """Statistics."""
 
     groups: list[Group] = Field(
-        description="Those with any delivery, in the order of their keys, null last; "
+        description="The groups with any delivery, ordered by their keys, null last; "
         "none without `group_by`."
     )
     totals: Totals
 
 
-# Plain strings, as members of an enumeration take several times as long to look up.
+# Plain strings: enumeration members take several times as long to look up.
 STATES: Final = [state.value for state in State]
 FINAL: Final = [state.value for state in FINAL_STATES]
 
 
 def grouped(rows: Iterable[Any], keys: Sequence[Key]) -> dict[str, Any]:
-    """`Stats`, from rows of the stored keys, the state, and how many."""
+    """Make `Stats` of rows that hold the stored keys, the state, and the number of deliveries."""
     nothing = dict.fromkeys(STATES, 0)
     groups: defaultdict[tuple[str | None, ...], dict[str, int]] = defaultdict(nothing.copy)
     totals = nothing.copy()
@@ -126,7 +128,7 @@ def grouped(rows: Iterable[Any], keys: Sequence[Key]) -> dict[str, Any]:
 
 
 def figures(by_state: dict[str, int]) -> dict[str, Any]:
-    """`Totals`."""
+    """Make `Totals` of the number of deliveries in each state."""
     final = sum([by_state[state] for state in FINAL])
     delivered = by_state[State.DELIVERED.value]
     return {
@@ -137,7 +139,7 @@ def figures(by_state: dict[str, int]) -> dict[str, Any]:
 
 
 def _split(given: object) -> object:
-    """Several in one with commas, or the parameter several times; one that is repeated is one."""
+    """Split comma-separated keys; the parameter may be repeated. A repeated key counts once."""
     if not isinstance(given, list):
         return given
     names = [name.strip() for names in given for name in str(names).split(",")]
@@ -155,10 +157,12 @@ def show_statistics(
     group_by: Annotated[
         list[Key],
         BeforeValidator(_split),
-        Query(description="What to group by: comma-separated, or given several times, or both."),
+        Query(
+            description="The keys to group by: comma-separated, or given several times, or both."
+        ),
     ] = [],  # noqa: B006 - FastAPI copies it
 ) -> Response:
-    """Deliveries counted, each at the time of its last report; before any came, of its sending."""
+    """Count deliveries, each at the time of its last report, or of its sending if none has come."""
     stored = [STORED[key][0] for key in group_by]
     with engine.connect() as connection:
         rows = stats.count(connection, stored, since, until, MAX_ROWS + 1)

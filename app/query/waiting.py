@@ -1,8 +1,8 @@
-"""Reads that wait: one task looks for everybody who waits, a few times a second.
+"""Requests that wait: one task looks at the database for all of them, a few times a second.
 
-Who waits costs a future: no thread, no connection, and no query, unless something was committed.
-A commit of this process is looked at at once, those of other replicas within a quarter second.
-While nobody waits, there is no task.
+A waiting request costs a future, not a thread, a connection, or a query of its own. The task looks
+right after each commit of this process, and sees those of other replicas within a quarter second.
+While no request waits, there is no task.
 """
 
 import asyncio
@@ -30,12 +30,12 @@ from app.store.engine import Database
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 0.25
-# From one look to the next at least, and as long as the look took: a storm of commits is not to
-# be a storm of queries.
+# Pause between two looks for at least this long, and for as long as the look took: many commits
+# must not become as many queries.
 REST_S: Final = 0.05
 MAX_WAITING: Final = 10_000
 MAX_STREAMS: Final = 200
-# What one look brings, for all who wait for changes.
+# In one look, for all waiters together.
 MAX_CHANGES: Final = 1000
 
 Wait = Annotated[
@@ -51,7 +51,7 @@ Wait = Annotated[
 
 @dataclass(eq=False, slots=True)
 class Waiter:
-    """Waits for a message to be final, or for what changes after a position."""
+    """Waits for a message to become final, or for changes after a position."""
 
     found: "asyncio.Future[Sequence[Change] | None]"  # None: the database can't answer
     message_id: str | None = None
@@ -60,7 +60,7 @@ class Waiter:
 
 
 class Watch:
-    """Whoever waits. All of this runs on the event loop but `_read` and `_ask`."""
+    """All waiters. Everything runs on the event loop, except `_read`, `_ask` and `_find_end`."""
 
     def __init__(self, database: Database, outage: Outage, writer: Writer) -> None:
         self._database = database
@@ -71,7 +71,7 @@ class Watch:
         self._woken = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._look_thread = ThreadPoolExecutor(1, "watch")
-        # Few, so that readers of the whole feed leave connections to others.
+        # Two, so that readers of the whole feed leave connections to other requests.
         self._page_threads = ThreadPoolExecutor(2, "changes")
         self.is_stopping = False
         self._places = Places(MAX_WAITING)
@@ -79,18 +79,18 @@ class Watch:
 
     @property
     def waiting(self) -> int:
-        """How many wait now, for the next part of a stream too."""
+        """The number of waiters: requests, and streams without news."""
         return len(self._waiters)
 
     @property
     def streams(self) -> int:
-        """How many streams are open."""
+        """The number of open streams."""
         return self._stream_places.taken
 
     async def until_final(self, message_id: str, timeout_s: float, request: Request) -> None:
-        """Return when the message is known and final, or when there is no point in waiting on.
+        """Return once the message is known and final, or the wait is over.
 
-        Raises `TooManyWaitingError`, and `DatabaseUnavailableError` when the database goes away.
+        Raises `TooManyWaitingError`, and `DatabaseUnavailableError` if the database goes away.
         """
         found = asyncio.get_running_loop().create_future()
         await self._wait(Waiter(found, message_id=message_id), timeout_s, request)
@@ -98,7 +98,7 @@ class Watch:
     async def next_changes(
         self, position: Position, limit: int, timeout_s: float, request: Request | None = None
     ) -> Sequence[Change]:
-        """What changed after the position, as soon as something did; else nothing, in the end.
+        """The next changes after the position; none if none comes before the wait is over.
 
         Raises as `until_final`.
         """
@@ -107,25 +107,25 @@ class Watch:
         return await self._wait(waiter, timeout_s, request)
 
     async def changes_after(self, position: Position, limit: int) -> Sequence[Change]:
-        """What changed after the position and can be told now. Raises SQLAlchemy's errors."""
+        """The changes after the position that are there now. Raises SQLAlchemy's errors."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._page_threads, self._read, position, limit)
 
     async def end(self) -> Position:
-        """A position that all to come is after. Raises SQLAlchemy's errors."""
+        """The position before all changes to come. Raises SQLAlchemy's errors."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._page_threads, self._find_end)
 
     @contextmanager
     def one_more_stream(self, key_name: str) -> Iterator[None]:
-        """Hold a place as long as a stream is open. Raises where there may not be another."""
+        """Hold a place for a stream. Raises `ShuttingDownError`, `TooManyWaitingError`."""
         if self.is_stopping:
             raise ShuttingDownError
         with self._stream_places.one_more(key_name):
             yield
 
     def stop(self) -> None:
-        """The end of the process has begun: nobody waits any more, from now on."""
+        """Answer every waiter, and let nobody wait from now on: the process is about to end."""
         self.is_stopping = True
         for waiter in self._waiters:
             _answer(waiter, ())
@@ -135,7 +135,7 @@ class Watch:
     ) -> Sequence[Change]:
         if self.is_stopping:
             return ()
-        # A stream has its place already.
+        # A stream holds a place of its own.
         place = self._places.one_more(key_name_of(request)) if request else nullcontext()
         with place:
             return await self._answer_of(waiter, timeout_s, request)
@@ -165,7 +165,7 @@ class Watch:
         return found
 
     async def _look_on(self) -> None:
-        """Look again and again until nobody waits."""
+        """Look again and again, until nobody waits."""
         loop = asyncio.get_running_loop()
         self._writer.after_commit = self._woken.set
         seen = ""
@@ -180,7 +180,7 @@ class Watch:
         self._looking = None
 
     async def _look(self, seen: str) -> str:
-        """Answer whoever need wait no longer; the commit token that this is true of."""
+        """Answer the waiters whose wait is over. Return the commit token of the data seen."""
         waiters = list(self._waiters)
         ids = {waiter.message_id for waiter in waiters if waiter.message_id is not None}
         positions = [waiter.position for waiter in waiters if waiter.position is not None]
@@ -202,7 +202,7 @@ class Watch:
         for waiter in waiters:
             _answer_if_found(waiter, final, latest)
         if len(latest) == MAX_CHANGES:
-            # There is more for those who are further on; who was furthest back is served.
+            # More changes wait for those who are further on: look again at once.
             self._has_newcomers = True
             self._woken.set()
         return token
@@ -210,7 +210,7 @@ class Watch:
     def _ask(
         self, seen: str, message_ids: Collection[str], position: Position | None
     ) -> tuple[str, Collection[str], list[Change]]:
-        """The commit token; which messages are final; and what changed after the position."""
+        """The commit token, the messages that are final, and the changes after the position."""
         with self._database.read.connect() as connection:
             token = changes.commit_token(connection)
             if token == seen:
@@ -248,6 +248,6 @@ def _position(change: Change) -> Position:
 
 
 async def _leaving(request: Request) -> None:
-    """Return when the client hangs up."""
+    """Return once the client leaves."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
