@@ -3,7 +3,7 @@
 from typing import Annotated, get_origin
 from urllib.parse import unquote
 
-from fastapi import Path, Request
+from fastapi import Path, Query, Request
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from app.errors import MAX_QUERY_BYTES, InvalidRequestError, QueryTooLongError
@@ -29,6 +29,10 @@ async def refuse_unknown_parameters(request: Request) -> None:
     ]
     if problems:
         raise InvalidRequestError(problems)
+
+
+Limit = Annotated[int, Query(ge=1, le=1000, description="Rows a page.")]
+PageCursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
 
 
 def _printable_ascii(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Self
 
-from fastapi import Body, Query, Request
+from fastapi import Body, Request
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Row
 
 from app.api import cursors
 from app.api.database import ReadEngine, refuse_while_away
+from app.api.parameters import Limit, PageCursor
 from app.api.parts import parts_of
 from app.api.responses import problems
 from app.api.routes import api_router
@@ -46,8 +47,8 @@ class QuarantinePage(BaseModel):
 @router.get("")
 def list_refused(
     engine: ReadEngine,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Limit = 100,
+    cursor: PageCursor = None,
 ) -> QuarantinePage:
     """List refused callbacks, latest first."""
     after = None if cursor is None else cursors.decode(cursor, int, str)

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from app.api import cursors
 from app.api.access import key_name_of
 from app.api.database import refuse_while_away
+from app.api.parameters import Limit
 from app.api.parts import parts_of
 from app.api.responses import json_response
 from app.api.routes import api_router, is_head
@@ -52,7 +53,7 @@ Cursor = Annotated[
 async def list_changes(
     request: Request,
     cursor: Cursor = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
+    limit: Limit = 100,
     wait: Wait = 0,
 ) -> Response:
     """Each delivery whose visible status changed after `cursor`, in its current form.

@@ -6,7 +6,7 @@ from fastapi import Query, Response
 
 from app.api import cursors
 from app.api.database import ReadEngine
-from app.api.parameters import Msisdn, PlainText
+from app.api.parameters import Limit, Msisdn, PageCursor, PlainText
 from app.api.responses import json_response
 from app.api.routes import api_router
 from app.api.times import TimeInput
@@ -17,18 +17,20 @@ from app.store import read
 
 router = api_router("/v1/deliveries", tag="status", role=Role.READ)
 
+Recipient = Annotated[
+    Msisdn | None,
+    Query(
+        description="Recipient, country code first; a leading `+` or `00` is dropped.",
+        examples=["+6588888888"],
+    ),
+]
+
 
 @router.get("", response_model=DeliveriesPage)
 def list_deliveries(  # noqa: PLR0913 - a parameter for each filter
     *,
     engine: ReadEngine,
-    to: Annotated[
-        Msisdn | None,
-        Query(
-            description="Recipient, country code first; a leading `+` or `00` is dropped.",
-            examples=["+6588888888"],
-        ),
-    ] = None,
+    to: Recipient = None,
     state: Annotated[State | None, Query(description="State.")] = None,
     reason: Annotated[Reason | None, Query(description="Reason.")] = None,
     network: Annotated[
@@ -45,8 +47,8 @@ def list_deliveries(  # noqa: PLR0913 - a parameter for each filter
         TimeInput | None, Query(description="`last_received_at` from here on.")
     ] = None,
     until: Annotated[TimeInput | None, Query(description="`last_received_at` before this.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Rows a page.")] = 100,
-    cursor: Annotated[str | None, Query(description="`next_cursor` of the page before.")] = None,
+    limit: Limit = 100,
+    cursor: PageCursor = None,
 ) -> Response:
     """Deliveries, the latest reported first. Those without a report come last."""
     filters = read.Filters(to, state, reason, network, errcode, reference, since, until)
