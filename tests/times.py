@@ -16,17 +16,17 @@ def ago(**duration: float) -> int:
 YESTERDAY = ago(days=1) // HOUR * HOUR
 
 
-def written(moment: int, hours_east: int = 0) -> str:
+def written(time_us: int, hours_east: int = 0) -> str:
     """RFC 3339, to the microsecond; UTC is shown as in the API."""
     zone = timezone(timedelta(hours=hours_east))
-    text = _datetime(moment).astimezone(zone).isoformat(timespec="microseconds")
+    text = _datetime(time_us).astimezone(zone).isoformat(timespec="microseconds")
     return text.replace("+00:00", "Z")
 
 
-def begun(moment: int, length: int) -> str:
+def begun(time_us: int, length: int) -> str:
     """The start of a time's hour or day, as groups of statistics show it."""
-    return f"{_datetime(moment // length * length):%Y-%m-%dT%H:%M:%SZ}"
+    return f"{_datetime(time_us // length * length):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _datetime(moment: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=moment)
+def _datetime(time_us: int) -> datetime:
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time_us)
