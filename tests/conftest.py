@@ -1,16 +1,19 @@
 """A database for every test that asks for one: the test runs on both kinds."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from shutil import copyfile
 
 import pytest
 from hypothesis import settings
-from sqlalchemy import URL
+from sqlalchemy import URL, create_engine, text
 
 from app.store import schema
 from app.store.engine import open_database
+from app.store.tables import metadata
 from tests.postgres import new_database, running_server
+from tests.process import until
 from tests.service import Service, running_service
 
 DATABASES = ("sqlite", "postgresql")
@@ -52,14 +55,22 @@ def postgres_template(postgres_server: URL) -> Iterator[str]:
         yield url.database
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy."""
+    path = tmp_path_factory.mktemp("template") / "dlr.db"
+    database = open_database(URL.create("sqlite", database=str(path)))
+    schema.upgrade(database.write)
+    database.close()
+    return path
+
+
 @contextmanager
 def migrated_database(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[URL]:
     if kind == "sqlite":
-        url = URL.create("sqlite", database=str(folder / "dlr.db"))
-        database = open_database(url)
-        schema.upgrade(database.write)
-        database.close()
-        yield url
+        path = folder / "dlr.db"
+        copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield URL.create("sqlite", database=str(path))
         return
     server = request.getfixturevalue("postgres_server")
     template = request.getfixturevalue("postgres_template")
@@ -92,9 +103,50 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture
-def service(database_url: URL) -> Iterator[Service]:
+def own_service(database_url: URL) -> Iterator[Service]:
+    """A service for this test alone, because it stops it, damages it, or counts from 0."""
     with running_service(database_url) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def kept_services(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres_template: str,
+    sqlite_template: Path,
+) -> Iterator[dict[str, Service]]:
+    """A running service on each kind of database: to start one takes longer than most tests."""
+    with ExitStack() as stack:
+        services = {}
+        for kind in DATABASES:
+            folder = tmp_path_factory.mktemp(kind)
+            url = stack.enter_context(migrated_database(kind, folder, request))
+            services[kind] = stack.enter_context(running_service(url, data_dir=folder))
+        yield services
+
+
+@pytest.fixture(params=DATABASES)
+def service(request: pytest.FixtureRequest, kept_services: dict[str, Service]) -> Iterator[Service]:
+    """A service whose database is empty, once for each kind of database."""
+    kept = kept_services[request.param]
+    yield kept
+    until(lambda: kept.app.parts.writer.queued == 0)
+    empty(kept.database_url)
+
+
+def empty(database_url: URL) -> None:
+    """Leave nothing in the tables but the beginning of the feed, which must only grow."""
+    tables = [table.name for table in metadata.sorted_tables if table.name != "feed"]
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        if database_url.drivername == "sqlite":
+            # Triggers on `deliveries` count what is deleted, so the counts go after it.
+            for table in sorted(tables, key=lambda name: name != "deliveries"):
+                connection.execute(text(f"DELETE FROM {table}"))
+        else:
+            connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
+    engine.dispose()
 
 
 @pytest.fixture(params=DATABASES, scope="module")

@@ -52,10 +52,10 @@ def test_the_end_of_the_service_answers_what_waits_and_what_is_behind_it(
 
 @pytest.mark.parametrize("together", [2, 3])
 def test_requests_in_one_packet_are_all_answered_while_it_drains(
-    service: Service, together: int
+    own_service: Service, together: int
 ) -> None:
-    service.app.parts.draining.set()
-    with connect(service) as connection:
+    own_service.app.parts.draining.set()
+    with connect(own_service) as connection:
         connection.sendall(CALLBACK * together)
         answers = read_all(connection)
 

@@ -81,16 +81,16 @@ def test_rubbish_behind_a_callback_doesnt_change_its_answer(service: Service) ->
 
 @pytest.mark.parametrize("version", [b"HTTP/1.0", b"HTTP/1.1"])
 def test_a_stream_comes_in_chunks_only_to_who_knows_chunks(
-    service: Service, version: bytes
+    own_service: Service, version: bytes
 ) -> None:
-    service.call_back(REPORT.decode())
+    own_service.call_back(REPORT.decode())
     request = b"GET /v1/changes/stream %b\r\n%bHost: x\r\n\r\n" % (version, KEY)
-    with connect(service) as stream:
+    with connect(own_service) as stream:
         stream.sendall(request)
         answer = b""
         while b"\n\n" not in answer.partition(b"\r\n\r\n")[2]:
             answer += stream.recv(65536)
-        service.server.close()
+        own_service.server.close()
         answer += read_all(stream)
 
     head, _, body = answer.partition(b"\r\n\r\n")

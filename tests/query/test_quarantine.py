@@ -153,12 +153,12 @@ def test_repeats_push_nothing_out(small_service: Service) -> None:
     assert small_service.metric("dlr_quarantine_dropped_total") == 0
 
 
-def test_refusals_are_counted_by_code_repeats_included(service: Service) -> None:
+def test_refusals_are_counted_by_code_repeats_included(own_service: Service) -> None:
     for query in ("", "", "type=mo"):
-        service.call_back(query)
+        own_service.call_back(query)
 
-    assert service.metric('dlr_quarantined_total{code="missing_parameter"}') == 2
-    assert service.metric('dlr_quarantined_total{code="unsupported_type"}') == 1
+    assert own_service.metric('dlr_quarantined_total{code="missing_parameter"}') == 2
+    assert own_service.metric('dlr_quarantined_total{code="unsupported_type"}') == 1
 
 
 def put_in(service: Service, *queries: str, at: int = YESTERDAY) -> None:
@@ -246,23 +246,25 @@ def test_replay_of_more_than_a_batch_looks_at_every_row_once(service: Service) -
     assert len(page(service, limit=1000)["items"]) == 150
 
 
-def test_a_row_that_only_the_database_refuses_costs_the_others_nothing(service: Service) -> None:
+def test_a_row_that_only_the_database_refuses_costs_the_others_nothing(
+    own_service: Service,
+) -> None:
     refuse_recipient = {
         "sqlite": """CREATE TRIGGER refuse BEFORE INSERT ON reports
             WHEN new.recipient = '6500000000' BEGIN SELECT RAISE(ABORT, 'no'); END""",
         "postgresql": "ALTER TABLE reports ADD CHECK (recipient <> '6500000000')",
     }
-    database = service.app.parts.database.write
+    database = own_service.app.parts.database.write
     with database.begin() as connection:
         connection.execute(text(refuse_recipient[connection.dialect.name]))
-    put_in(service, *(a_report(messageid=f"m-{number}") for number in range(6)))
-    put_in(service, a_report(to="6500000000"))
+    put_in(own_service, *(a_report(messageid=f"m-{number}") for number in range(6)))
+    put_in(own_service, a_report(to="6500000000"))
 
-    assert replay(service) == {"replayed": 6, "still_rejected": 1}
+    assert replay(own_service) == {"replayed": 6, "still_rejected": 1}
 
-    (row,) = page(service)["items"]
+    (row,) = page(own_service)["items"]
     assert row["query"] == a_report(to="6500000000")
-    assert service.delivery("m-3")["state"] == "delivered"
+    assert own_service.delivery("m-3")["state"] == "delivered"
 
 
 @pytest.mark.parametrize(
