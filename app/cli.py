@@ -3,6 +3,7 @@
 So `--version`, `--help` and a wrong option are answered without loading the service.
 """
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -60,6 +61,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on [DLR_PORT].")] = None,
 ) -> None:
     """Take callbacks and answer lookups until SIGTERM."""
+    # Off until `serve` has started: what start-up makes stays, and each collection scans it again.
+    gc.disable()
+
     from app.commands import serve
 
     serve.serve(host, port)

@@ -1,6 +1,7 @@
 """The schema is what the migrations make, on both databases, and nothing else."""
 
 from alembic import command
+from alembic.script import ScriptDirectory
 from sqlalchemy import URL, inspect
 
 from app.store import schema, stats
@@ -18,6 +19,13 @@ def test_migrations_make_exactly_the_tables_that_the_code_has(database_url: URL)
         command.check(config)  # raises if autogenerate would still write something
         assert {*inspect(connection).get_table_names()} == {*metadata.tables, "alembic_version"}
     database.close()
+
+
+def test_each_migration_is_named_by_its_revision() -> None:
+    scripts = ScriptDirectory.from_config(schema.alembic_config())
+
+    assert schema.known_revisions() == {script.revision for script in scripts.walk_revisions()}
+    assert schema.newest_revision() == scripts.get_current_head()
 
 
 def test_down_and_up_again_is_the_same_schema(database_url: URL) -> None:

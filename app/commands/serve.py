@@ -77,9 +77,13 @@ def log_start(settings: Settings) -> None:
 
 
 def keep_what_start_made() -> None:
-    """Take all objects out of garbage collection: scanning them delays some answers by 50 ms."""
+    """Take all objects out of garbage collection: scanning them delays some answers by 50 ms.
+
+    `app.cli` turned the collector off before it loaded this module.
+    """
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def build_app(settings: Settings) -> Service:

@@ -1,24 +1,30 @@
-"""The schema's version: made by the migrations alone, checked before anything is served."""
+"""The schema's version: made by the migrations alone, checked before anything is served.
+
+Alembic is loaded only to migrate: loading it takes a fifth of the time that `serve` needs to start.
+"""
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from alembic.util.exc import CommandError
-from sqlalchemy import Connection, Engine, false, text, update
+from sqlalchemy import Connection, Engine, false, inspect, text, update
 
 import migrations
 from app.store.faults import NotWritableError
 from app.store.tables import deliveries, reports
 
+if TYPE_CHECKING:
+    from alembic.config import Config
 
-def alembic_config() -> Config:
+MIGRATIONS: Final = Path(migrations.__file__).parent
+
+
+def alembic_config() -> "Config":
+    from alembic.config import Config
+
     config = Config()
     # A `%` in an installation's path would be read as interpolation.
-    folder = str(Path(migrations.__file__).parent).replace("%", "%%")
+    folder = str(MIGRATIONS).replace("%", "%%")
     config.set_main_option("script_location", folder)
     config.set_main_option("path_separator", "os")
     return config
@@ -33,10 +39,21 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
 
     Several at once take turns.
     """
-    config = alembic_config()
     with engine.connect() as connection:
         before = current_revision(connection)
         _refuse_another_encoding(connection)
+    if before == newest_revision():
+        return before, before
+    _migrate(engine)
+    with engine.connect() as connection:
+        return before, current_revision(connection)
+
+
+def _migrate(engine: Engine) -> None:
+    from alembic import command
+    from alembic.util.exc import CommandError
+
+    config = alembic_config()
     if engine.dialect.name == "postgresql":
         # All or nothing, and under one lock: not the autocommit of the connections that serve.
         engine = engine.execution_options(isolation_level="READ COMMITTED")
@@ -48,8 +65,6 @@ def upgrade(engine: Engine) -> tuple[str | None, str | None]:
             raise SchemaError(
                 f"the schema was made by a newer version of paasoo-dlr: {error}"
             ) from None
-    with engine.connect() as connection:
-        return before, current_revision(connection)
 
 
 def _refuse_another_encoding(connection: Connection) -> None:
@@ -61,12 +76,14 @@ def _refuse_another_encoding(connection: Connection) -> None:
 
 
 def current_revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    """The revision that Alembic wrote down; None before the first migration."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
-@cache
-def newest_revision() -> str | None:
-    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+def newest_revision() -> str:
+    return max(known_revisions())
 
 
 def is_current(connection: Connection) -> bool:
@@ -76,9 +93,9 @@ def is_current(connection: Connection) -> bool:
 
 @cache
 def known_revisions() -> frozenset[str]:
-    """All that this program has a migration for."""
-    scripts = ScriptDirectory.from_config(alembic_config())
-    return frozenset(script.revision for script in scripts.walk_revisions())
+    """All that this program has a migration for: each file's name begins with its revision."""
+    files = (MIGRATIONS / "versions").glob("[0-9]*_*.py")
+    return frozenset(file.name.partition("_")[0] for file in files)
 
 
 def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
