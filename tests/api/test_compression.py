@@ -17,7 +17,7 @@ def get(service: Service, path: str, **headers: str) -> httpx2.Response:
 
 
 def look_up(service: Service, **headers: str) -> httpx2.Response:
-    body: Any = {"messageids": [f"m-{number}" for number in range(100)]}
+    body: Any = {"messageids": [f"m-{number}" for number in range(1000)]}
     return service.http.post("/v1/messages/lookup", json=body, headers={**KEY, **headers})
 
 
