@@ -81,6 +81,8 @@ class Pace:
         wait_s = mine - time.monotonic()
         if wait_s > 0:
             await self._stopping.sleep(wait_s)
+        else:
+            await asyncio.sleep(0)  # a run behind its rate must not keep the loop to itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,14 @@ def test_time_ends_a_run_that_has_no_number_of_messages(service: Service) -> Non
     assert events("it", "sent")
 
 
+def test_time_ends_a_run_whose_rate_is_out_of_reach() -> None:
+    nobody = ("--callback", f"http://127.0.0.1:{free_port()}/")
+
+    ended = run("simulate", *nobody, *QUICK, "--rate", "100000", "--seconds", "0.5")
+
+    assert ended.code == 0, ended.stderr
+
+
 def test_a_terminal_shows_a_live_line(service: Service) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
