@@ -38,13 +38,18 @@ class Cycle(RequestResponseCycle):
         self.message_event.set()
 
     async def receive(self) -> ASGIReceiveEvent:
-        if self._was_delivered and self._is_half_closed:
-            return DISCONNECT
-        message = await super().receive()
+        message = DISCONNECT
+        if not (self._was_delivered and self._is_half_closed):
+            message = await super().receive()
         if message["type"] == "http.request":
-            if self._was_delivered:
-                return DISCONNECT  # woken by the end of the client's half
-            self._was_delivered = not message["more_body"]
+            if not self._was_delivered:
+                self._was_delivered = not message["more_body"]
+                return message
+            message = DISCONNECT  # woken by the end of the client's half
+        if self.response_started and not self.response_complete:
+            # The application stops its stream here, without an end that could be sent.
+            self.disconnected = True
+            self.transport.close()
         return message
 
     async def send(self, message: ASGISendEvent) -> None:

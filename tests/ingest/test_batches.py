@@ -88,23 +88,23 @@ def test_identical_reports_in_one_batch_are_one_in_the_history(service: Service)
 
 
 def test_a_row_that_the_database_refuses_costs_the_others_nothing(
-    database_url: URL, service: Service
+    database_url: URL, own_service: Service
 ) -> None:
     execute(database_url, REFUSE_POISON[database_url.get_backend_name()])
     queries = [a_report(messageid=f"m-{n}", status=404) for n in range(40)]
     queries[17] = a_report(messageid="m-17", status=404, errcode=POISON)
 
-    answers = call_back_at_once(service, queries)
+    answers = call_back_at_once(own_service, queries)
 
     assert [answer.status_code for answer in answers] == [
         400 if n == 17 else 200 for n in range(40)
     ]
     assert answers[17].json()["code"] == "invalid_parameter"
-    (refused,) = service.quarantine()
+    (refused,) = own_service.quarantine()
     assert refused["query"] == queries[17]
     assert refused["code"] == "invalid_parameter"
     for n in range(40):
-        found = service.get(f"/v1/messages/m-{n}").status_code
+        found = own_service.get(f"/v1/messages/m-{n}").status_code
         assert found == (404 if n == 17 else 200)
 
 
@@ -144,14 +144,14 @@ def test_without_its_tables_nothing_is_acknowledged(database_url: URL, table: st
 
 
 def test_a_caller_that_leaves_does_not_take_its_report_along(
-    database_url: URL, service: Service
+    database_url: URL, own_service: Service
 ) -> None:
     with held_up_writes(database_url), pytest.raises(httpx2.ReadTimeout):
-        service.call_back(a_report(), timeout=0.3)
+        own_service.call_back(a_report(), timeout=0.3)
 
     # The next report is committed after this one, so its answer is the signal.
-    assert service.call_back(a_report(messageid="next")).status_code == 200
-    assert service.delivery()["state"] == "delivered"
+    assert own_service.call_back(a_report(messageid="next")).status_code == 200
+    assert own_service.delivery()["state"] == "delivered"
 
 
 def test_a_quarantine_that_fails_turns_no_report_away(database_url: URL) -> None:

@@ -100,12 +100,16 @@ def test_every_stream_gets_every_change(service: Service) -> None:
     assert seen == [[f"m-{number}" for number in range(20)]] * 2
 
 
-def test_client_that_leaves_ends_its_stream(service: Service) -> None:
+def test_client_that_leaves_ends_its_stream(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
     with stream(service.http):
         assert service.metric("dlr_streams") == 1
 
     until(lambda: service.metric("dlr_streams") == 0)
     until(lambda: service.metric("dlr_waiting") == 0)
+    until(lambda: not service.server.server_state.tasks)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_silence_is_broken_by_a_comment(tmp_path: Path, request: pytest.FixtureRequest) -> None:
