@@ -9,8 +9,8 @@ SYNCED := .venv/.synced
 # uv must neither download a Python nor work on another environment.
 SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
 
-# Two at a time, because many tests wait for a process to start. To watch one at a time: ARGS='-n0 -s'.
-PYTEST := .venv/bin/pytest -n 2 --dist worksteal
+# Four at a time, because many tests wait for a process. To watch one at a time: ARGS='-n0 -s'.
+PYTEST := .venv/bin/pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test check faults bench bench-scale bench-replicas format clean

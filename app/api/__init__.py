@@ -1,1 +1,1 @@
-"""What all endpoints share."""
+"""Parameters, responses and checks that the endpoints share."""
