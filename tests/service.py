@@ -15,6 +15,7 @@ from app.api.service import Service as ServiceApp
 from app.http.server import DrainingServer
 from app.main import create_app
 from app.settings import Settings, load_settings
+from tests.process import client_of
 
 TOKEN = "a-token-of-the-tests"
 READ_KEY = "a-key-that-reads"
@@ -133,9 +134,7 @@ def running_service(database_url: URL, **changes: Any) -> Iterator[Service]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx2.Client(
-                base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False
-            ) as http:
+            with client_of(port) as http:
                 http.get("/livez")  # it has checked its database by then
                 yield Service(app, server, http, database_url)
         finally:

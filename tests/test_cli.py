@@ -11,7 +11,7 @@ from sqlalchemy import URL, create_engine, inspect, text
 
 from app.cli import program
 from app.settings import PREFIX, Settings
-from tests.process import Ended, run, run_python, serving
+from tests.process import AFRESH, Ended, run, run_afresh, run_python, serving
 from tests.service import a_report
 
 ROLES = ("read", "send", "admin")
@@ -65,6 +65,7 @@ WRONG_SETTINGS = [
     ("DLR_KEEP_ALIVE_SECONDS", "0"),
     ("DLR_ROOT_PATH", "sms"),
     ("DLR_DRAIN_SECONDS", "6"),
+    ("DLR_SHORTCUTS", "maybe"),
     ("DLR_LOG_LEVEL", "loud"),
     ("DLR_PAASOO_URL", "api.paasoo.com/json"),
     ("DLR_PAASOO_URL", "ftp://api.paasoo.com/json"),
@@ -172,14 +173,14 @@ def test_no_key_is_made_for_a_wrong_name_or_role(arguments: list[str], named: st
 def test_migrate_makes_the_schema_and_then_leaves_it_alone(empty_database_url: URL) -> None:
     url = empty_database_url.render_as_string(hide_password=False)
 
-    first = run("migrate", DLR_DATABASE_URL=url)
-    second = run("migrate", DLR_DATABASE_URL=url)
+    first = run_afresh("migrate", DLR_DATABASE_URL=url)
+    second = run_afresh("migrate", DLR_DATABASE_URL=url)
 
     assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
     assert first.stdout.startswith("schema: none -> ")
     newest = first.stdout.split()[-1]
     assert second.stdout == f"schema: {newest}\n"
-    with serving(DLR_DATABASE_URL=url, **GIVEN) as service:
+    with serving(AFRESH, DLR_DATABASE_URL=url, **GIVEN) as service:
         assert service.http.get("/readyz").status_code == 200
 
 

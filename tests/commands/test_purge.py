@@ -10,7 +10,7 @@ from app.store import retention
 from app.store.retention import Purged
 from app.store.tables import deliveries, delivery_counts, quarantine, reports
 from tests.commands.conftest import Stored, many
-from tests.process import run, serving, until
+from tests.process import run, run_afresh, serving, until
 from tests.recount import KEYS, counted, recount
 from tests.service import READ_KEY, TOKEN, a_report, running_service
 from tests.times import ago
@@ -187,7 +187,7 @@ def test_commands_need_a_database_of_this_version(
 ) -> None:
     url = empty_database_url.render_as_string(hide_password=False)
 
-    ended = run(*command, DLR_DATABASE_URL=url)
+    ended = run_afresh(*command, DLR_DATABASE_URL=url)
 
     assert ended.code == 2
     assert len(ended.stderr.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Run the program, to be killed at a named point: `python -m tests.faults.doomed POINT N serve …`.
+"""Runs the program, to be killed at a named point. The arguments are POINT, N, and then its own.
 
 It runs unchanged, except for a SIGKILL when it reaches the point for the Nth time.
 """
@@ -48,7 +48,7 @@ def doom(point: str, times: int) -> None:
     setattr(owner, name, doomed)
 
 
-if __name__ == "__main__":
+def main() -> None:
     doom(sys.argv[1], int(sys.argv[2]))
     sys.argv[1:] = sys.argv[3:]
     cli.main()

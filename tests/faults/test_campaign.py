@@ -9,7 +9,7 @@ from app.store import schema
 from app.store.engine import open_database
 from tests.faults.campaign import PLANS, Campaign
 from tests.postgres import StoppableServer, new_database
-from tests.process import run, run_python
+from tests.process import run, run_module
 
 KILLS = 20
 REPORTS = 5_000
@@ -42,9 +42,9 @@ def test_a_kill_during_the_migration_leaves_what_a_second_run_completes(
     empty_database_url: URL,
 ) -> None:
     address = empty_database_url.render_as_string(hide_password=False)
-    doomed = ("-m", "tests.faults.doomed", "during a migration", "1", "migrate")
+    doomed = ("during a migration", "1", "migrate")
 
-    killed = run_python(*doomed, DLR_DATABASE_URL=address)
+    killed = run_module("tests.faults.doomed", *doomed, DLR_DATABASE_URL=address)
     again = run("migrate", DLR_DATABASE_URL=address)
 
     assert killed.code == -9, killed.stderr

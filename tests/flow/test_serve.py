@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.postgres import new_database
-from tests.process import Serving, free_port, run, serving, until
+from tests.process import AFRESH, Serving, free_port, run, serving, until
 from tests.service import ADMIN_KEY, READ_KEY, SAMPLE, TOKEN, a_report
 
 SECRETS = {
@@ -47,7 +47,7 @@ def unmigrated(postgres_server: URL) -> Iterator[str]:
 
 
 def test_first_run_prints_what_a_newcomer_copies() -> None:
-    with serving() as service:
+    with serving(AFRESH) as service:
         printed = service.stdout.splitlines()
         (address,) = (line for line in printed if line.startswith("http"))
         (curl,) = (line for line in printed if line.startswith("curl"))

@@ -1,18 +1,28 @@
 """The simulator as its users run it: a process of its own, beside a running service."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import httpx2
 
-from tests.process import END_WITHIN_S, PROGRAM, START_WITHIN_S, Ended, free_port, run, until
+from tests.process import (
+    END_WITHIN_S,
+    START_WITHIN_S,
+    STARTER,
+    Ended,
+    Started,
+    client_of,
+    end_of,
+    free_port,
+    run,
+    until,
+)
 from tests.service import ADMIN_KEY, TOKEN, Service
 
 ACCOUNT = {"key": "simulator", "secret": "simulator"}
@@ -48,7 +58,8 @@ def events(ledger: str | Path, *kinds: str) -> list[Any]:
 class SendApi:
     """A simulator that serves its send API, and the ledger that it writes."""
 
-    process: subprocess.Popen[str]
+    process: Started
+    output: tuple[IO[bytes], IO[bytes]]
     http: httpx2.Client
     ledger: Path
 
@@ -65,8 +76,7 @@ class SendApi:
 
     def end(self) -> Ended:
         self.process.send_signal(SIGTERM)
-        stdout, stderr = self.process.communicate(timeout=END_WITHIN_S)
-        return Ended(self.process.returncode, stdout, stderr)
+        return end_of(self.process, *self.output, END_WITHIN_S)
 
 
 @contextmanager
@@ -75,24 +85,20 @@ def send_api(callback: str, *options: str, port: int | None = None) -> Iterator[
     port = port or free_port()
     ledger = Path("send-api.jsonl").resolve()
     where = ("--callback", callback, "--listen", f"127.0.0.1:{port}", "--ledger", str(ledger))
-    with subprocess.Popen(
-        [PROGRAM, "simulate", *where, *QUICK, *options],
-        env={"PATH": os.defpath},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    arguments = ("simulate", *where, *QUICK, *options)
+    with TemporaryFile() as stdout, TemporaryFile() as stderr, client_of(port) as http:
+        process = STARTER.start("app.cli", arguments, {}, stdout, stderr)
+        running = SendApi(process, (stdout, stderr), http, ledger)
         try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-                running = SendApi(process, http, ledger)
-                until(lambda: _answers(running), START_WITHIN_S)
-                yield running
+            until(lambda: _answers(running), START_WITHIN_S)
+            yield running
         finally:
             process.kill()
+            process.wait()
 
 
 def _answers(running: SendApi) -> bool:
-    assert running.process.poll() is None, running.process.stderr
+    assert running.process.poll() is None, running.end()
     try:
         return running.http.get("/").status_code == 404
     except httpx2.ConnectError:
