@@ -49,8 +49,9 @@ def only(*behaviours: str) -> tuple[str, ...]:
 
 
 def events(ledger: str | Path, *kinds: str) -> list[Any]:
-    """The events of a ledger, of these kinds."""
-    lines = map(json.loads, Path(ledger).read_text().splitlines())
+    """The events of a ledger, of these kinds, but for one that is just being written."""
+    whole, _, _ = Path(ledger).read_text().rpartition("\n")
+    lines = map(json.loads, whole.splitlines())
     return [event for event in lines if event["event"] in kinds]
 
 
