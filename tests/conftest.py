@@ -7,11 +7,9 @@ from shutil import copyfile
 
 import pytest
 from hypothesis import settings
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL
 
-from app.store import schema
-from app.store.engine import open_database
-from app.store.tables import metadata
+from tests.databases import MigratedDatabases, empty, migrate
 from tests.postgres import new_database, running_server
 from tests.process import until
 from tests.service import Service, running_service
@@ -45,23 +43,16 @@ def postgres_server() -> Iterator[URL]:
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: URL) -> Iterator[str]:
-    """A migrated database to copy, which is faster than migrating one for each test."""
-    with new_database(postgres_server) as url:
-        database = open_database(url)
-        schema.upgrade(database.write)
-        database.close()
-        assert url.database
-        yield url.database
+def postgres_databases(postgres_server: URL) -> Iterator[MigratedDatabases]:
+    with MigratedDatabases.on(postgres_server) as databases:
+        yield databases
 
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated file to copy."""
     path = tmp_path_factory.mktemp("template") / "dlr.db"
-    database = open_database(URL.create("sqlite", database=str(path)))
-    schema.upgrade(database.write)
-    database.close()
+    migrate(URL.create("sqlite", database=str(path)))
     return path
 
 
@@ -72,9 +63,8 @@ def migrated_database(kind: str, folder: Path, request: pytest.FixtureRequest) -
         copyfile(request.getfixturevalue("sqlite_template"), path)
         yield URL.create("sqlite", database=str(path))
         return
-    server = request.getfixturevalue("postgres_server")
-    template = request.getfixturevalue("postgres_template")
-    with new_database(server, f"TEMPLATE {template}") as url:
+    databases: MigratedDatabases = request.getfixturevalue("postgres_databases")
+    with databases.one() as url:
         yield url
 
 
@@ -113,7 +103,7 @@ def own_service(database_url: URL) -> Iterator[Service]:
 def kept_services(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
-    postgres_template: str,
+    postgres_databases: MigratedDatabases,
     sqlite_template: Path,
 ) -> Iterator[dict[str, Service]]:
     """A running service on each kind of database: to start one takes longer than most tests."""
@@ -133,20 +123,6 @@ def service(request: pytest.FixtureRequest, kept_services: dict[str, Service]) -
     yield kept
     until(lambda: kept.app.parts.writer.queued == 0)
     empty(kept.database_url)
-
-
-def empty(database_url: URL) -> None:
-    """Leave nothing in the tables but the beginning of the feed, which must only grow."""
-    tables = [table.name for table in metadata.sorted_tables if table.name != "feed"]
-    engine = create_engine(database_url)
-    with engine.begin() as connection:
-        if database_url.drivername == "sqlite":
-            # Triggers on `deliveries` count what is deleted, so the counts go after it.
-            for table in sorted(tables, key=lambda name: name != "deliveries"):
-                connection.execute(text(f"DELETE FROM {table}"))
-        else:
-            connection.execute(text(f"TRUNCATE {', '.join(tables)}"))
-    engine.dispose()
 
 
 @pytest.fixture(params=DATABASES, scope="module")

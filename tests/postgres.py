@@ -13,6 +13,9 @@ import psutil
 import psycopg
 from sqlalchemy import URL, make_url
 
+# A crash of the machine would lose commits, and no test crashes the machine.
+FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
+
 
 @dataclass(frozen=True, slots=True)
 class StoppableServer:
@@ -35,12 +38,15 @@ class StoppableServer:
 
             data = Path(folder, "data")
             data.mkdir()
-            server = get_server(data, cleanup_mode="stop")
+            server = get_server(data, cleanup_mode="stop", start=False)
+            server.ensure_pgdata_inited()
+            with Path(data, "postgresql.conf").open("a") as configuration:
+                configuration.writelines(
+                    f"{name} = '{value}'\n" for name, value in (settings or {}).items()
+                )
             try:
-                started = cls(make_url(server.get_uri()), server, data)
-                if settings:
-                    started._set(settings)
-                yield started
+                server.start()
+                yield cls(make_url(server.get_uri()), server, data)
             finally:
                 server.cleanup()
 
@@ -50,14 +56,6 @@ class StoppableServer:
 
     def start(self) -> None:
         self._server.ensure_postgres_running()
-
-    def _set(self, settings: Mapping[str, str]) -> None:
-        address = self.url.render_as_string(hide_password=False)
-        with psycopg.connect(address, autocommit=True) as admin:
-            for name, value in settings.items():
-                admin.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
-        self.stop("fast")
-        self.start()
 
     def processes(self) -> list[psutil.Process]:
         """The server's processes; the one that takes connections is last."""
@@ -82,7 +80,7 @@ def running_server() -> Iterator[URL]:
     if given:
         yield make_url(given).set(drivername="postgresql")
         return
-    with StoppableServer.started() as server:
+    with StoppableServer.started(FORGETFUL) as server:
         yield server.url
 
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import URL
 
-from app.store import schema
-from app.store.engine import open_database
-from tests.postgres import StoppableServer, new_database
+from tests.databases import MigratedDatabases
+from tests.postgres import StoppableServer
 
 
 @pytest.fixture
@@ -18,18 +17,28 @@ def seed() -> int:
     return int(os.environ.get("DLR_TEST_SEED", time.time_ns() % 1_000_000_000))
 
 
-@pytest.fixture
-def server() -> Iterator[StoppableServer]:
+@pytest.fixture(scope="session")
+def stoppable_server() -> Iterator[StoppableServer]:
     with StoppableServer.started() as started:
         yield started
 
 
 @pytest.fixture
-def server_database(server: StoppableServer) -> Iterator[URL]:
+def server(stoppable_server: StoppableServer) -> Iterator[StoppableServer]:
+    """A server that may be crashed, and that runs again for the next test."""
+    yield stoppable_server
+    stoppable_server.start()
+
+
+@pytest.fixture(scope="session")
+def server_databases(stoppable_server: StoppableServer) -> Iterator[MigratedDatabases]:
+    with MigratedDatabases.on(stoppable_server.url) as databases:
+        yield databases
+
+
+@pytest.fixture
+def server_database(server: StoppableServer, server_databases: MigratedDatabases) -> Iterator[URL]:
     """A migrated database on the server that may be crashed."""
-    with new_database(server.url) as url:
-        database = open_database(url, hurried=False)
-        schema.upgrade(database.write)
-        database.close()
+    with server_databases.one() as url:
         yield url
-        server.start()  # so that it can be dropped
+        server.start()

@@ -228,25 +228,22 @@ def test_sigterm_fails_readiness_first_and_still_takes_reports_meanwhile() -> No
     assert code == 0
 
 
-def test_sigterm_ends_in_time_though_the_database_hangs(
-    postgres_server: URL, postgres_template: str
-) -> None:
-    with new_database(postgres_server, f"TEMPLATE {postgres_template}") as database:
-        url = database.render_as_string(hide_password=False)
-        given = {"DLR_DATABASE_URL": url, "DLR_METRICS_PUBLIC": "true", "DLR_SPOOL": "off"}
-        with (
-            psycopg.connect(url.replace("+psycopg", "")) as other,
-            serving(**given, **SECRETS) as service,
-        ):
-            other.execute("LOCK TABLE reports IN ACCESS EXCLUSIVE MODE")
-            with ThreadPoolExecutor() as threads:
-                callers = []
-                for message_id in ("1", "2"):
-                    query = a_report(messageid=message_id)
-                    callers.append(threads.submit(call_back, service, query))
-                    until(lambda: queued(service) == len(callers))
-                code = service.terminate()
-                statuses = [caller.result().status_code for caller in callers]
+def test_sigterm_ends_in_time_though_the_database_hangs(postgres_url: URL) -> None:
+    url = postgres_url.render_as_string(hide_password=False)
+    given = {"DLR_DATABASE_URL": url, "DLR_METRICS_PUBLIC": "true", "DLR_SPOOL": "off"}
+    with (
+        psycopg.connect(url.replace("+psycopg", "")) as other,
+        serving(**given, **SECRETS) as service,
+    ):
+        other.execute("LOCK TABLE reports IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor() as threads:
+            callers = []
+            for message_id in ("1", "2"):
+                query = a_report(messageid=message_id)
+                callers.append(threads.submit(call_back, service, query))
+                until(lambda: queued(service) == len(callers))
+            code = service.terminate()
+            statuses = [caller.result().status_code for caller in callers]
 
     assert code == 0
     assert statuses == [503, 503]
