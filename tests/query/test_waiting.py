@@ -1,6 +1,5 @@
 """Waiting for a message: answered when it is final, whichever replica took the report."""
 
-import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +11,6 @@ import httpx2
 import pytest
 from sqlalchemy import URL
 
-from app.http.descriptors import allow_many_connections
 from app.query import waiting
 from tests.conftest import migrated_database
 from tests.feed import changes, stream
@@ -171,16 +169,6 @@ def test_report_to_another_replica_is_answered_within_a_second(
     assert max(delays) < 1, delays
 
 
-@pytest.fixture
-def _many_files() -> Iterator[None]:
-    """A connection takes two descriptors of this process."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allow_many_connections()
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.usefixtures("_many_files")
 def test_one_key_waits_on_half_of_all_places_and_leaves_the_others_theirs(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
