@@ -53,7 +53,7 @@ def test_of_a_body_without_a_known_key_nothing_is_read(
     for head in (head_of(key, *lines), head_of(key, *expects)):
         with connect(shared_service) as connection:
             connection.sendall(head)
-            answer = connection.recv(65536)
+            answer = read_all(connection)
 
         assert problem_of(answer) == (401, "unauthorized")
 
@@ -89,7 +89,7 @@ def test_a_body_whose_length_is_too_large_is_refused_unread(shared_service: Serv
     for path in ("/v1/messages/lookup", "/v1/messages", "/v1/quarantine/replay"):
         with connect(shared_service) as connection:
             connection.sendall(head_of(ADMIN_KEY, f"Content-Length: {LIMIT + 1}", path=path))
-            answer = connection.recv(65536)
+            answer = read_all(connection)
 
         assert problem_of(answer) == (413, "body_too_large"), path
 
