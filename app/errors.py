@@ -57,11 +57,13 @@ class ApiError(Exception):
 
     status: ClassVar[int]
     code: ClassVar[str]
+    detail: str  # of the class, unless it is given
     headers: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, detail: str, **more: Any) -> None:
-        super().__init__(detail)
-        self.detail = detail
+    def __init__(self, detail: str | None = None, **more: Any) -> None:
+        if detail is not None:
+            self.detail = detail
+        super().__init__(self.detail)
         self.more = more
 
     def document(self) -> dict[str, object]:
@@ -74,9 +76,7 @@ class UnauthorizedError(ApiError):
     status = 401
     code = "unauthorized"
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
-
-    def __init__(self) -> None:
-        super().__init__("a known API key is needed: `Authorization: Bearer KEY`")
+    detail = "a known API key is needed: `Authorization: Bearer KEY`"
 
 
 class ForbiddenError(ApiError):
@@ -91,9 +91,7 @@ class NotFoundError(ApiError):
 
     status = 404
     code = "not_found"
-
-    def __init__(self) -> None:
-        super().__init__("there is nothing at this path")
+    detail = "there is nothing at this path"
 
 
 class MessageNotFoundError(ApiError):
@@ -121,19 +119,23 @@ class BodyTooLargeError(ApiError):
 
     status = 413
     code = "body_too_large"
-
-    def __init__(self) -> None:
-        super().__init__(f"the body is longer than {MAX_BODY_BYTES} bytes")
+    detail = f"the body is longer than {MAX_BODY_BYTES} bytes"
 
 
-class BodyCutOffError(ApiError):
-    """The body ended early: the client left, or sent malformed chunks."""
+class MalformedRequestError(ApiError):
+    """The bytes are not a whole HTTP request. The connection ends with the answer."""
 
     status = 400
     code = "malformed_request"
+    detail = "this is not an HTTP request"
 
-    def __init__(self) -> None:
-        super().__init__("the body was cut off")
+
+class RequestTimeoutError(ApiError):
+    """The body took longer than a body may."""
+
+    status = 408
+    code = "request_timeout"
+    detail = "the body took too long to come"
 
 
 class QueryTooLongError(ApiError):
@@ -141,9 +143,7 @@ class QueryTooLongError(ApiError):
 
     status = 414
     code = "query_too_long"
-
-    def __init__(self) -> None:
-        super().__init__(f"the query is longer than {MAX_QUERY_BYTES} bytes")
+    detail = f"the query is longer than {MAX_QUERY_BYTES} bytes"
 
 
 class InvalidRequestError(ApiError):
@@ -163,9 +163,7 @@ class DatabaseUnavailableError(ApiError):
     status = 503
     code = "database_unavailable"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
-
-    def __init__(self) -> None:
-        super().__init__("the database can't be reached; try again")
+    detail = "the database can't be reached; try again"
 
 
 class TooManyWaitingError(ApiError):
@@ -185,6 +183,13 @@ class ShuttingDownError(ApiError):
     status = 503
     code = "shutting_down"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+    detail = "this process is about to end; try again"
 
-    def __init__(self) -> None:
-        super().__init__("this process is about to end; try again")
+
+class TooManyConnectionsError(ApiError):
+    """The process may open no more files for connections."""
+
+    status = 503
+    code = "too_many_connections"
+    detail = "no connection is left; try again"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}

@@ -71,9 +71,19 @@ def problem(document: Mapping[str, Any], **headers: str) -> Answer:
     return answer(document["status"], errors.PROBLEM_TYPE, errors.encode(document), **headers)
 
 
+def refusal(error: errors.ApiError) -> Answer:
+    """The answer of an expected error."""
+    return problem(error.document(), **error.headers)
+
+
+def values_of(headers: Headers, wanted: bytes) -> list[bytes]:
+    """The values of all headers of this name, in their order."""
+    return [value for name, value in headers if name == wanted]
+
+
 def request_id(headers: Headers) -> bytes:
     """The caller's `X-Request-Id` if it is one that can be logged, else a new one."""
-    given = [value for name, value in headers if name == b"x-request-id"]
+    given = values_of(headers, b"x-request-id")
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
         return given[0]
     return uuid4().hex.encode()

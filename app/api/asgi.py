@@ -7,13 +7,13 @@ from starlette.requests import Request as StarletteRequest
 from starlette.types import Receive, Scope, Send
 
 from app.api.bodies import with_body
-from app.exchange import Answer, Handler, Request
+from app.exchange import Answer, Handler, Request, values_of
 
 
 async def answered(handler: Handler, scope: Scope, receive: Receive) -> Answer:
-    """Wait for the handler's answer. Raises `BodyTooLargeError`, `BodyCutOffError`."""
+    """Wait for the handler's answer. Raises `BodyTooLargeError`, `MalformedRequestError`."""
     request = Request.of(scope)
-    if any(name == b"transfer-encoding" for name, _ in request.headers):
+    if values_of(request.headers, b"transfer-encoding"):
         # Read them first: a request whose chunks turn out to be malformed must have no effect.
         await with_body(StarletteRequest(scope, receive))
     found: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -4,13 +4,13 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from app.errors import MAX_BODY_BYTES, BodyCutOffError, BodyTooLargeError
+from app.errors import MAX_BODY_BYTES, BodyTooLargeError, MalformedRequestError
 
 
 async def with_body(request: Request) -> Request:
     """Read the body, and return a request that holds it.
 
-    Raises `BodyTooLargeError` without reading the rest, and `BodyCutOffError`.
+    Raises `BodyTooLargeError` without reading the rest, and `MalformedRequestError`.
     """
     if int(request.headers.get("content-length", 0)) > MAX_BODY_BYTES:
         raise BodyTooLargeError
@@ -28,5 +28,5 @@ async def with_body(request: Request) -> Request:
     try:
         await read.body()  # the request keeps it for FastAPI
     except ClientDisconnect:
-        raise BodyCutOffError from None
+        raise MalformedRequestError("the body was cut off") from None
     return read

@@ -5,7 +5,7 @@ import logging
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import errors
-from app.exchange import Answer, problem
+from app.exchange import Answer, problem, refusal
 from app.store import faults
 
 log = logging.getLogger(__name__)
@@ -17,6 +17,6 @@ def answer_to(error: Exception) -> Answer:
         log.error("a request failed in the database", extra={"error": faults.description(error)})
         error = errors.DatabaseUnavailableError()
     if isinstance(error, errors.ApiError):
-        return problem(error.document(), **error.headers)
+        return refusal(error)
     log.error("a request failed", exc_info=error)
     return problem(errors.INTERNAL_ERROR)

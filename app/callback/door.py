@@ -27,9 +27,9 @@ def _problem(status: int, code: str, detail: str, **headers: str) -> Answer:
 
 OK: Final = exchange.answer(200, "text/plain; charset=utf-8", b"OK")
 FORBIDDEN: Final = _problem(403, "forbidden", "this address may not call back")
-NOT_FOUND: Final = _problem(404, errors.NotFoundError.code, errors.NotFoundError().detail)
+NOT_FOUND: Final = exchange.refusal(errors.NotFoundError())
 NOT_ALLOWED: Final = _problem(405, "method_not_allowed", "only GET is taken here", allow="GET")
-TOO_LONG: Final = _problem(414, errors.QueryTooLongError.code, errors.QueryTooLongError().detail)
+TOO_LONG: Final = exchange.refusal(errors.QueryTooLongError())
 UNAVAILABLE: Final = _problem(
     503,
     "unavailable",
@@ -136,7 +136,7 @@ class Door:
         return address is not None and guards.is_in(address, self._allowed_networks)
 
     def _caller(self, request: Request) -> guards.Address | None:
-        forwarded_for = [value for name, value in request.headers if name == b"x-forwarded-for"]
+        forwarded_for = exchange.values_of(request.headers, b"x-forwarded-for")
         return guards.caller_address(request.peer, forwarded_for, self._trusted_proxies)
 
     def _who(self, request: Request) -> dict[str, object]:

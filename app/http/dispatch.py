@@ -4,14 +4,11 @@ The router's way to an endpoint costs several times what a callback or a lookup 
 shortcut shares authentication, errors and the log line with the endpoint that it stands for.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from app import errors
-from app.exchange import Handler, Reply, Request, problem
-
-log = logging.getLogger(__name__)
+from app.api.failures import answer_to
+from app.exchange import Handler, Reply, Request
 
 
 class Shortcut(NamedTuple):
@@ -33,6 +30,5 @@ def run(handler: Handler, request: Request, reply: Reply) -> None:
     """Let the handler answer. Log and answer its failure as the router would."""
     try:
         handler(request, reply)
-    except Exception:
-        log.exception("a request failed")
-        reply(problem(errors.INTERNAL_ERROR))
+    except Exception as error:  # noqa: BLE001 - it is answered
+        reply(answer_to(error))

@@ -17,19 +17,20 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from app import errors
-from app.exchange import Answer, Handler, Request, problem, request_id
+from app.errors import (
+    MAX_BODY_BYTES,
+    ApiError,
+    BodyTooLargeError,
+    MalformedRequestError,
+    RequestTimeoutError,
+    TooManyConnectionsError,
+)
+from app.exchange import Answer, Handler, Request, refusal, request_id
 from app.http.cycle import Cycle
 from app.http.deadline import NEVER, Deadline
 from app.http.descriptors import ConnectionLimit
 from app.http.dispatch import Shortcut, handler_of, run
-from app.http.reader import (
-    BODY_TOO_LARGE,
-    MALFORMED,
-    Reader,
-    RefusedError,
-    Stage,
-)
+from app.http.reader import Reader, Stage
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +43,6 @@ LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
 # At the end of the process a client has so long to read its answer.
 LAST_ANSWERS_S: Final = 1
-
-TOO_MANY_CONNECTIONS: Final = problem(
-    errors.problem(503, "too_many_connections", "no connection is left; try again"),
-    retry_after="2",
-)
-BODY_TOO_SLOW: Final = (408, "request_timeout", "the body took too long to come")
 
 
 class Direct(NamedTuple):
@@ -99,12 +94,13 @@ class HttpProtocol(asyncio.Protocol):
         self._transport = transport
         self._flow = FlowControl(transport)
         self._client = get_remote_addr(transport)
-        self._reader = Reader(self, self._client[0] if self._client else None)
+        self._peer = self._client[0] if self._client else None
+        self._reader = Reader(self, self._peer)
         self._deadline = Deadline(self._loop, self._expire)
         connections: set[Any] = self._server_state.connections
         if not self.limit.admits(len(connections)):
             self._is_deaf = True
-            self._answer_last(TOO_MANY_CONNECTIONS)
+            self._answer_last(refusal(TooManyConnectionsError()))
             self._advance()
             return
         connections.add(self)
@@ -129,8 +125,8 @@ class HttpProtocol(asyncio.Protocol):
             return
         try:
             self._reader.feed(data)
-        except RefusedError as refused:
-            self._refuse(refused)
+        except ApiError as error:
+            self._refuse(error)
         except Exception:
             log.exception("a request failed")
             self._transport.abort()
@@ -142,7 +138,7 @@ class HttpProtocol(asyncio.Protocol):
         if isinstance(self._answering, Cycle):
             self._answering.half_close()
         if self._receiving is not None:
-            self._refuse(RefusedError(*MALFORMED))
+            self._refuse(MalformedRequestError())
             self._advance()
         return self._is_busy
 
@@ -188,8 +184,8 @@ class HttpProtocol(asyncio.Protocol):
             receiving.message_event.set()
         elif receiving is not None:
             self._body_bytes += len(body)
-            if self._body_bytes > errors.MAX_BODY_BYTES:
-                raise RefusedError(*BODY_TOO_LARGE)
+            if self._body_bytes > MAX_BODY_BYTES:
+                raise BodyTooLargeError
 
     def on_end(self) -> None:
         receiving = self._receiving
@@ -313,12 +309,9 @@ class HttpProtocol(asyncio.Protocol):
 
     # The end of a connection, and its time limits.
 
-    def _refuse(self, refused: RefusedError) -> None:
+    def _refuse(self, error: ApiError) -> None:
         """Answer the requests before, then this one, then close."""
-        log.warning(
-            "request refused",
-            extra={**refused.document, "peer": self._client[0] if self._client else None},
-        )
+        log.warning("request refused", extra={**error.document(), "peer": self._peer})
         self._is_deaf = True
         receiving, self._receiving = self._receiving, None
         if isinstance(receiving, Cycle):
@@ -331,8 +324,7 @@ class HttpProtocol(asyncio.Protocol):
             else:
                 self._answering = None
         name = request_id(self._reader.headers)
-        answer = problem(refused.document).with_header(b"x-request-id", name)
-        self._answer_last(answer)
+        self._answer_last(refusal(error).with_header(b"x-request-id", name))
 
     def _answer_last(self, answer: Answer) -> None:
         request = Request("", "", b"", b"", (), None)
@@ -375,7 +367,7 @@ class HttpProtocol(asyncio.Protocol):
             self._limited = None  # we don't read, so the client can't be late
             self._limit()
         elif self._receiving is not None:
-            self._refuse(RefusedError(*BODY_TOO_SLOW))
+            self._refuse(RequestTimeoutError())
             self._advance()
         elif self._is_busy:
             self._is_deaf = True

@@ -7,26 +7,12 @@ from urllib.parse import unquote
 
 import httptools
 
-from app import errors
-from app.errors import MAX_BODY_BYTES
+from app.errors import MalformedRequestError
 from app.exchange import Request
 from app.http.request_line import RequestLine
 from app.http.upgrades import UpgradeFilter
 
 MAX_HEAD_BYTES: Final = 64 * 1024
-
-MALFORMED: Final = (400, "malformed_request", "this is not an HTTP request")
-HEAD_TOO_LARGE: Final = (400, "malformed_request", "the request head is too large")
-NOT_ONE_HOST: Final = (400, "malformed_request", "there must be one Host header")
-BODY_TOO_LARGE: Final = (413, "body_too_large", f"the body is longer than {MAX_BODY_BYTES} bytes")
-
-
-class RefusedError(Exception):
-    """The request is answered with a problem, and the connection ends with it."""
-
-    def __init__(self, status: int, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.document = errors.problem(status, code, detail)
 
 
 class Stage(Enum):
@@ -74,7 +60,7 @@ class Reader:
         return self._stage
 
     def feed(self, data: bytes) -> None:
-        """Read on. Raises RefusedError where that is no request."""
+        """Read on. Raises `ApiError` if that is no request."""
         if self._stage is not Stage.BODY:
             self._head_bytes += len(data)
             data = self._line.feed(data)
@@ -83,7 +69,7 @@ class Reader:
                 return
             self._parse(piece)
         if self._head_bytes > MAX_HEAD_BYTES and self._stage is Stage.HEAD:
-            raise RefusedError(*HEAD_TOO_LARGE)
+            raise MalformedRequestError("the request head is too large")
 
     def close(self) -> None:
         """Drop the parser, which refers back to the reader."""
@@ -100,13 +86,13 @@ class Reader:
                 raise error.__context__ or error from None
         except httptools.HttpParserError:
             if not self.is_over:
-                raise RefusedError(*MALFORMED) from None
+                raise MalformedRequestError from None
 
     # The parser's callbacks.
 
     def on_message_begin(self) -> None:
         if self.is_over:
-            raise RefusedError(*MALFORMED)  # nobody hears it: it stops the parser
+            raise MalformedRequestError  # nobody hears it: it stops the parser
         self._stage = Stage.HEAD
         self._line.has_passed = True
         self._is_in_head = True
@@ -130,7 +116,7 @@ class Reader:
             b"host" not in values
             or (len(values) < len(headers) and [name for name, _ in headers].count(b"host") > 1)
         ):
-            raise RefusedError(*NOT_ONE_HOST)
+            raise MalformedRequestError("there must be one Host header")
         method = parser.get_method().decode("ascii")
         self.keeps = parser.should_keep_alive() and version != "1.0" and method != "CONNECT"
         raw_path, path, query = _target(self._url)
@@ -155,5 +141,5 @@ def _target(url: bytes) -> tuple[bytes, str, bytes]:
         raw_path = parsed.path or b"/"
         path = raw_path.decode("ascii")
     except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
-        raise RefusedError(*MALFORMED) from None
+        raise MalformedRequestError from None
     return raw_path, unquote(path) if "%" in path else path, parsed.query or b""

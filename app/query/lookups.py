@@ -15,7 +15,7 @@ from app.api.compression import compressed
 from app.api.failures import answer_to
 from app.api.request_log import log_request
 from app.errors import MessageNotFoundError
-from app.exchange import Answer, Handler, Reply, Request, request_id
+from app.exchange import Answer, Handler, Reply, Request, request_id, values_of
 from app.guards import known_key
 from app.ingest.outage import Outage
 from app.query.schemas import message_of
@@ -91,7 +91,7 @@ def shortcut(
         message_id = request.raw_path.decode("ascii").removeprefix(PATH)
         if not message_id.isalnum() or len(message_id) > MAX_PLAIN_LENGTH:
             return None
-        presented = [value for name, value in request.headers if name == b"authorization"]
+        presented = values_of(request.headers, b"authorization")
         if len(presented) != 1 or not presented[0].startswith(b"Bearer "):
             return None
         key = known_key(keys, presented[0].removeprefix(b"Bearer ").decode("latin-1"))
@@ -129,10 +129,7 @@ def _answer_of(
         deliveries = found.result()
         if not deliveries:
             raise MessageNotFoundError(message_id)  # noqa: TRY301 - one way out
-        return compressed(request, exchange.answer(200, "application/json", _json(deliveries)))
+        body = to_json(message_of(deliveries))
+        return compressed(request, exchange.answer(200, "application/json", body))
     except Exception as error:  # noqa: BLE001
         return answer_to(error)
-
-
-def _json(deliveries: Sequence[Row[Any]]) -> bytes:
-    return to_json(message_of(deliveries))

@@ -48,9 +48,7 @@ class ProviderUnreachableError(NotSentError):
     status = 503
     code = "provider_unreachable"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
-
-    def __init__(self) -> None:
-        super().__init__("PaaSoo can't be reached; nothing was sent, try again")
+    detail = "PaaSoo can't be reached; nothing was sent, try again"
 
 
 class ProviderBadAnswerError(PerhapsSentError):
@@ -65,9 +63,7 @@ class OutcomeUnknownError(PerhapsSentError):
 
     status = 504
     code = "outcome_unknown"
-
-    def __init__(self) -> None:
-        super().__init__("PaaSoo didn't answer the request; it may have been sent or not")
+    detail = "PaaSoo didn't answer the request; it may have been sent or not"
 
 
 class OutcomeNotRecordedError(ApiError):
@@ -82,9 +78,7 @@ class SendingNotConfiguredError(ApiError):
 
     status = 503
     code = "sending_not_configured"
-
-    def __init__(self) -> None:
-        super().__init__("DLR_PAASOO_KEY and DLR_PAASOO_SECRET are not set, so nothing is sent")
+    detail = "DLR_PAASOO_KEY and DLR_PAASOO_SECRET are not set, so nothing is sent"
 
 
 class IdempotencyKeyReusedError(ApiError):
@@ -92,9 +86,7 @@ class IdempotencyKeyReusedError(ApiError):
 
     status = 409
     code = "idempotency_key_reused"
-
-    def __init__(self) -> None:
-        super().__init__("this Idempotency-Key was used with another body")
+    detail = "this Idempotency-Key was used with another body"
 
 
 class SendInProgressError(ApiError):
@@ -103,6 +95,4 @@ class SendInProgressError(ApiError):
     status = 409
     code = "send_in_progress"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
-
-    def __init__(self) -> None:
-        super().__init__("a request with this Idempotency-Key is under way; ask again")
+    detail = "a request with this Idempotency-Key is under way; ask again"
