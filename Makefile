@@ -37,7 +37,7 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	.venv/bin/hadolint Dockerfile
 	$(PYTEST)
 
-faults: $(SYNCED) ## 1,000 kills and a million reports, on both databases; about 40 minutes (ARGS=--seed N)
+faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks; about 50 minutes (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
 
 bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARGS='--rounds 5')
@@ -46,7 +46,7 @@ bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARG
 bench-scale: $(SYNCED) ## 10 million deliveries, about 45 minutes; needs wrk and 24 GiB of disk (ARGS='--deliveries 1000000')
 	.venv/bin/python -m benchmarks.scale $(ARGS)
 
-bench-replicas: $(SYNCED) ## two replicas against one, then 10 minutes of opposite orders; needs wrk (ARGS='--minutes 1')
+bench-replicas: $(SYNCED) ## two replicas against one; needs wrk (ARGS='--rounds 1')
 	.venv/bin/python -m benchmarks.replicas $(ARGS)
 
 format: $(SYNCED) ## format the code and apply the safe fixes

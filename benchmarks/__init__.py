@@ -2,7 +2,7 @@
 
 __main__.py     `make bench`: interleaved rounds of every contender
 scale.py        `make bench-scale`: ten million deliveries against an empty database
-replicas.py     `make bench-replicas`: two replicas against one, then no deadlock among them
+replicas.py     `make bench-replicas`: two replicas against one
 
 stage.py        the environment of all three: cores, disk, PostgreSQL, versions
 contenders.py   the measured processes; some of them serve `baselines.py`

@@ -3,7 +3,6 @@
 -- Arguments: the kind of request, then
 --   reports   ORDER RUN TOKEN    a report of a new message each; ORDER is growing or scattered
 --   closing   ORDER RUN TOKEN    the same, each on a connection of its own
---   repeats   ORDER KEYS TOKEN   reports of the same KEYS messages; ORDER is ascending or descending
 --   lookups   COUNT STEP KEY     one of COUNT known messages by its id
 --   batches   COUNT STEP KEY     a thousand of them at once
 --   page      PATH KEY           one path again and again
@@ -54,17 +53,6 @@ end
 
 function makers.closing(order, run, token)
   return new_reports(order, run, token, "Connection: close\r\n")
-end
-
--- Each round over the keys reports another status, so that every row changes.
-function makers.repeats(order, keys, token)
-  keys = tonumber(keys)
-  return function(n)
-    local key = n % keys
-    if order == "descending" then key = keys - 1 - key end
-    return "GET /callback/paasoo/" .. token .. "?type=dlr&messageid=" .. format("%014x", key)
-      .. "&to=6588888888" .. tails[math.floor(n / keys) * 3 % #tails + 1] .. "\r\n"
-  end
 end
 
 local function known_id(count, step)

@@ -53,11 +53,6 @@ def new_reports(run: int, order: str = "growing", *, keep_alive: bool = True) ->
     return ("reports" if keep_alive else "closing", order, str(run), TOKEN)
 
 
-def repeated_reports(keys: int, order: str) -> Load:
-    """Reports of the same few messages; `order` is ascending or descending."""
-    return ("repeats", order, str(keys), TOKEN)
-
-
 def lookups(messages: int, step: int) -> Load:
     return ("lookups", str(messages), str(step), KEY)
 

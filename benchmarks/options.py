@@ -26,10 +26,3 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
-
-
-def some_minutes(text: str) -> float:
-    minutes = float(text)
-    if not 1 / 60 <= minutes <= 24 * 60:
-        raise argparse.ArgumentTypeError("must be from one second to one day")
-    return minutes

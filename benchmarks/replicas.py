@@ -1,4 +1,4 @@
-"""`make bench-replicas`: two replicas against one, then no deadlock among them."""
+"""`make bench-replicas`: two replicas against one."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.progress import Progress
 
-from benchmarks import contenders, load, measure, opposite_orders
+from benchmarks import contenders, load, measure
 from benchmarks.contenders import Running
 from benchmarks.measure import LostReportsError, Run
 from benchmarks.options import add_measuring, parser_of
@@ -79,24 +79,20 @@ def compare(stage: Stage, rounds: int, seconds: int) -> Table:
 
 
 def main() -> None:
-    """Measure, print, write to the page; exit code 1 on a deadlock or a lost report."""
+    """Measure, print, write to the page; exit code 1 on a lost report."""
     parser = parser_of("benchmarks.replicas", main.__doc__)
     add_measuring(parser, seconds=6)
-    opposite_orders.add_options(parser)
     options = parser.parse_args()
     with set_up(servers=2) as stage:
         try:
             table = compare(stage, options.rounds, options.seconds)
-            found = opposite_orders.run(stage, options.minutes, options.keys)
         except LostReportsError as error:
             sys.exit(f"FAILED: {error}")
         facts = [
             *stage.describe(),
             f"{options.rounds} rounds, {options.seconds} s of load a figure",
         ]
-        publish(options, "measured: replicas", facts, [table, found.table()])
-    if found.deadlocks:
-        sys.exit(1)
+        publish(options, "measured: replicas", facts, [table])
 
 
 if __name__ == "__main__":

@@ -123,13 +123,3 @@ def service(request: pytest.FixtureRequest, kept_services: dict[str, Service]) -
     yield kept
     until(lambda: kept.app.parts.writer.queued == 0)
     empty(kept.database_url)
-
-
-@pytest.fixture(params=DATABASES, scope="module")
-def shared_service(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Service]:
-    """One service for those tests of a module that don't get in each other's way."""
-    folder = tmp_path_factory.mktemp("shared")
-    with migrated_database(request.param, folder, request) as url, running_service(url) as running:
-        yield running

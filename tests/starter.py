@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, Final
 
 REPLY_BYTES: Final = 4
-# What the commands load when they run.
+# A command loads these when it runs.
 LOADED: Final = (
     "alembic.command",
     "app.commands.credentials",

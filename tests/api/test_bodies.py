@@ -47,11 +47,11 @@ def send_without_end(connection: socket.socket) -> int:
 @pytest.mark.parametrize("lines", [("Content-Length: 200000000",), ("Transfer-Encoding: chunked",)])
 @pytest.mark.parametrize("key", [None, "wrong"])
 def test_of_a_body_without_a_known_key_nothing_is_read(
-    shared_service: Service, key: str | None, lines: tuple[str, ...]
+    service: Service, key: str | None, lines: tuple[str, ...]
 ) -> None:
     expects = (*lines, "Expect: 100-continue")
     for head in (head_of(key, *lines), head_of(key, *expects)):
-        with connect(shared_service) as connection:
+        with connect(service) as connection:
             connection.sendall(head)
             answer = read_all(connection)
 
@@ -85,25 +85,25 @@ def test_the_role_is_looked_at_before_the_body(service: Service) -> None:
         assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
 
 
-def test_a_body_whose_length_is_too_large_is_refused_unread(shared_service: Service) -> None:
+def test_a_body_whose_length_is_too_large_is_refused_unread(service: Service) -> None:
     for path in ("/v1/messages/lookup", "/v1/messages", "/v1/quarantine/replay"):
-        with connect(shared_service) as connection:
+        with connect(service) as connection:
             connection.sendall(head_of(ADMIN_KEY, f"Content-Length: {LIMIT + 1}", path=path))
             answer = read_all(connection)
 
         assert problem_of(answer) == (413, "body_too_large"), path
 
 
-def test_a_body_that_never_ends_is_refused(shared_service: Service) -> None:
-    with connect(shared_service) as connection:
+def test_a_body_that_never_ends_is_refused(service: Service) -> None:
+    with connect(service) as connection:
         connection.sendall(head_of(READ_KEY, "Transfer-Encoding: chunked"))
         sent = send_without_end(connection)
 
     assert LIMIT < sent < BUFFERS
 
 
-def test_a_client_that_stops_past_the_limit_reads_why(shared_service: Service) -> None:
-    with connect(shared_service) as connection:
+def test_a_client_that_stops_past_the_limit_reads_why(service: Service) -> None:
+    with connect(service) as connection:
         connection.sendall(head_of(READ_KEY, "Transfer-Encoding: chunked"))
         connection.sendall(CHUNK * 17)
         answer = read_all(connection)
@@ -114,13 +114,13 @@ def test_a_client_that_stops_past_the_limit_reads_why(shared_service: Service) -
 @pytest.mark.parametrize(("size", "status"), [(LIMIT, 200), (LIMIT + 1, 413)])
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_the_limit_is_a_mebibyte_to_the_byte(
-    shared_service: Service, size: int, status: int, in_chunks: bool
+    service: Service, size: int, status: int, in_chunks: bool
 ) -> None:
     body = json.dumps({"messageids": ["m"]}).encode().ljust(size)
     content: Any = (body[start : start + 50_000] for start in range(0, size, 50_000))
     headers = {"Authorization": f"Bearer {READ_KEY}", "Content-Type": "application/json"}
 
-    answer = shared_service.http.post(
+    answer = service.http.post(
         "/v1/messages/lookup", content=content if in_chunks else body, headers=headers
     )
 

@@ -28,12 +28,12 @@ def length_of(answer: httpx2.Response) -> int:
 # The last takes a thread to compress.
 @pytest.mark.parametrize("limit", [5, 50, 1000])
 def test_large_answers_are_compressed_for_whoever_accepts_gzip(
-    shared_service: Service, limit: int
+    service: Service, limit: int
 ) -> None:
-    record(shared_service.database_url, [f"m-{number}" for number in range(1000)])
+    record(service.database_url, [f"m-{number}" for number in range(1000)])
 
     path = f"/v1/deliveries?limit={limit}"
-    plain, small = get(shared_service, path), get(shared_service, path, **GZIP)
+    plain, small = get(service, path), get(service, path, **GZIP)
 
     assert "content-encoding" not in plain.headers
     assert small.headers["content-encoding"] == "gzip"
@@ -44,10 +44,10 @@ def test_large_answers_are_compressed_for_whoever_accepts_gzip(
     assert len(plain.json()["items"]) == limit
 
 
-def test_documents_and_lookups_are_compressed_too(shared_service: Service) -> None:
+def test_documents_and_lookups_are_compressed_too(service: Service) -> None:
     for path in ("/openapi.json", "/metrics", "/docs/assets/swagger-ui.css"):
-        assert get(shared_service, path, **GZIP).headers["content-encoding"] == "gzip", path
-    assert look_up(shared_service, **GZIP).headers["content-encoding"] == "gzip"
+        assert get(service, path, **GZIP).headers["content-encoding"] == "gzip", path
+    assert look_up(service, **GZIP).headers["content-encoding"] == "gzip"
 
 
 def test_small_answers_are_not_compressed(service: Service) -> None:

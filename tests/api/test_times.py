@@ -30,16 +30,16 @@ def test_a_time_is_shown_to_the_microsecond_whatever_its_year(time: datetime) ->
     ],
 )
 def test_a_time_that_comes_in_may_have_any_number_of_decimals(
-    shared_service: Service, taken: str, shown: str
+    service: Service, taken: str, shown: str
 ) -> None:
-    answer = shared_service.register("m", to=["6588888888"], submitted_at=taken)
+    answer = service.register("m", to=["6588888888"], submitted_at=taken)
 
     assert answer.status_code == 200
     assert answer.json()["deliveries"][0]["submitted_at"] == shown
 
 
 @pytest.mark.parametrize("taken", ["2000-01-31T08:00:00.Z", "2000-01-31T08:00:00.1٣Z"])
-def test_decimals_are_digits(shared_service: Service, taken: str) -> None:
-    answer = shared_service.register("m", to=["6588888888"], submitted_at=taken)
+def test_decimals_are_digits(service: Service, taken: str) -> None:
+    answer = service.register("m", to=["6588888888"], submitted_at=taken)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")

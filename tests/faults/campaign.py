@@ -18,6 +18,7 @@ import httpx2
 from rich.progress import Progress
 from sqlalchemy import URL
 
+from tests.faults import opposite_orders
 from tests.faults.doomed import POINTS
 from tests.faults.ledger import Ledger, Load
 from tests.postgres import StoppableServer, new_database
@@ -158,16 +159,25 @@ class Campaign:
 
 
 def main() -> None:
-    """Run the long campaign, half of it on each database."""
+    """Run the long campaign, half of it on each database, then the opposite orders."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)
+    parser.add_argument("--minutes", type=float, default=10, help="of opposite orders")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000_000)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
     campaigns = [run_on(kind, options) for kind in PLANS]
     kills = sum(campaign.kills.total() for campaign in campaigns)
     acknowledged = sum(len(campaign.ledger.acknowledged) for campaign in campaigns)
+    with Progress() as progress:
+        task = progress.add_task("opposite orders", total=options.minutes * 60)
+        summary = opposite_orders.alternate(
+            options.seed,
+            options.minutes * 60,
+            lambda elapsed: progress.update(task, completed=elapsed),
+        )
+    print(summary)
     print(f"seed {options.seed}: {kills} kills, {acknowledged} acknowledged, lost 0")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
@@ -33,23 +33,27 @@ FRESH_SHARE = 0.7  # the others are about a recent message
 
 
 class Ledger:
-    """The reports as numbers: message number times the number of variants, plus the variant."""
+    """The reports as numbers: message number times the number of variants, plus the variant.
 
-    def __init__(self, seed: int) -> None:
+    They are random, or those that are given.
+    """
+
+    def __init__(self, seed: int, reports: Iterator[int] | None = None) -> None:
         self.seed = seed
+        self.reports = reports or self._random_reports()
         self.acknowledged: set[int] = set()
         self.answers: Counter[int] = Counter()
         self.unanswered = 0
-        self._random = random.Random(seed)
-        self._messages = 0
 
-    def next_report(self) -> int:
-        if self._messages == 0 or self._random.random() < FRESH_SHARE:
-            self._messages += 1
-            message = self._messages - 1
-        else:
-            message = self._random.randrange(max(0, self._messages - 500), self._messages)
-        return message * len(VARIANTS) + self._random.randrange(len(VARIANTS))
+    def _random_reports(self) -> Iterator[int]:
+        generator, messages = random.Random(self.seed), 0
+        while True:
+            if messages == 0 or generator.random() < FRESH_SHARE:
+                messages += 1
+                message = messages - 1
+            else:
+                message = generator.randrange(max(0, messages - 500), messages)
+            yield message * len(VARIANTS) + generator.randrange(len(VARIANTS))
 
     def note(self, report: int, status: int) -> None:
         self.answers[status] += 1
@@ -154,7 +158,7 @@ class Load(threading.Thread):
 
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Send one report. False if its answer closes the connection."""
-        report = self.ledger.next_report()
+        report = next(self.ledger.reports)
         query = urlencode({"type": "dlr", **self.ledger.fields(report)})
         writer.write(f"GET /callback/paasoo/{TOKEN}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).lower()

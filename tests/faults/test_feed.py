@@ -137,7 +137,7 @@ class Holder(threading.Thread):
                 connection.execute(text("SELECT pg_current_xact_id()"))
                 self._hold()
                 # One message that the replicas write to as well, and one of its own.
-                lately = self._ledger.fields(self._ledger.next_report())
+                lately = self._ledger.fields(next(self._ledger.reports))
                 for fields in ({"messageid": f"held-{self.name}-{self.held}"}, lately):
                     query = a_report(**{"statuscode": None, "network": None, **fields})
                     write.record(connection, [parse(query.encode(), time.time_ns() // 1000)])

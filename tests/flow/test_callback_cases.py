@@ -19,8 +19,7 @@ EXPECTED_OF_DELIVERY = ("to", "state", "final", "reason", "retryable", "errcode"
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["label"] for case in CASES])
-def test_case(shared_service: Service, case: dict[str, Any]) -> None:
-    service = shared_service  # each case has a messageid, or at least a query, of its own
+def test_case(service: Service, case: dict[str, Any]) -> None:
     answer = service.call_back(case["query"])
 
     assert answer.status_code == case["http"], answer.text

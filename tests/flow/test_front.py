@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.flow import proxies
-from tests.flow.test_raw_sockets import ask, connect, send, status_of
+from tests.flow.test_raw_sockets import KEPT_OPEN, ask, connect, send, status_of
 from tests.process import PROGRAM, free_port, is_listening, serving, until
 from tests.service import READ_KEY, TOKEN, Service, a_report, running_service
 
@@ -105,7 +105,7 @@ def test_a_log_that_nobody_reads_stops_nothing() -> None:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
             key = {"Authorization": f"Bearer {READ_KEY}"}
             dropped = 0.0
-            turned_away = 500 * ask(b"x=1", path=b"/callback/paasoo/wrong", head=b"Host: x\r\n\r\n")
+            turned_away = 500 * ask(b"x=1", path=b"/callback/paasoo/wrong", head=KEPT_OPEN)
             with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
                 while not dropped:  # each leaves a line; the test's own limit ends it
                     connection.sendall(turned_away)
@@ -131,6 +131,6 @@ def test_a_connection_is_kept_as_long_as_the_setting_says(database_url: URL) -> 
         running_service(database_url, keep_alive_seconds=0.2) as service,
         connect(service) as connection,
     ):
-        connection.sendall(ask(a_report().encode(), head=b"Host: x\r\n\r\n"))
+        connection.sendall(ask(a_report().encode(), head=KEPT_OPEN))
         assert status_of(connection.recv(65536)) == 200
         assert connection.recv(1) == b""

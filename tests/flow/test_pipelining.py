@@ -1,4 +1,4 @@
-"""What comes behind a callback on its connection, and when the connection ends."""
+"""Requests behind a callback are answered behind it, and the connection ends after the last."""
 
 import socket
 import time
@@ -7,19 +7,19 @@ import pytest
 from sqlalchemy import URL
 
 from app.http import protocol
-from tests.flow.test_raw_sockets import ask, connect, read_all, status_of, statuses_of
+from tests.flow.test_raw_sockets import KEPT_OPEN, ask, connect, read_all, status_of, statuses_of
 from tests.ingest.test_batches import held_up_writes
 from tests.process import is_listening, until
 from tests.service import Service, a_report, running_service
 
 QUERY = a_report().encode()
-CALLBACK = ask(QUERY, head=b"Host: x\r\n\r\n")
+CALLBACK = ask(QUERY, head=KEPT_OPEN)
 MESSAGE_ID = "052804b7368321"
 
 
 def test_what_comes_behind_a_callback_is_answered_behind_it(service: Service) -> None:
     refused, other = (
-        ask(b"type=mo", head=b"Host: x\r\n\r\n"),
+        ask(b"type=mo", head=KEPT_OPEN),
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
     )
     with connect(service) as connection:
@@ -33,7 +33,7 @@ def test_what_comes_behind_a_callback_is_answered_behind_it(service: Service) ->
 
 @pytest.mark.parametrize(
     "behind",
-    [b"", ask(QUERY, head=b"Host: x\r\n\r\n"), ask(QUERY, head=b"Expect: x\r\nHost: x\r\n\r\n")],
+    [b"", ask(QUERY, head=KEPT_OPEN), ask(QUERY, head=b"Expect: x\r\nHost: x\r\n\r\n")],
 )
 def test_the_end_of_the_service_answers_what_waits_and_what_is_behind_it(
     database_url: URL, behind: bytes

@@ -15,14 +15,21 @@ from uvicorn.protocols.http import flow_control, httptools_impl
 
 from app.http import protocol
 from tests.flow.differential import differing
-from tests.flow.test_raw_sockets import ask, connect, read_all, send, status_of, statuses_of
+from tests.flow.test_raw_sockets import (
+    KEPT_OPEN,
+    ask,
+    connect,
+    read_all,
+    send,
+    status_of,
+    statuses_of,
+)
 from tests.ingest.test_batches import held_up_writes
 from tests.process import until
 from tests.service import READ_KEY, Service, a_report, running_service
 
 MIB = 1024 * 1024
 REPORT = a_report(messageid="kept").encode()
-CLOSE = b"Host: x\r\nConnection: close\r\n\r\n"
 KEY = b"Authorization: Bearer %b\r\n" % READ_KEY.encode()
 UNDERSTOOD = "e0949cf941b154da"
 
@@ -73,7 +80,7 @@ def test_a_report_that_is_refused_late_is_not_stored(
 
 
 def test_rubbish_behind_a_callback_doesnt_change_its_answer(service: Service) -> None:
-    answers = send(service, ask(REPORT, head=b"Host: x\r\n\r\n") + b"\0rubbish\r\n\r\n")
+    answers = send(service, ask(REPORT, head=KEPT_OPEN) + b"\0rubbish\r\n\r\n")
 
     assert statuses_of(answers) == [200, 400]
     assert service.message("kept")["state"] == "delivered"
@@ -99,23 +106,23 @@ def test_a_stream_comes_in_chunks_only_to_who_knows_chunks(
 
 
 LOOKUP = json.dumps({"messageids": ["kept"]}).encode()
+LOOKUP_REQUEST = (
+    b"POST /v1/messages/lookup HTTP/1.1\r\n%bHost: x\r\nContent-Length: %d\r\n"
+    b"Content-Type: application/json\r\n\r\n%b" % (KEY, len(LOOKUP), LOOKUP)
+)
 
 
 @pytest.mark.parametrize(
     ("request_", "body"),
     [
-        (ask(REPORT, head=b"Host: x\r\n\r\n"), b"OK"),
+        (ask(REPORT, head=KEPT_OPEN), b"OK"),
         (b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", b"alive"),
         (b"GET /v1/messages/kept HTTP/1.1\r\n%bHost: x\r\n\r\n" % KEY, b"delivered"),
         (
             b"GET /v1/messages/none?wait=60 HTTP/1.1\r\n%bHost: x\r\n\r\n" % KEY,
             b"message_not_found",
         ),
-        (
-            b"POST /v1/messages/lookup HTTP/1.1\r\n%bHost: x\r\nContent-Length: %d\r\n"
-            b"Content-Type: application/json\r\n\r\n%b" % (KEY, len(LOOKUP), LOOKUP),
-            b"delivered",
-        ),
+        (LOOKUP_REQUEST, b"delivered"),
     ],
 )
 def test_a_client_that_has_closed_its_half_is_answered(
@@ -171,14 +178,9 @@ def test_an_answer_before_the_body_ends_the_connection_but_is_read(service: Serv
 
 
 def test_a_body_is_a_body_and_the_connection_is_kept(service: Service) -> None:
-    body = LOOKUP
-    request = (
-        b"POST /v1/messages/lookup HTTP/1.1\r\n%bHost: x\r\nContent-Length: %d\r\n"
-        b"Content-Type: application/json\r\n\r\n%b" % (KEY, len(body), body)
-    )
     with connect(service) as kept:
         for _ in range(2):
-            kept.sendall(request)
+            kept.sendall(LOOKUP_REQUEST)
             answer = b""
             while not answer.endswith(b"}"):
                 answer += kept.recv(65536)
@@ -193,7 +195,7 @@ def test_a_head_that_stops_behind_a_callback_doesnt_take_its_answer(
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.2)
     with connect(service) as slow:
         with held_up_writes(service.database_url):
-            slow.sendall(ask(REPORT, head=b"Host: x\r\n\r\n") + b"GET /livez")
+            slow.sendall(ask(REPORT, head=KEPT_OPEN) + b"GET /livez")
             time.sleep(0.5)  # past the limit, the only way to see that nothing happens
         answer = read_all(slow)
 
@@ -204,7 +206,7 @@ def test_a_head_that_stops_behind_a_callback_doesnt_take_its_answer(
 def test_a_flood_of_rubbish_behind_a_callback_doesnt_take_its_answer(service: Service) -> None:
     with connect(service) as flooding:
         with held_up_writes(service.database_url):
-            flooding.sendall(ask(REPORT, head=b"Host: x\r\n\r\n") + b"\0")
+            flooding.sendall(ask(REPORT, head=KEPT_OPEN) + b"\0")
             sender = threading.Thread(target=_send_all, args=(flooding, bytes(8 * MIB)))
             sender.start()
             until(lambda: service.app.parts.writer.queued == 1)

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive on the socket: an answer of the contract, and a service that goes on."""
+"""Any bytes on the socket get an answer of the contract, and the service goes on."""
 
 import socket
 from typing import NamedTuple
@@ -8,10 +8,11 @@ import pytest
 from app.http import protocol
 from tests.service import TOKEN, Service, a_report
 
-# What the contract names for the callback, but 503, which nothing here gives cause for.
+# The statuses of the contract for the callback, without 503: nothing here causes it.
 ANSWERS = frozenset({200, 400, 403, 404, 405, 414})
 PATH = f"/callback/paasoo/{TOKEN}".encode()
 HOST = b"Host: x\r\nConnection: close\r\n\r\n"
+KEPT_OPEN = b"Host: x\r\n\r\n"
 KEPT = a_report(messageid="kept").encode()
 TURNED_AWAY = a_report(messageid="turned-away").encode()
 
@@ -82,7 +83,7 @@ def not_allowed(method: bytes) -> Case:
     return Case(f"method {method.decode()}", ask(TURNED_AWAY, method=method), 405, body)
 
 
-# Where the contract says exactly what has to come.
+# The contract gives the exact answer.
 EXACT = [
     refused("no query", b"", b"missing_parameter"),
     refused("nothing but separators", b"&&&", b"missing_parameter"),
@@ -228,8 +229,8 @@ def test_report_with_unescaped_bytes_is_not_lost(service: Service, value: bytes)
 
 
 def test_pipelined_requests_are_answered_in_order(service: Service) -> None:
-    first = ask(a_report(messageid="first").encode(), head=b"Host: x\r\n\r\n")
-    second = ask(b"", head=b"Host: x\r\n\r\n")
+    first = ask(a_report(messageid="first").encode(), head=KEPT_OPEN)
+    second = ask(b"", head=KEPT_OPEN)
     third = ask(a_report(messageid="third").encode())
 
     answers = send(service, first + second + third)
@@ -267,7 +268,7 @@ def test_request_that_comes_byte_by_byte_is_taken(service: Service) -> None:
 
 def test_report_is_stored_though_its_caller_left(service: Service) -> None:
     with connect(service) as leaver:
-        leaver.sendall(ask(KEPT, head=b"Host: x\r\n\r\n") + ask(KEPT)[:20])
+        leaver.sendall(ask(KEPT, head=KEPT_OPEN) + ask(KEPT)[:20])
         assert leaver.recv(1)  # admitted, and answered
 
     assert service.message("kept")["state"] == "delivered"
@@ -284,7 +285,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(
             assert half.recv(1) == b""  # it hung up; a socket time-out fails the test
 
     with connect(service) as slow:  # a second request, after one that was answered
-        slow.sendall(ask(KEPT, head=b"Host: x\r\n\r\n"))
+        slow.sendall(ask(KEPT, head=KEPT_OPEN))
         assert slow.recv(4096).startswith(b"HTTP/1.1 200")
         slow.sendall(b"GET /livez")
         assert slow.recv(1) == b""

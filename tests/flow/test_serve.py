@@ -36,7 +36,7 @@ def get(service: Serving, path: str, key: str = READ_KEY) -> httpx2.Response:
 
 @pytest.fixture
 def environment(database_url: URL) -> dict[str, str]:
-    """What `serve` needs to run on a migrated database, once for each kind."""
+    """The variables that `serve` needs on a migrated database, once for each kind."""
     return {"DLR_DATABASE_URL": database_url.render_as_string(hide_password=False), **SECRETS}
 
 

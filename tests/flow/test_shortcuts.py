@@ -13,12 +13,11 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests.conftest import DATABASES, migrated_database
-from tests.flow.test_raw_sockets import ask, filled, send
+from tests.flow.test_raw_sockets import HOST, ask, filled, send
 from tests.service import READ_KEY, TOKEN, Service, a_report, running_service
 
 REPORT = a_report(messageid="known").encode()
 LARGE = [a_report(messageid="large", to=f"65888888{number:02}").encode() for number in range(50)]
-CLOSE = b"Host: x\r\nConnection: close\r\n\r\n"
 KEY = b"Authorization: Bearer %b\r\n" % READ_KEY.encode()
 OWN_ID = b"X-Request-Id: an-id.of_the-caller\r\n"
 WRONG = b"/callback/paasoo/wrong"
@@ -27,15 +26,15 @@ WRONG = b"/callback/paasoo/wrong"
 def look_up(
     path: bytes, head: bytes = KEY, *, method: bytes = b"GET", version: bytes = b"HTTP/1.1"
 ) -> bytes:
-    return b"%b /v1/messages/%b %b\r\n%b%b" % (method, path, version, head, CLOSE)
+    return b"%b /v1/messages/%b %b\r\n%b%b" % (method, path, version, head, HOST)
 
 
 CALLBACKS = {
     "report": ask(REPORT),
     "the same again": ask(REPORT),
     "HTTP/1.0": ask(REPORT, version=b"HTTP/1.0", head=b"\r\n"),
-    "body": ask(REPORT, head=b"Content-Length: 5\r\n" + CLOSE) + b"hello",
-    "body in chunks": ask(REPORT, head=b"Transfer-Encoding: chunked\r\n" + CLOSE) + b"0\r\n\r\n",
+    "body": ask(REPORT, head=b"Content-Length: 5\r\n" + HOST) + b"hello",
+    "body in chunks": ask(REPORT, head=b"Transfer-Encoding: chunked\r\n" + HOST) + b"0\r\n\r\n",
     "an offer to upgrade": ask(
         REPORT, head=b"Upgrade: h2c\r\nConnection: upgrade, close\r\nHost: x\r\n\r\n"
     ),
@@ -46,7 +45,7 @@ CALLBACKS = {
     "not UTF-8": ask(REPORT.replace(b"known", b"%ff")),
     "too long": ask(filled(REPORT, 9000)),
     "wrong token": ask(REPORT, path=WRONG),
-    "wrong token with an id": ask(REPORT, path=WRONG, head=OWN_ID + CLOSE),
+    "wrong token with an id": ask(REPORT, path=WRONG, head=OWN_ID + HOST),
     "no token": ask(REPORT, path=b"/callback/paasoo"),
     "slash behind the token": ask(REPORT, path=b"/callback/paasoo/%b/" % TOKEN.encode()),
     "blank behind the token": ask(REPORT, path=b"/callback/paasoo/%b%%20" % TOKEN.encode()),
@@ -220,7 +219,7 @@ def test_faults_are_answered_and_logged_the_same(
 
 
 def test_an_unknown_path_is_answered_as_a_wrong_token_is(service: Service) -> None:
-    for head in (CLOSE, OWN_ID + CLOSE):
+    for head in (HOST, OWN_ID + HOST):
         for method in (b"GET", b"HEAD", b"POST"):
             unknown = send(service, ask(REPORT, method=method, path=b"/nothing/here", head=head))
             wrong = send(service, ask(REPORT, method=method, path=WRONG, head=head))

@@ -139,10 +139,8 @@ def test_pages_neither_skip_nor_repeat_what_does_not_change(service: Service, li
         ("limit=1&limit=2", "limit"),
     ],
 )
-def test_a_wrong_parameter_is_refused_by_name(
-    shared_service: Service, query: str, field: str
-) -> None:
-    answer = shared_service.get(f"/v1/deliveries?{query}")
+def test_a_wrong_parameter_is_refused_by_name(service: Service, query: str, field: str) -> None:
+    answer = service.get(f"/v1/deliveries?{query}")
 
     assert answer.status_code == 422
     assert answer.json()["code"] == "invalid_request"
@@ -155,8 +153,8 @@ def test_a_plus_that_was_not_escaped_is_understood(reported: Service) -> None:
     assert len(reported.get(f"/v1/deliveries?since={since}").json()["items"]) == 5
 
 
-def test_the_list_needs_a_key(shared_service: Service) -> None:
-    assert shared_service.get("/v1/deliveries", key=None).status_code == 401
+def test_the_list_needs_a_key(service: Service) -> None:
+    assert service.get("/v1/deliveries", key=None).status_code == 401
 
 
 def plans_of(service: Service, statements: list[tuple[str, Any]]) -> Iterator[tuple[str, str]]:

@@ -54,9 +54,9 @@ def test_a_thousand_messages_are_looked_up_at_once(service: Service) -> None:
     ],
 )
 def test_a_malformed_body_is_refused_by_name(
-    shared_service: Service, body: dict[str, Any], field: str
+    service: Service, body: dict[str, Any], field: str
 ) -> None:
-    answer = look_up(shared_service, body)
+    answer = look_up(service, body)
 
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -64,8 +64,8 @@ def test_a_malformed_body_is_refused_by_name(
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
-def test_a_body_that_is_no_json_is_refused(shared_service: Service) -> None:
-    answer = shared_service.http.post(
+def test_a_body_that_is_no_json_is_refused(service: Service) -> None:
+    answer = service.http.post(
         "/v1/messages/lookup",
         content=b"{",
         headers={"Authorization": f"Bearer {READ_KEY}", "Content-Type": "application/json"},
@@ -75,8 +75,8 @@ def test_a_body_that_is_no_json_is_refused(shared_service: Service) -> None:
     assert answer.json()["code"] == "invalid_request"
 
 
-def test_looking_up_needs_a_key(shared_service: Service) -> None:
-    assert look_up(shared_service, {"messageids": ["m"]}, key=None).status_code == 401
+def test_looking_up_needs_a_key(service: Service) -> None:
+    assert look_up(service, {"messageids": ["m"]}, key=None).status_code == 401
 
 
 def test_the_path_is_also_the_id_of_a_message(service: Service) -> None:

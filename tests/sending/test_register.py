@@ -160,21 +160,19 @@ def test_registering_while_reports_come_loses_neither(service: Service) -> None:
     ],
 )
 def test_a_malformed_body_is_refused_by_name(
-    shared_service: Service, body: dict[str, Any], field: str
+    service: Service, body: dict[str, Any], field: str
 ) -> None:
-    answer = shared_service.register("malformed", **body)
+    answer = service.register("malformed", **body)
 
     assert answer.status_code == 422
     assert answer.json()["code"] == "invalid_request"
     assert [error["field"] for error in answer.json()["errors"]] == [field]
-    assert shared_service.get("/v1/messages/malformed").status_code == 404
+    assert service.get("/v1/messages/malformed").status_code == 404
 
 
 @pytest.mark.parametrize(("key", "status"), [(None, 401), (READ_KEY, 403), (ADMIN_KEY, 200)])
-def test_registering_needs_the_role_send(
-    shared_service: Service, key: str | None, status: int
-) -> None:
-    assert shared_service.register("roles", key=key, to=["6588888888"]).status_code == status
+def test_registering_needs_the_role_send(service: Service, key: str | None, status: int) -> None:
+    assert service.register("roles", key=key, to=["6588888888"]).status_code == status
 
 
 def test_an_id_with_reserved_characters_is_registered_to_the_letter(service: Service) -> None:

@@ -217,11 +217,11 @@ def test_sending_needs_the_role_send(shared_sending: Pair, key: str | None, stat
     assert shared_sending.service.send(key=key).status_code == status
 
 
-def test_without_an_account_nothing_is_sent(shared_service: Service) -> None:
-    answer = shared_service.send(reference="order 17")
+def test_without_an_account_nothing_is_sent(service: Service) -> None:
+    answer = service.send(reference="order 17")
 
     assert (answer.status_code, answer.json()["code"]) == (503, "sending_not_configured")
-    assert shared_service.found_by("order 17") == []
+    assert service.found_by("order 17") == []
 
 
 @pytest.mark.parametrize(

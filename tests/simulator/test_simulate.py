@@ -292,10 +292,10 @@ def test_a_wrong_option_is_one_line_that_names_it(named: str, given: list[str]) 
     [("--api", {"--api": "http://127.0.0.1:1"}), ("--key", {"--key": "wrong"})],
 )
 def test_an_api_that_does_not_answer_is_one_line(
-    named: str, changed: dict[str, Any], shared_service: Service
+    named: str, changed: dict[str, Any], service: Service
 ) -> None:
-    given = {"--api": str(shared_service.http.base_url), "--key": READ_KEY, **changed}
-    simulate(shared_service, *only("delivered"), "--messages", "1", "--ledger", "it")
+    given = {"--api": str(service.http.base_url), "--key": READ_KEY, **changed}
+    simulate(service, *only("delivered"), "--messages", "1", "--ledger", "it")
 
     ended = run(
         "simulate", "--check", "--ledger", "it", *(w for item in given.items() for w in item)
