@@ -72,9 +72,9 @@ class Reader:
             raise MalformedRequestError("the request head is too large")
 
     def close(self) -> None:
-        """Drop the parser, which refers back to the reader."""
+        """Drop all that refers back, which else only a garbage collection would free."""
         self.is_over = True
-        del self._parser
+        del self._parser, self._upgrades, self._listener
 
     def _parse(self, data: bytes) -> None:
         try:

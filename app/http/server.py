@@ -69,6 +69,14 @@ class DrainingServer(uvicorn.Server):
         self._listen_to_hangup()
         await super().serve(*args, **kwargs)
 
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn every tenth of a second."""
+        now = self._loop.time()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, HttpProtocol):
+                connection.expire_if_late(now)
+        return await super().on_tick(counter)
+
     def _listen_to_hangup(self) -> None:
         """Handle SIGHUP too, unless our parent (nohup, say) has made us ignore it."""
         is_main_thread = threading.current_thread() is threading.main_thread()
