@@ -6,10 +6,10 @@ import sys
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from io import FileIO
-from queue import Full, Queue
+from queue import SimpleQueue
 from select import select
 from typing import Any, Final
 
@@ -72,22 +72,23 @@ class LogQueue(logging.Handler):
         self.dropped = 0
         # Unbuffered: a buffer's lock, held by a write that hangs, would hang the exit as well.
         self._file = FileIO(descriptor, "w", closefd=False)
-        self._lines: Queue[str | None] = Queue(MAX_LINES_WAITING)
+        # Not a `Queue`: a signal handler that logs while its thread logs would wait for itself.
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self._lines.put_nowait(self.format(record))
-        except Full:
+        if self._lines.qsize() >= MAX_LINES_WAITING:
             self.dropped += 1  # the handler's lock is held
+            return
+        try:
+            self._lines.put(self.format(record))
         except Exception:  # noqa: BLE001 - as the library's handlers do
             self.handleError(record)
 
     def close(self) -> None:
         """Write the lines that wait, but give a reader that isn't there little time."""
-        with suppress(Full):
-            self._lines.put(None, timeout=LAST_LINES_S)
+        self._lines.put(None)
         self._thread.join(LAST_LINES_S)
         super().close()
 

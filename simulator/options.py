@@ -127,7 +127,7 @@ def ledger_path(path: Path, *, overwrite: bool) -> Path:
     """Refuse a file that exists, unless it may be overwritten."""
     if path.exists() and not overwrite:
         raise OptionError(
-            f"--ledger: {path} is there already; --force overwrites it. To compare it"
-            " with the API again, give --check without a callback address (unset DLR_SIMULATOR_CALLBACK)"
+            f"--ledger: {path} is there already; --force overwrites it."
+            " To compare it again, give --check without a callback (unset DLR_SIMULATOR_CALLBACK)"
         )
     return path

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.telemetry import JsonFormatter, LogQueue
-from tests.process import until
+from tests.process import run_python, until
 
 
 @pytest.fixture
@@ -62,3 +62,30 @@ def test_a_full_pipe_that_does_not_block_is_waited_for(pipe: tuple[int, int]) ->
 
     assert json.loads(line)["message"] == long
     assert used < 0.5
+
+
+LOGS_IN_A_SIGNAL_HANDLER = """
+import logging, signal
+from app.telemetry import set_up_logging
+
+handled = 0
+
+def handle(*_):
+    global handled
+    handled += 1
+    logging.info("in the handler")
+
+set_up_logging("info")
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+while handled < 2000:
+    logging.info("outside")
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("goes on")
+"""
+
+
+def test_a_signal_handler_may_log_while_its_thread_logs() -> None:
+    ended = run_python("-c", LOGS_IN_A_SIGNAL_HANDLER)
+
+    assert ended.stdout == "goes on\n"

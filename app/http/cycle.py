@@ -25,11 +25,13 @@ class Cycle(RequestResponseCycle):
         self._is_last = is_last
         self._is_half_closed = False
         self._was_delivered = False
+        self._heard_of_end = False
         self._has_length = True
 
     def leave(self) -> None:
         """Stop answering: the client has gone, or gets another answer."""
         self.disconnected = True
+        self.waiting_for_100_continue = False
         self.message_event.set()
 
     def half_close(self) -> None:
@@ -46,17 +48,23 @@ class Cycle(RequestResponseCycle):
                 self._was_delivered = not message["more_body"]
                 return message
             message = DISCONNECT  # woken by the end of the client's half
+        self._heard_of_end = True
         if self.response_started and not self.response_complete:
-            # The application stops its stream here, without an end that could be sent.
-            self.disconnected = True
-            self.transport.close()
+            self._break_off()
         return message
+
+    def _break_off(self) -> None:
+        """The application, told that the client has left, stops its stream without an end."""
+        self.disconnected = True
+        self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
         if message["type"] != "http.response.start":
             if not self._has_length and message["type"] == "http.response.body":
                 self.expected_content_length = len(message.get("body", b""))
             await super().send(message)
+            if self._heard_of_end and not self.response_complete:
+                self._break_off()
             return
         if self.scope["http_version"] == "1.0":
             self._has_length = any(

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, ClassVar, Final, NamedTuple
 
 import uvicorn
@@ -54,6 +55,20 @@ class Direct(NamedTuple):
 
 
 Exchange = Direct | Cycle
+
+
+def _ends_alone(callback: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback whose exception is logged, and ends this connection but nothing else."""
+
+    @wraps(callback)
+    def guarded(self: "HttpProtocol", *arguments: Any) -> Any:
+        try:
+            return callback(self, *arguments)
+        except Exception:
+            log.exception("a connection failed")
+            self.abort()
+
+    return guarded
 
 
 class HttpProtocol(asyncio.Protocol):
@@ -112,10 +127,12 @@ class HttpProtocol(asyncio.Protocol):
         self._waiting.clear()
         if isinstance(self._answering, Cycle):
             self._answering.leave()
+        self._answering = self._receiving = None
         self._flow.resume_writing()
         self._stop_watching_answer()
         self._reader.close()
 
+    @_ends_alone
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             self._ignored_bytes += len(data)
@@ -126,11 +143,9 @@ class HttpProtocol(asyncio.Protocol):
             self._reader.feed(data)
         except ApiError as error:
             self._refuse(error)
-        except Exception:
-            log.exception("a request failed")
-            self._transport.abort()
         self._advance()
 
+    @_ends_alone
     def eof_received(self) -> bool:
         """True keeps the client's other half open, until it has its answers."""
         self._is_half_closed = True
@@ -150,6 +165,9 @@ class HttpProtocol(asyncio.Protocol):
         self._stop_watching_answer()
         self._advance()
 
+    def abort(self) -> None:
+        self._transport.abort()
+
     def shutdown(self) -> None:
         """The server ends: close once every request is answered."""
         self._is_ending = True
@@ -163,12 +181,13 @@ class HttpProtocol(asyncio.Protocol):
     def on_head(self, request: Request) -> None:
         reader = self._reader
         handler = handler_of(self.shortcuts, request)
-        if handler is None:
+        comes_in_chunks = b"transfer-encoding" in reader.values
+        if handler is None or (comes_in_chunks and reader.expects_continue):
             self._receiving = cycle = self._cycle_of(request)
             self._waiting.append(cycle)
             return
         exchange = Direct(handler, request, reader.keeps)
-        if b"transfer-encoding" in reader.values:
+        if comes_in_chunks:
             # Wait for the body: until its end the parser may still refuse the request.
             self._receiving, self._body_bytes = exchange, 0
         else:
@@ -273,7 +292,7 @@ class HttpProtocol(asyncio.Protocol):
             access_log=False,
             default_headers=self._server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=reader.values.get(b"expect", b"").lower() == b"100-continue",
+            expect_100_continue=reader.expects_continue,
             keep_alive=reader.keeps,
             on_response=self._cycle_is_answered,
         )
@@ -362,6 +381,7 @@ class HttpProtocol(asyncio.Protocol):
     def _expire_in(self, seconds: float) -> None:
         self._expires_at = self._loop.time() + seconds
 
+    @_ends_alone
     def expire_if_late(self, now: float) -> None:
         """The server calls this now and then, by the loop's clock: cheaper than a timer each."""
         if self._expires_at <= now:

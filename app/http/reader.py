@@ -12,7 +12,8 @@ from app.exchange import Request
 from app.http.request_line import RequestLine
 from app.http.upgrades import UpgradeFilter
 
-MAX_HEAD_BYTES: Final = 64 * 1024
+# Of a head, and of what comes between or behind the chunks of a body: their sizes, trailers.
+MAX_FRAMING_BYTES: Final = 64 * 1024
 
 
 class Stage(Enum):
@@ -47,7 +48,7 @@ class Reader:
         self._line = RequestLine()
         self._upgrades = UpgradeFilter(lambda: self._is_in_head)
         self._is_in_head = False  # behind the request line
-        self._head_bytes = 0
+        self._framing_bytes = 0
         self._stage = Stage.BETWEEN
         self.is_over = False
         self.requests = 0  # how many have come whole
@@ -59,17 +60,24 @@ class Reader:
             return Stage.HEAD
         return self._stage
 
+    @property
+    def expects_continue(self) -> bool:
+        """True if the client sends its body only after `100 Continue` (RFC 9110, 10.1.1)."""
+        expected = self.values.get(b"expect", b"").lower()
+        return expected == b"100-continue" and self.http_version != "1.0"
+
     def feed(self, data: bytes) -> None:
         """Read on. Raises `ApiError` if that is no request."""
+        self._framing_bytes += len(data)
         if self._stage is not Stage.BODY:
-            self._head_bytes += len(data)
             data = self._line.feed(data)
         for piece in self._upgrades.pieces(data):
             if self.is_over:
                 return
             self._parse(piece)
-        if self._head_bytes > MAX_HEAD_BYTES and self._stage is Stage.HEAD:
-            raise MalformedRequestError("the request head is too large")
+        if self._framing_bytes > MAX_FRAMING_BYTES and self._stage is not Stage.BETWEEN:
+            part = "request head is" if self._stage is Stage.HEAD else "trailers are"
+            raise MalformedRequestError(f"the {part} too large")
 
     def close(self) -> None:
         """Drop all that refers back, which else only a garbage collection would free."""
@@ -123,12 +131,13 @@ class Reader:
         self._listener.on_head(Request(method, path, raw_path, query, headers, self._peer))
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = 0
         self._listener.on_body(body)
 
     def on_message_complete(self) -> None:
         self._stage = Stage.BETWEEN
         self.requests += 1
-        self._head_bytes = 0
+        self._framing_bytes = 0
         self._line.has_passed = False
         self.is_over = not self.keeps
         self._listener.on_end()

@@ -24,6 +24,7 @@ class Outage:
         self._reports_are = "kept in the spool" if has_spool else "refused"
         # A server counts as away until it has been found.
         self._is_on = not is_embedded
+        self._number = 1
         self._began_at: float | None = None
         self._said: set[str] = set()
         self._spool_is_failing = False
@@ -35,15 +36,21 @@ class Outage:
         return self._is_on
 
     @property
+    def number(self) -> int:
+        """Tells the current or latest outage from the others."""
+        return self._number
+
+    @property
     def spool_is_failing(self) -> bool:
         return self._spool_is_failing
 
     def begin(self, why: str) -> None:
         """Note that the database took nothing. Log the reason if it is new in this outage."""
         with self._lock:
-            self._is_on = not self._is_embedded
             if self._began_at is None:
+                self._number += not self._is_on
                 self._began_at = time.monotonic()
+            self._is_on = not self._is_embedded
             # Each reason counts: a server may be back with an outdated schema.
             is_news = why not in self._said
             self._said.add(why)
@@ -51,9 +58,11 @@ class Outage:
             they_are = self._reports_are
             log.error("the database takes no reports", extra={"error": why, "they_are": they_are})
 
-    def end(self) -> None:
-        """Note that the database took a batch, which ends the outage if there is one."""
+    def end(self, number: int | None = None) -> None:
+        """Note that the database took a batch: any outage is over, or only that of this number."""
         with self._lock:
+            if number not in {None, self._number}:
+                return
             self._is_on = False
             began_at, self._began_at = self._began_at, None
             if began_at is None:

@@ -85,7 +85,7 @@ class Recovery:
 
     def _step(self) -> bool:
         """Look at the database, and drain the spool if there is one. False if either failed."""
-        was_away = self._outage.is_on
+        was_away, number = self._outage.is_on, self._outage.number
         try:
             if was_away:
                 self._require_writable()
@@ -93,7 +93,7 @@ class Recovery:
                 # Its first batch ends the outage: only a write proves that the database is back.
                 self._drain.run(self._spool, self._stopping)
             if was_away:  # don't end an outage that another thread has just begun
-                self._outage.end()
+                self._outage.end(number)
             self._drain_abandoned()
         except DatabaseFaultError as error:
             self._outage.begin(str(error))

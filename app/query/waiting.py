@@ -169,15 +169,17 @@ class Watch:
         loop = asyncio.get_running_loop()
         self._writer.after_commit = self._woken.set
         seen = ""
-        while self._waiters:
-            self._woken.clear()
-            began = loop.time()
-            seen = await self._look(seen)
-            await asyncio.sleep(max(REST_S, loop.time() - began))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), LOOK_EVERY_S)
-        self._writer.after_commit = None
-        self._looking = None
+        try:
+            while self._waiters:
+                self._woken.clear()
+                began = loop.time()
+                seen = await self._look(seen)
+                await asyncio.sleep(max(REST_S, loop.time() - began))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), LOOK_EVERY_S)
+        finally:
+            self._writer.after_commit = None
+            self._looking = None
 
     async def _look(self, seen: str) -> str:
         """Answer the waiters whose wait is over. Return the commit token of the data seen."""

@@ -26,7 +26,7 @@ from tests.flow.test_raw_sockets import (
 )
 from tests.ingest.test_batches import held_up_writes
 from tests.process import until
-from tests.service import READ_KEY, Service, a_report, running_service
+from tests.service import ADMIN_KEY, READ_KEY, Service, a_report, running_service
 
 MIB = 1024 * 1024
 REPORT = a_report(messageid="kept").encode()
@@ -175,6 +175,64 @@ def test_an_answer_before_the_body_ends_the_connection_but_is_read(service: Serv
 
     assert status_of(answer) == 401
     assert b"connection: close" in answer
+
+
+@pytest.mark.parametrize("behind", [b"0\r\nA: ", b"1;"], ids=["trailer", "chunk extension"])
+def test_what_stands_around_chunks_is_bounded(service: Service, behind: bytes) -> None:
+    head = b"Transfer-Encoding: chunked\r\nHost: x\r\n\r\n"
+    with connect(service) as endless:
+        endless.sendall(ask(b"x=1", path=b"/callback/paasoo/wrong", head=head) + behind)
+        with suppress(OSError):  # it may be closed before all is sent
+            endless.sendall(b"x" * MIB)
+        answer = read_all(endless)
+
+    assert status_of(answer) == 400
+    assert b"too large" in answer
+
+
+def test_a_request_whose_body_is_cut_off_is_not_carried_out(service: Service) -> None:
+    assert service.call_back("type=dlr").status_code == 400
+    (row,) = service.quarantine()
+    path = f"/v1/quarantine/{row['id']}".encode()
+    key = b"Authorization: Bearer %b\r\n" % ADMIN_KEY.encode()
+    with connect(service) as half_closed:
+        half_closed.sendall(
+            b"DELETE %b HTTP/1.1\r\n%bContent-Length: 9\r\nHost: x\r\n\r\n" % (path, key)
+        )
+        half_closed.shutdown(socket.SHUT_WR)
+        answer = read_all(half_closed)
+
+    assert status_of(answer) == 400
+    assert service.quarantine() == [row]
+
+
+def test_a_stream_whose_client_has_closed_its_half_ends_without_an_error(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(5):
+        with connect(service) as half_closed:
+            half_closed.sendall(b"GET /v1/changes/stream HTTP/1.1\r\n%bHost: x\r\n\r\n" % KEY)
+            half_closed.shutdown(socket.SHUT_WR)
+            read_all(half_closed)
+    until(lambda: service.app.parts.watch.streams == 0)
+
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_body_in_chunks_that_waits_for_leave_gets_it(service: Service, version: bytes) -> None:
+    head = b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\nHost: x\r\n\r\n"
+    request = ask(REPORT, head=head).replace(b"HTTP/1.1", b"HTTP/" + version)
+    with connect(service) as waiting:
+        waiting.sendall(request)
+        if version == b"1.1":
+            assert waiting.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        waiting.sendall(b"0\r\n\r\n")
+        waiting.shutdown(socket.SHUT_WR)
+        answer = read_all(waiting)
+
+    assert b"100 Continue" not in answer
+    assert statuses_of(answer) in ([200], [400])  # chunks are no part of HTTP/1.0
 
 
 def test_a_body_is_a_body_and_the_connection_is_kept(service: Service) -> None:
