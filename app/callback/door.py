@@ -59,6 +59,7 @@ class Door:
         self._writer = writer
         self._answered = metrics.callbacks.times
         self._presented = metrics.callback_tokens.times
+        self._now = 0  # of the latest report, in microseconds since 1970 UTC
 
     def receive(self, request: Request, reply: Reply) -> None:
         """Call `reply` once: at once, or when the report is on disk or can't be."""
@@ -67,7 +68,9 @@ class Door:
             self._answered[refusal.status] += 1
             reply(refusal)
             return
-        entry = understand(request.query, time.time_ns() // 1000)
+        # Never back, if the clock is set back: the report that came later must win.
+        self._now = max(time.time_ns() // 1000, self._now + 1)
+        entry = understand(request.query, self._now)
         if isinstance(entry, Refusal):
             log.warning(
                 "callback refused",

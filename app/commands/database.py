@@ -49,8 +49,7 @@ def database_to_read(settings: Settings) -> Iterator[Database]:
 def database_to_write(settings: Settings, *, instead: str) -> Iterator[Database]:
     """Open a database to write to. On SQLite a running `serve` is an error that says `instead`."""
     with the_only_process_on(settings, instead=instead), database_to_read(settings) as database:
-        with database.write.connect() as connection:
-            changes.settle_base(connection)
+        changes.settle(database)
         yield database
 
 

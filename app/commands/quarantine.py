@@ -55,7 +55,7 @@ def replay_refused(ids: list[str] | None) -> None:
 def delete(ids: list[str]) -> None:
     with (
         database_to_write(load_settings(), instead=DELETE_BY_API) as database,
-        database.write.begin() as connection,
+        database.batch() as connection,
     ):
         removed = quarantine.remove(connection, ids)
     typer.echo(f"deleted: {len(removed)}")

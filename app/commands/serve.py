@@ -133,8 +133,8 @@ def prepare_schema(settings: Settings) -> None:
             with database.read.connect() as connection:
                 current = schema.is_current(connection)
         except OperationalError as error:
-            if faults.is_refusal(error):
-                raise
+            # Nothing tells a wrong password from a server that is full: only the text does, in the
+            # server's language.
             log.warning("starting without the database", extra={"error": faults.words(error)})
             return
     if not current:

@@ -106,7 +106,7 @@ class Committer:
     # Count after the commit, so that the metrics never promise more than the disk holds.
 
     def _record(self, reports: Sequence[DeliveryReport]) -> None:
-        with self.database.write.begin() as connection:
+        with self.database.batch() as connection:
             write.record(connection, reports)
         for state, times in Counter(report.state for report in reports).items():
             self._metrics.reports.labels(state).inc(times)
@@ -115,7 +115,7 @@ class Committer:
         )
 
     def _keep(self, refusals: Sequence[Refusal]) -> None:
-        with self.database.write.begin() as connection:
+        with self.database.batch() as connection:
             dropped = quarantine.keep(connection, refusals, self._quarantine_max_rows)
         for code, times in Counter(refusal.code for refusal in refusals).items():
             self._metrics.quarantined.labels(code).inc(times)

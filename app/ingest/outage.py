@@ -36,6 +36,11 @@ class Outage:
         return self._is_on
 
     @property
+    def has_begun(self) -> bool:
+        """True from the first write that failed to the next that succeeds."""
+        return self._is_on or self._began_at is not None
+
+    @property
     def number(self) -> int:
         """Tells the current or latest outage from the others."""
         return self._number

@@ -16,7 +16,7 @@ from app.ingest.commit import Committer, Outcome
 from app.ingest.outage import Outage
 from app.reports import DeliveryReport, Refusal
 from app.settings import Settings
-from app.store import changes, faults, schema
+from app.store import changes, faults, postgresql, schema
 from app.store.faults import DatabaseFaultError, NotWritableError
 from app.store.spool import Spool, Spooled
 
@@ -31,6 +31,8 @@ MAX_PASSED_OVER: Final = 3
 PROGRESS_INTERVAL_S: Final = 2.0
 # The interval at which a replica looks for spools whose process has gone.
 ABANDONED_INTERVAL_S: Final = 10.0
+# The interval at which the server's address is tried anew, for another server behind it.
+SERVER_INTERVAL_S: Final = 4.0
 
 
 # Parses a raw query with its time of receipt, as the door does.
@@ -55,6 +57,7 @@ class Recovery:
         self._spool_folder = settings.data_dir
         self._spool_max_bytes = settings.spool_max_bytes
         self._looked_for_abandoned_at = -ABANDONED_INTERVAL_S
+        self._looked_at_server_at = time.monotonic()
         self._complaint = ""
         self._schema_was_current = False
         self._stopping = threading.Event()
@@ -89,6 +92,8 @@ class Recovery:
         try:
             if was_away:
                 self._require_writable()
+            else:
+                self._require_same_server()
             if self._spool is not None:
                 # Its first batch ends the outage: only a write proves that the database is back.
                 self._drain.run(self._spool, self._stopping)
@@ -108,14 +113,34 @@ class Recovery:
         try:
             with self._database.write.connect() as connection:
                 schema.require_writable(connection, may_be_newer=self._schema_was_current)
-                changes.settle_base(connection)
                 self._schema_was_current = True
+            changes.settle(self._database)
         except NotWritableError:
             # This connection's server may have become a standby; a new one may find the primary.
-            self._database.write.dispose()
+            self._database.disconnect()
             raise
         except SQLAlchemyError as error:
             raise DatabaseFaultError(faults.description(error)) from error
+
+    def _require_same_server(self) -> None:
+        """Raise `NotWritableError` if a new connection finds another server than those in use.
+
+        An address may move while the old primary still answers. Failing to connect proves nothing.
+        """
+        if time.monotonic() - self._looked_at_server_at < SERVER_INTERVAL_S:
+            return
+        self._looked_at_server_at = time.monotonic()
+        try:
+            with self._database.look.connect() as connection:
+                is_another = postgresql.server_of(connection) != self._database.server
+                is_read_only = schema.is_read_only(connection)
+        except SQLAlchemyError as error:
+            log.warning("no new connection", extra={"error": faults.description(error)})
+            return
+        if is_another or is_read_only:
+            self._database.disconnect()
+            why = "another server has taken its address" if is_another else "it is read-only"
+            raise NotWritableError(why)
 
     def _drain_abandoned(self) -> None:
         if time.monotonic() - self._looked_for_abandoned_at < ABANDONED_INTERVAL_S:

@@ -49,7 +49,7 @@ def show_readiness(request: Request) -> JSONResponse:
 
 
 def _check_database(request: Request) -> dict[str, str]:
-    if parts_of(request).outage.is_on:
+    if parts_of(request).outage.has_begun:
         return {"database": "takes no reports", "schema": "not checked"}
     try:
         with parts_of(request).database.read.connect() as connection:

@@ -107,7 +107,7 @@ def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) ->
 def delete_refused(id: str, request: Request) -> None:  # noqa: A002 - the name in the path
     """Delete a refused callback for good."""
     refuse_while_away(request)
-    with parts_of(request).database.write.begin() as connection:
+    with parts_of(request).database.batch() as connection:
         removed = quarantine.remove(connection, [id])
     if not removed:
         raise RefusedCallbackNotFoundError(id)

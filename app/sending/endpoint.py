@@ -191,7 +191,7 @@ def register_message(
     refuse_while_away(request)
     database = parts_of(request).database
     submission = Submission(messageid, sent.to, sent.reference, sent.submitted_at)
-    with database.write.begin() as connection:
+    with database.batch() as connection:
         submissions.register(connection, submission, time.time_ns() // 1000)
     with database.read.connect() as connection:
         return json_response(message_of(read.deliveries_of(connection, messageid)))

@@ -6,12 +6,17 @@ page ends below the oldest running transaction: a long transaction delays reader
 nothing (`docs/decisions/0006-change-feed.md`).
 """
 
+import logging
 from typing import Final
 
 from sqlalchemy import Connection, literal_column, select, text, tuple_
 
+from app.store import postgresql
+from app.store.engine import Database
 from app.store.read import SHOWN, Deliveries
 from app.store.tables import deliveries, feed
+
+log = logging.getLogger(__name__)
 
 # `changed_in`, message id and recipient. Two empty texts come before every delivery.
 Position = tuple[int, str, str]
@@ -35,21 +40,27 @@ _SETTLED = _BASE + literal_column(
     "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 )
 
-# Look first, because a new base is hardly ever needed. The lock and writers wait for each other, so
-# no transaction gives out positions from the old base once there is a new one.
+# More positions than a server can have shown and lost: its transaction numbers have 32 bits.
+FAILOVER_GAP: Final = 2**32
+
+# Look first, because a new base is hardly ever needed.
+_IS_SETTLED = text("""
+SELECT history IS NOT DISTINCT FROM :server
+    AND (SELECT coalesce(max(changed_in), 0) FROM deliveries)
+        < base + CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
+FROM feed
+""")
+# The lock and writers wait for each other, so no transaction gives out positions from the old base
+# once there is a new one.
+_LOCK = text("LOCK TABLE deliveries IN SHARE ROW EXCLUSIVE MODE")
 _SETTLE = text("""
-DO $$
-BEGIN
-    IF (SELECT coalesce(max(changed_in), 0) FROM deliveries) < (SELECT base FROM feed)
-            + CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) THEN
-        RETURN;
-    END IF;
-    LOCK TABLE deliveries IN SHARE ROW EXCLUSIVE MODE;
-    UPDATE feed SET base = latest + 1
-            - CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
-        FROM (SELECT max(changed_in) AS latest FROM deliveries) AS reached
-        WHERE latest >= base + CAST(CAST(pg_current_xact_id() AS text) AS bigint);
-END $$
+UPDATE feed SET history = :server, base = CASE
+        WHEN latest >= known.base + CAST(CAST(pg_current_xact_id() AS text) AS bigint)
+        THEN latest + 1 - CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
+        ELSE known.base
+    END + CASE WHEN known.history <> :server THEN CAST(:gap AS bigint) ELSE 0 END
+FROM (SELECT max(changed_in) AS latest FROM deliveries) AS reached, feed AS known
+RETURNING known.history
 """)
 
 
@@ -84,11 +95,28 @@ def commit_token(connection: Connection) -> str:
     return str(connection.execute(select(feed.c.base)).scalar())
 
 
-def settle_base(connection: Connection) -> None:
-    """Make sure that every new change comes after those in the table. Call this before any write.
+def settle(database: Database) -> None:
+    """Make sure that every new change comes after all that was ever shown. Call before any write.
 
-    A database restored into another server has positions from the old server's transaction numbers,
-    and those of the new server may be far lower.
+    Another server has transaction numbers of its own, perhaps far lower: a database was restored
+    into it, or it was a standby, and lost the latest commits of the primary before.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(_SETTLE)
+    if database.is_embedded:
+        return
+    with database.write.connect() as connection:
+        connection.begin()
+        server = postgresql.server_of(connection)
+        is_settled = connection.execute(_IS_SETTLED, {"server": server}).scalar_one()
+    if not is_settled:
+        engine = database.write.execution_options(isolation_level="READ COMMITTED")
+        with engine.begin() as connection:
+            server = postgresql.server_of(connection)
+            connection.execute(_LOCK)
+            parameters = {"server": server, "gap": FAILOVER_GAP}
+            known = connection.execute(_SETTLE, parameters).scalar_one()
+        if known not in {None, server}:
+            log.warning(
+                "another server has taken over; the change feed goes on above all it has shown",
+                extra={"before": known, "now": server},
+            )
+    database.server = server

@@ -6,43 +6,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.pool import NullPool
 
+from app.store import faults, postgresql
 from app.store.fair_pool import FairPool
-from app.store.faults import ServerHangsError
+from app.store.open_files import OpenFiles
 
-# Limits for a server that doesn't answer, or a lock that another session holds.
-CONNECT_TIMEOUT_S = 2  # libpq's minimum
+# Limits for a lock that another session holds, and for a server that doesn't answer.
+SQLITE_LOCK_TIMEOUT_S = 1
 READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
-# The server ends a late statement itself; we wait this much longer for it to do so.
-GRACE_S = 0.5
-SQLITE_LOCK_TIMEOUT_S = 1
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
 SQLITE_CACHE_KIB = 32 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Database:
     """Two engines for one database: one reads over many connections, one writes."""
 
     read: Engine
     write: Engine
+    look: Engine  # a new connection each time, to see which server answers now
+    files: OpenFiles | None = None  # of the embedded database
+    # The server that the change feed is settled on (`postgresql.server_of`), once one is.
+    server: str | None = None
 
     @property
     def is_embedded(self) -> bool:
-        return self.write.dialect.name == "sqlite"
+        return self.files is not None
+
+    @contextmanager
+    def batch(self) -> Iterator[Connection]:
+        """A connection for one statement, which PostgreSQL commits by itself.
+
+        Raises `OperationalError` like a failed commit if its outcome is not certain.
+        """
+        with self._certain(self.write) as connection:
+            yield connection
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A transaction of several statements on the engine that writes."""
+        """A transaction of several statements on the engine that writes. Raises as `batch`."""
         engine = self.write
         if not self.is_embedded:  # PostgreSQL's connections are in autocommit
             engine = engine.execution_options(isolation_level="READ COMMITTED")
-        with engine.begin() as connection:
+        with self._certain(engine) as connection:
             yield connection
+
+    @contextmanager
+    def _certain(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as connection:
+            with connection.begin():
+                if self.server is not None and postgresql.server_of(connection) != self.server:
+                    raise faults.no_certainty("another server answers than before")
+                yield connection
+            if self.files is not None:
+                self.files.require_in_place()
+            elif warning := postgresql.warning_of(connection):
+                raise faults.no_certainty(f"the server warned: {warning}")
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -56,9 +78,13 @@ class Database:
         with engine.connect() as connection:
             yield connection
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
+        """Let go of every connection. New ones may find another server."""
         self.read.dispose()
         self.write.dispose()
+
+    def close(self) -> None:
+        self.disconnect()
 
 
 def open_database(url: URL, *, hurried: bool = True) -> Database:
@@ -68,9 +94,21 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     """
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url, hurried)
-    if hurried:
-        return _open_postgresql(url, READ_TIMEOUT_S, WRITE_TIMEOUT_S)
-    return _open_postgresql(url, None, None)
+    read_timeout_s, write_timeout_s = (READ_TIMEOUT_S, WRITE_TIMEOUT_S) if hurried else (None, None)
+    # A batch is one statement, so a transaction around it would only add round trips.
+    write = postgresql.engine(url, write_timeout_s, pool_size=2, pool_timeout=READ_TIMEOUT_S)
+    read = postgresql.engine(
+        url, read_timeout_s, pool_size=8, pool_timeout=READ_TIMEOUT_S, pool_pre_ping=True
+    )
+    look = postgresql.engine(url, read_timeout_s, poolclass=NullPool)
+    database = Database(read, write, look)
+
+    @event.listens_for(read, "connect")
+    def refuse_another_server(connection: postgresql.ServerConnection, _record: object) -> None:
+        if database.server not in {None, connection.server}:
+            raise postgresql.AnotherServerError("another server answers than the one written to")
+
+    return database
 
 
 def _open_sqlite(url: URL, hurried: bool) -> Database:
@@ -104,66 +142,4 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
     def prepare_reading(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA query_only=ON")
 
-    return Database(read, write)
-
-
-class ImpatientConnection(psycopg.Connection[Any]):
-    """Gives up on a server that hangs, which the server's own timeouts can't notice."""
-
-    patience_s: float = CONNECT_TIMEOUT_S
-
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        try:
-            return super().wait(gen, interval, timeout or self.patience_s)
-        except psycopg.OperationalError as error:
-            if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
-                raise
-            self.pgconn.finish()  # a late answer would be taken for that of the next statement
-            raise ServerHangsError("the server doesn't answer") from error
-
-
-def _open_postgresql(
-    url: URL, read_timeout_s: float | None, write_timeout_s: float | None
-) -> Database:
-    # A batch is one statement, so a transaction around it would only add round trips.
-    write = _postgresql_engine(url, write_timeout_s, pool_size=2, isolation_level="AUTOCOMMIT")
-    read = _postgresql_engine(
-        url, read_timeout_s, pool_size=8, isolation_level="AUTOCOMMIT", pool_pre_ping=True
-    )
-
-    @event.listens_for(write, "connect")
-    def insist_on_durability(connection: Any, _record: object) -> None:
-        # The server's configuration may let commits return before they are on disk.
-        connection.execute(
-            "SELECT set_config('synchronous_commit', 'on', false)"
-            " WHERE current_setting('synchronous_commit') = 'off'"
-        )
-
-    return Database(read, write)
-
-
-def _postgresql_engine(url: URL, timeout_s: float | None, **options: Any) -> Engine:
-    milliseconds = 0 if timeout_s is None else int(timeout_s * 1000)
-    engine = create_engine(
-        url,
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "paasoo-dlr",
-            "client_encoding": "utf8",  # independent of the database's encoding
-            "options": f"{url.query.get('options', '')} -c statement_timeout={milliseconds}",
-        },
-        hide_parameters=True,  # an error's text would quote phone numbers
-        pool_timeout=READ_TIMEOUT_S,
-        **options,
-    )
-    if timeout_s is None:
-        return engine
-    patience_s = timeout_s + GRACE_S
-
-    @event.listens_for(engine, "do_connect")
-    def connect(_dialect: object, _record: object, args: Any, options: Any) -> Any:
-        connection = ImpatientConnection.connect(*args, **options)
-        connection.patience_s = patience_s
-        return connection
-
-    return engine
+    return Database(read, write, read, OpenFiles(Path(url.database)))

@@ -23,6 +23,15 @@ class NotWritableError(DatabaseFaultError):
     """The database answers but can't be written to: it is read-only, for example."""
 
 
+class NoCertaintyError(Exception):
+    """The commit returned, and yet the rows may be lost: the text says why."""
+
+
+def no_certainty(why: str) -> OperationalError:
+    """The error of a commit whose outcome is unknown, for those who catch SQLAlchemy's."""
+    return OperationalError(None, None, NoCertaintyError(why))
+
+
 class ServerHangsError(psycopg.OperationalError):
     """The connection to the server stands, but the server doesn't answer."""
 
@@ -51,13 +60,6 @@ def was_cut(error: Exception) -> bool:
         and error.connection_invalidated
         and not isinstance(error.orig, ServerHangsError)
     )
-
-
-def is_refusal(error: OperationalError) -> bool:
-    """True if a running server rejects us: for a wrong name or password, for example."""
-    passing = ("starting up", "shutting down", "recovery", "too many", "remaining connection")
-    said = str(error.orig)
-    return "FATAL:" in said and not any(word in said for word in passing)
 
 
 def description(error: Exception) -> str:

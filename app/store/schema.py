@@ -98,6 +98,11 @@ def known_revisions() -> frozenset[str]:
     return frozenset(file.name.partition("_")[0] for file in files)
 
 
+def is_read_only(connection: Connection) -> bool:
+    """True on a standby, and where an administrator has made the server read-only."""
+    return connection.execute(text("SHOW transaction_read_only")).scalar() == "on"
+
+
 def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     """Raise `NotWritableError` on a schema of another version, or on a standby.
 
@@ -109,7 +114,7 @@ def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     is_newer = revision is not None and revision not in known_revisions()
     if revision != newest_revision() and not (may_be_newer and is_newer):
         raise NotWritableError("the schema is not current; run `paasoo-dlr migrate`")
-    if connection.execute(text("SHOW transaction_read_only")).scalar() == "on":
+    if is_read_only(connection):
         raise NotWritableError("the database is read-only")
     for table in (reports, deliveries):
         # This changes no row, yet waits for a lock on the table, as a write would.

@@ -8,7 +8,6 @@ import fcntl
 import logging
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Self
@@ -17,7 +16,6 @@ from sqlalchemy import (
     URL,
     BigInteger,
     Column,
-    Connection,
     Integer,
     MetaData,
     Table,
@@ -69,7 +67,7 @@ class Spool:
         self._one_at_a_time = threading.Lock()
         self._must_be_replaced = False
         self._database = self._open()
-        with self._begin() as connection:
+        with self._database.write.begin() as connection:
             self._count = connection.scalar(select(func.count()).select_from(_spooled)) or 0
 
     @classmethod
@@ -112,7 +110,7 @@ class Spool:
         """Keep callbacks, each as (received_at, query). They are on disk when this returns."""
         rows = [{"received_at": at, "query": query} for at, query in callbacks]
         with self._one_at_a_time:
-            with self._begin() as connection:
+            with self._database.batch() as connection:
                 connection.execute(insert(_spooled), rows)
             self._count += len(rows)
 
@@ -132,7 +130,7 @@ class Spool:
         with self._one_at_a_time:
             self._count -= len(ids)
             try:
-                with self._begin() as connection:
+                with self._database.write.begin() as connection:
                     connection.execute(delete(_spooled).where(_spooled.c.id.in_(ids)))
             except OperationalError:
                 self._must_be_replaced = True
@@ -156,9 +154,6 @@ class Spool:
     def close(self) -> None:
         self._database.close()
         self._lock.close()
-
-    def _begin(self) -> AbstractContextManager[Connection]:
-        return self._database.write.begin()
 
     def _open(self) -> Database:
         database = open_database(URL.create("sqlite", database=str(self.file)))

@@ -162,8 +162,14 @@ state_totals = Table(
 )
 
 # One row. On SQLite `base` is the latest position in the change feed; on PostgreSQL a position is
-# `base` and the number of the transaction (`docs/decisions/0006-change-feed.md`).
-feed = Table("feed", metadata, Column("base", BigInteger, nullable=False))
+# `base` and the number of the transaction (`docs/decisions/0006-change-feed.md`). `history` is
+# the server whose numbers these are.
+feed = Table(
+    "feed",
+    metadata,
+    Column("base", BigInteger, nullable=False),
+    Column("history", Text),
+)
 
 # Calls of the send API: written down before they leave, so that no replica ever makes a second one
 # for the same `Idempotency-Key` (`docs/decisions/0009-sending-once.md`).
