@@ -50,6 +50,11 @@ class StoppableServer:
             finally:
                 server.cleanup()
 
+    @property
+    def tools(self) -> Any:
+        """The package's server, which knows the programs of PostgreSQL and their user."""
+        return self._server
+
     def stop(self, mode: str) -> None:
         """Stop the server; `immediate` is a crash: nothing is flushed, the next start recovers."""
         self._control("-m", mode, "stop")

