@@ -1,0 +1,112 @@
+"""The promises hold through a pooler, with its defaults, in session and in transaction mode."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import URL, Connection
+
+from app.store import postgresql
+from app.store.engine import open_database
+from tests.faults.ledger import Ledger
+from tests.faults.test_outages import (
+    AUTHORIZED,
+    call_back,
+    is_found,
+    is_ready,
+    settings_for,
+    spool_is_empty,
+    under_load,
+)
+from tests.faults.test_servers import node_of
+from tests.pgbouncer import pooled
+from tests.postgres import StoppableServer, new_database
+from tests.process import run, serving, until
+
+
+@pytest.fixture(params=["session", "transaction"])
+def pooled_database(
+    request: pytest.FixtureRequest, server: StoppableServer, server_database: URL
+) -> Iterator[URL]:
+    assert server_database.database
+    with pooled(node_of(server), server_database.database, request.param) as url:
+        yield url
+
+
+def setting(connection: Connection, name: str) -> Any:
+    return connection.exec_driver_sql(f"SHOW {name}").scalar()
+
+
+def test_the_schema_is_made_through_a_pooler(server: StoppableServer) -> None:
+    with new_database(server.url) as empty:
+        assert empty.database
+        with pooled(node_of(server), empty.database, "transaction") as url:
+            done = run("migrate", DLR_DATABASE_URL=url.render_as_string(hide_password=False))
+
+    assert done.code == 0, done.stderr
+
+
+def test_limits_and_durability_are_in_force_and_reach_no_other_client(
+    server: StoppableServer, pooled_database: URL
+) -> None:
+    node = node_of(server)
+    database = open_database(pooled_database)
+    try:
+        node.configure(synchronous_commit="off")
+        for _ in range(10):  # more than it takes until a driver prepares a statement
+            with database.batch() as connection:
+                assert postgresql.is_pooled(connection)
+                assert setting(connection, "synchronous_commit") == "on"
+                assert setting(connection, "statement_timeout") == "1500ms"
+            with database.transaction() as connection:
+                assert setting(connection, "synchronous_commit") == "on"
+            with database.read.connect() as connection:
+                assert setting(connection, "statement_timeout") == "3s"
+            with database.snapshot() as connection:
+                assert setting(connection, "statement_timeout") == "3s"
+                assert setting(connection, "transaction_isolation") == "repeatable read"
+        address = pooled_database.set(drivername="postgresql").render_as_string()
+        with psycopg.connect(address, autocommit=True) as other:
+            assert other.execute("SHOW statement_timeout").fetchone() == ("0",)
+            assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    finally:
+        node.execute("ALTER SYSTEM RESET synchronous_commit")
+        node.execute("SELECT pg_reload_conf()")
+        database.close()
+
+
+def test_a_stronger_durability_is_left_alone(server: StoppableServer, server_database: URL) -> None:
+    node = node_of(server)
+    database = open_database(server_database)
+    try:
+        node.configure(synchronous_commit="remote_apply")
+        with database.batch() as connection:
+            assert setting(connection, "synchronous_commit") == "remote_apply"
+    finally:
+        node.execute("ALTER SYSTEM RESET synchronous_commit")
+        node.execute("SELECT pg_reload_conf()")
+        database.close()
+
+
+def test_the_service_works_through_a_pooler_and_over_an_outage(
+    seed: int, server: StoppableServer, server_database: URL, pooled_database: URL
+) -> None:
+    ledger = Ledger(seed)
+    with serving(**settings_for(pooled_database)) as program:
+        with under_load(ledger, program), ThreadPoolExecutor(4) as readers:
+            until(ledger.has_answers(500))
+            paths = ["/v1/deliveries", "/v1/changes", "/v1/stats?group_by=state"] * 20
+            found = [readers.submit(program.http.get, path, headers=AUTHORIZED) for path in paths]
+            assert {answer.result().status_code for answer in found} == {200}
+            server.stop("immediate")
+            until(lambda: not spool_is_empty(program))
+            server.start()
+            until(lambda: is_ready(program), 20)
+        until(lambda: spool_is_empty(program), 20)
+        assert call_back(program, "after") == 200
+        assert is_found(program, "after")
+
+    assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+    ledger.check(server_database)
