@@ -24,6 +24,10 @@ refused = typer.Typer(help="Callbacks that were refused.", no_args_is_help=True)
 program.add_typer(keys, name="key")
 program.add_typer(tokens, name="token")
 program.add_typer(refused, name="quarantine")
+spools = typer.Typer(
+    help="Callbacks on local disk, taken while the database was away.", no_args_is_help=True
+)
+program.add_typer(spools, name="spool")
 
 
 def main() -> None:
@@ -181,6 +185,19 @@ def delete_refused(
     from app.commands import quarantine
 
     quarantine.delete(ids)
+
+
+@spools.command("recover")
+def recover(
+    file: Annotated[Path, typer.Argument(help="The damaged spool, as /readyz names it.")],
+) -> None:
+    """Get out of a damaged spool what can be read, into a new one, which `serve` drains.
+
+    The damaged file is kept beside it, as FILE.damaged.
+    """
+    from app.commands import spool
+
+    spool.recover(file)
 
 
 @keys.command("new")

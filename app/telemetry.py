@@ -149,6 +149,7 @@ DOCUMENTATION: Final = {
     "dlr_streams": "Open streams of changes",
     "dlr_spooled": "Callbacks kept in the spool, as the database was away",
     "dlr_spool_waiting": "Callbacks in the spool that are not in the database yet",
+    "dlr_spool_damaged": "Spools that can't be read; `paasoo-dlr spool recover` reads what can be",
     "dlr_expired": "Deliveries given up, as no final report came in time",
     "dlr_quarantined": "Refused callbacks put in the quarantine, by code; repeats included",
     "dlr_quarantine_dropped": "Refused callbacks that newer ones pushed out of the quarantine",
@@ -207,6 +208,7 @@ class Metrics:
         self.streams = self._gauge("dlr_streams")
         self.spooled = self._counter("dlr_spooled")
         self.spool_waiting = self._gauge("dlr_spool_waiting")
+        self.spool_damaged = self._gauge("dlr_spool_damaged")
         self.expired = self._counter("dlr_expired")
         self.quarantined = self._counter("dlr_quarantined", "code")
         self.quarantine_dropped = self._counter("dlr_quarantine_dropped")

@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Final
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.ingest.commit import Committer, Outcome
 from app.ingest.outage import Outage
@@ -58,6 +59,8 @@ class Recovery:
         self._spool_max_bytes = settings.spool_max_bytes
         self._looked_for_abandoned_at = -ABANDONED_INTERVAL_S
         self._looked_at_server_at = time.monotonic()
+        # Spools with callbacks that can't be read.
+        self.damaged: set[Path] = set()
         self._complaint = ""
         self._schema_was_current = False
         self._stopping = threading.Event()
@@ -68,6 +71,7 @@ class Recovery:
         # Cache the revisions now, before an upgrade replaces the files.
         schema.newest_revision()
         schema.known_revisions()
+        self._find_damaged()
         self._step()
         self._thread.start()
 
@@ -96,7 +100,7 @@ class Recovery:
                 self._require_same_server()
             if self._spool is not None:
                 # Its first batch ends the outage: only a write proves that the database is back.
-                self._drain.run(self._spool, self._stopping)
+                self._run_drain(self._spool)
             if was_away:  # don't end an outage that another thread has just begun
                 self._outage.end(number)
             self._drain_abandoned()
@@ -146,15 +150,44 @@ class Recovery:
         if time.monotonic() - self._looked_for_abandoned_at < ABANDONED_INTERVAL_S:
             return
         self._looked_for_abandoned_at = time.monotonic()
+        self.damaged = {file for file in self.damaged if file.exists()}
         for file in sorted(self._spool_folder.glob("spool-*.db")):
             try:
                 spool = Spool.take(file, self._spool_max_bytes)
+                if spool is not None:
+                    with closing(spool):
+                        self._run_drain(spool)
             except SQLAlchemyError as error:
-                self._complain(f"{file} can't be read; its callbacks are not drained", error)
-                continue
-            if spool is not None:
-                with closing(spool):
-                    self._drain.run(spool, self._stopping)
+                self._note_damage(file, error)
+
+    def _run_drain(self, spool: Spool) -> None:
+        try:
+            self._drain.run(spool, self._stopping)
+        except SQLAlchemyError as error:
+            # Of the spool: the database's errors are faults by then.
+            self._note_damage(spool.file, error)
+
+    def _note_damage(self, file: Path, error: SQLAlchemyError) -> None:
+        if isinstance(error, OperationalError):  # no space, say
+            self._complain(f"{file} can't be used", error)
+            return
+        if file not in self.damaged:
+            why = faults.words(error)
+            log.error(
+                "a spool is damaged; `paasoo-dlr spool recover` gets out what can be read",
+                extra={"file": str(file), "error": why},
+            )
+        self.damaged.add(file)
+
+    def _find_damaged(self) -> None:
+        """Look before the database answers: the callbacks in it are acknowledged."""
+        for file in sorted(self._spool_folder.glob("spool-*.db")):
+            try:
+                spool = Spool.take(file, self._spool_max_bytes)
+                if spool is not None:
+                    spool.close()
+            except SQLAlchemyError as error:
+                self._note_damage(file, error)
 
     def _complain(self, message: str, error: Exception) -> None:
         """Log an error unless it is the last one again, which would come every half second."""

@@ -8,11 +8,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.access import bearer, require
-from app.api.parts import parts_of
+from app.api.parts import Parts, parts_of
 from app.api.routes import Route
 from app.errors import PROBLEM_TYPE, documented, problem
 from app.settings import Role
-from app.store import schema
+from app.store import faults, schema
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def show_readiness(request: Request) -> JSONResponse:
         "draining": "the process is about to end" if parts.draining.is_set() else "ok",
         "queue": "full" if parts.writer.is_full else "ok",
         **_check_database(request),
-        "spool": "takes no more" if parts.outage.spool_is_failing else "ok",
+        "spool": _check_spool(parts),
     }
     failed = [name for name, found in checks.items() if found != "ok"]
     if not failed:
@@ -48,11 +48,25 @@ def show_readiness(request: Request) -> JSONResponse:
     )
 
 
+def _check_spool(parts: Parts) -> str:
+    if damaged := sorted(file.name for file in parts.recovery.damaged):
+        return f"{', '.join(damaged)} is damaged: paasoo-dlr spool recover"
+    try:
+        if parts.spool is not None:
+            parts.spool.require_in_place()
+    except SQLAlchemyError as error:
+        return faults.words(error)
+    return "takes no more" if parts.outage.spool_is_failing else "ok"
+
+
 def _check_database(request: Request) -> dict[str, str]:
     if parts_of(request).outage.has_begun:
         return {"database": "takes no reports", "schema": "not checked"}
     try:
-        with parts_of(request).database.read.connect() as connection:
+        database = parts_of(request).database
+        if database.files is not None:
+            database.files.require_in_place()
+        with database.read.connect() as connection:
             current = schema.is_current(connection)
     except SQLAlchemyError:
         return {"database": "can't be reached", "schema": "not checked"}
@@ -77,4 +91,5 @@ def show_metrics(request: Request) -> Response:
     parts.metrics.waiting.set(parts.watch.waiting)
     parts.metrics.streams.set(parts.watch.streams)
     parts.metrics.spool_waiting.set(len(parts.spool or ()))
+    parts.metrics.spool_damaged.set(len(parts.recovery.damaged))
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

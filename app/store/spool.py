@@ -7,7 +7,8 @@ It keeps raw queries, not parsed reports, so a later version can drain the spool
 import fcntl
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Self
@@ -43,6 +44,28 @@ _spooled = Table(
     Column("query", Text, nullable=False),  # raw, printable ASCII
     sqlite_autoincrement=True,  # never use an id again: the drain remembers ids
 )
+
+
+def _lock_of(file: Path) -> IO[str] | None:
+    """The lock of a spool, until it is closed. None if another process has it."""
+    lock = file.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[IO[str] | None]:
+    """Hold the lock of a spool, damaged or not. Yields None if another process has it."""
+    lock = _lock_of(file)
+    try:
+        yield lock
+    finally:
+        if lock is not None:
+            lock.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +114,11 @@ class Spool:
     @classmethod
     def take(cls, file: Path, max_bytes: int) -> Self | None:
         """Take a spool. None if another process has it, or this one already does."""
-        lock = file.with_suffix(".lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(file, lock, max_bytes)
-        except BlockingIOError:
-            lock.close()
+        lock = _lock_of(file)
+        if lock is None:
             return None
+        try:
+            return cls(file, lock, max_bytes)
         except BaseException:
             lock.close()
             raise
@@ -150,6 +171,11 @@ class Spool:
             self._database = self._open()
             self._must_be_replaced = False
             self._count = 0
+
+    def require_in_place(self) -> None:
+        """Raise `OperationalError` if the file was taken away."""
+        if self._database.files is not None:
+            self._database.files.require_in_place()
 
     def close(self) -> None:
         self._database.close()

@@ -1,0 +1,155 @@
+"""Files taken away under the process: nothing is acknowledged into a file that no path leads to."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from tests.faults.test_limits import SECRETS, disk_for_a_database, fill_up
+from tests.faults.test_outages import call_back, is_ready, metrics_of, settings_for
+from tests.postgres import StoppableServer
+from tests.process import Serving, run, serving, until
+
+__all__ = ["disk_for_a_database"]
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def delete_all(file: Path) -> None:
+    for each in file.parent.glob(f"{file.name}*"):
+        each.unlink()
+
+
+def move(file: Path) -> None:
+    file.rename(file.with_suffix(".moved"))
+
+
+def replace(file: Path) -> None:
+    shutil.copy(file, file.with_suffix(".copy"))
+    file.with_suffix(".copy").rename(file)
+
+
+def delete_the_log(file: Path) -> None:
+    Path(f"{file}-wal").unlink()
+
+
+def copy_over(file: Path) -> None:
+    file.write_bytes(b"")  # as `cp` begins
+
+
+TAKEN_AWAY = [delete, delete_all, move, replace, delete_the_log, copy_over]
+
+
+@pytest.mark.parametrize("take_away", TAKEN_AWAY)
+def test_nothing_is_acknowledged_into_a_database_that_was_taken_away(
+    tmp_path: Path, take_away: Callable[[Path], None]
+) -> None:
+    with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
+        assert call_back(program, "before") == 200
+        take_away(tmp_path / "dlr.db")
+
+        assert not is_ready(program)
+        assert [call_back(program, f"after-{number}") for number in range(5)] == [503] * 5
+        assert not is_ready(program)
+        said = [line for line in program.log_lines() if "takes no reports" in line["message"]]
+        assert len(said) == 1
+        assert "dlr.db" in said[0]["error"]
+
+
+def test_a_database_that_is_put_back_is_used_again(tmp_path: Path) -> None:
+    file = tmp_path / "dlr.db"
+    with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
+        assert call_back(program, "before") == 200
+        move(file)
+        assert call_back(program, "meanwhile") == 503
+        file.with_suffix(".moved").rename(file)
+
+        assert call_back(program, "afterwards") == 200
+        assert is_ready(program)
+
+
+@pytest.mark.parametrize("take_away", [delete_all, move])
+def test_nothing_is_acknowledged_into_a_spool_that_was_taken_away(
+    server: StoppableServer,
+    server_database: URL,
+    tmp_path: Path,
+    take_away: Callable[[Path], None],
+) -> None:
+    settings = settings_for(server_database, DLR_DATA_DIR=str(tmp_path))
+    with serving(**settings) as program:
+        server.stop("immediate")
+        assert call_back(program, "in the spool".replace(" ", "-")) == 200
+        take_away(tmp_path / "spool-0.db")
+
+        assert [call_back(program, f"after-{number}") for number in range(5)] == [503] * 5
+        checks = program.http.get("/readyz").json()["checks"]
+        assert checks["spool"] != "ok"
+
+
+def test_with_a_full_disk_it_is_not_ready_until_a_write_succeeds(
+    disk_for_a_database: Path,
+) -> None:
+    filler = disk_for_a_database / "filler"
+    with serving(DLR_DATA_DIR=str(disk_for_a_database), **SECRETS) as program:
+        assert call_back(program, "before") == 200
+        assert is_ready(program)
+        with pytest.raises(OSError, match="space"):
+            fill_up(filler)
+        until(lambda: call_back(program, "x" * 100) == 503)
+        assert not is_ready(program)
+        filler.unlink()
+
+        assert call_back(program, "afterwards") == 200
+        assert is_ready(program)
+
+
+def damage(file: Path, first_page: int = 2) -> None:
+    """Overwrite pages in the middle of a SQLite file."""
+    with sqlite3.connect(file) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    content = bytearray(file.read_bytes())
+    pages = len(content) // 4096
+    for page in range(first_page, pages, 7):
+        content[page * 4096 : page * 4096 + 200] = b"\xff" * 200
+    file.write_bytes(content)
+
+
+def test_what_can_be_read_of_a_damaged_spool_is_recovered(
+    server: StoppableServer, server_database: URL, tmp_path: Path
+) -> None:
+    settings = settings_for(server_database, DLR_DATA_DIR=str(tmp_path))
+    spool = tmp_path / "spool-0.db"
+    with serving(**settings) as program:
+        server.stop("immediate")
+        for number in range(400):
+            assert call_back(program, f"m-{number}") == 200
+        program.kill()
+    server.start()
+    damage(spool)
+
+    with serving(**settings) as program:
+        until(lambda: program.http.get("/readyz").json()["checks"]["spool"] != "ok")
+        detail = program.http.get("/readyz").json()["detail"]
+        assert "spool-0.db is damaged" in detail
+        assert "\ndlr_spool_damaged 1.0\n" in metrics_of(program)
+        assert call_back(program, "takes reports all the same") == 400
+        assert call_back(program, "takes-reports") == 200
+        done = run("spool", "recover", str(spool), **settings)
+        assert done.code == 0, done.stderr
+        recovered = int(done.stdout.split()[1])
+        assert 200 < recovered < 400
+        until(lambda: is_ready(program), 30)
+        until(lambda: _found(program) == recovered, 30)
+    assert not spool.exists() or list(tmp_path.glob("*.damaged"))
+
+
+def _found(program: Serving) -> int:
+    paths = [f"m-{number}" for number in range(400)]
+    key = {"Authorization": "Bearer a-key-that-reads"}
+    answer = program.http.post("/v1/messages/lookup", json={"messageids": paths}, headers=key)
+    return len(answer.json()["messages"])
