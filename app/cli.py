@@ -84,17 +84,18 @@ def migrate() -> None:
 @program.command()
 def purge(
     days: Annotated[
-        int | None, typer.Option(min=0, max=100_000, help="Days to keep [DLR_RETENTION_DAYS].")
+        int | None, typer.Option(min=1, max=100_000, help="Days to keep [DLR_RETENTION_DAYS].")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only count what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Purge final messages whose last report is older, their history, and old refusals.
 
-    Open messages are never purged. `serve` does the same every hour.
+    Counts them and asks first. Open messages are never purged. `serve` does the same every hour.
     """
     from app.commands import purge
 
-    purge.purge(days, dry_run=dry_run)
+    purge.purge(days, dry_run=dry_run, yes=yes)
 
 
 @program.command()
@@ -177,6 +178,7 @@ def replay_refused(
 @refused.command("delete")
 def delete_refused(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids to delete.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Delete refused callbacks for good.
 
@@ -184,7 +186,7 @@ def delete_refused(
     """
     from app.commands import quarantine
 
-    quarantine.delete(ids)
+    quarantine.delete(ids, yes=yes)
 
 
 @spools.command("recover")

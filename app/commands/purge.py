@@ -5,6 +5,7 @@ from typing import Final
 import typer
 
 from app.commands import progress
+from app.commands.consent import consent
 from app.commands.database import database_to_read, database_to_write
 from app.ops.upkeep import days_ago
 from app.settings import SettingsError, load_settings
@@ -14,7 +15,7 @@ from app.store.retention import Purged
 BY_ITSELF: Final = "with DLR_RETENTION_DAYS set, it purges every hour"
 
 
-def purge(days: int | None, *, dry_run: bool) -> None:
+def purge(days: int | None, *, dry_run: bool, yes: bool) -> None:
     settings = load_settings()
     kept = settings.retention_days or None if days is None else days
     if kept is None:
@@ -27,6 +28,12 @@ def purge(days: int | None, *, dry_run: bool) -> None:
     with database_to_write(settings, instead=BY_ITSELF) as database:
         with database.read.connect() as connection:
             due = retention.due(connection, before)
+            objection = retention.objection(connection, before)
+        report("would be purged", due, err=True)
+        if objection is not None:
+            typer.echo(f"paasoo-dlr: unusual: {objection}; is the clock right?", err=True)
+        if any(due):
+            consent("Purge them?", yes=yes)
         purged = Purged()
         with progress.shown("purging", due.deliveries + due.refused) as advance:
             for batch in retention.purge(database, before):
@@ -35,8 +42,9 @@ def purge(days: int | None, *, dry_run: bool) -> None:
     report("purged", purged)
 
 
-def report(what: str, purged: Purged) -> None:
+def report(what: str, purged: Purged, *, err: bool = False) -> None:
     typer.echo(
         f"{what}: {purged.deliveries} deliveries, {purged.reports} reports of theirs,"
-        f" {purged.refused} refused callbacks"
+        f" {purged.refused} refused callbacks",
+        err=err,
     )

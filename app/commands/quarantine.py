@@ -5,6 +5,7 @@ from typing import Final
 import typer
 
 from app.commands import progress
+from app.commands.consent import consent
 from app.commands.database import database_to_read, database_to_write
 from app.quarantine.endpoint import RefusedCallback
 from app.quarantine.replay import replay
@@ -52,12 +53,15 @@ def replay_refused(ids: list[str] | None) -> None:
     typer.echo(f"replayed: {replayed}, still rejected: {still_rejected}")
 
 
-def delete(ids: list[str]) -> None:
-    with (
-        database_to_write(load_settings(), instead=DELETE_BY_API) as database,
-        database.batch() as connection,
-    ):
-        removed = quarantine.remove(connection, ids)
+def delete(ids: list[str], *, yes: bool) -> None:
+    with database_to_write(load_settings(), instead=DELETE_BY_API) as database:
+        with database.read.connect() as connection:
+            known = quarantine.count(connection, ids)
+        if known:
+            typer.echo(f"would be deleted: {known} refused callbacks", err=True)
+            consent("Delete them for good?", yes=yes)
+        with database.batch() as connection:
+            removed = quarantine.remove(connection, ids)
     typer.echo(f"deleted: {len(removed)}")
     unknown = [row_id for row_id in ids if row_id not in removed]
     if unknown:

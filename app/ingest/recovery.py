@@ -34,6 +34,7 @@ PROGRESS_INTERVAL_S: Final = 2.0
 ABANDONED_INTERVAL_S: Final = 10.0
 # The interval at which the server's address is tried anew, for another server behind it.
 SERVER_INTERVAL_S: Final = 4.0
+MAX_CLOCK_DIFFERENCE_S: Final = 60
 
 
 # Parses a raw query with its time of receipt, as the door does.
@@ -61,6 +62,7 @@ class Recovery:
         self._looked_at_server_at = time.monotonic()
         # Spools with callbacks that can't be read.
         self.damaged: set[Path] = set()
+        self._clocks_differ = False
         self._complaint = ""
         self._schema_was_current = False
         self._stopping = threading.Event()
@@ -138,6 +140,7 @@ class Recovery:
             with self._database.look.connect() as connection:
                 is_another = postgresql.server_of(connection) != self._database.server
                 is_read_only = schema.is_read_only(connection)
+                self._compare_clocks(postgresql.clock_difference_s(connection))
         except SQLAlchemyError as error:
             log.warning("no new connection", extra={"error": faults.description(error)})
             return
@@ -145,6 +148,16 @@ class Recovery:
             self._database.disconnect()
             why = "another server has taken its address" if is_another else "it is read-only"
             raise NotWritableError(why)
+
+    def _compare_clocks(self, difference_s: float) -> None:
+        is_wrong = abs(difference_s) > MAX_CLOCK_DIFFERENCE_S
+        if is_wrong and not self._clocks_differ:
+            seconds = round(difference_s)
+            log.error(
+                "the database's clock differs from ours: times of receipt may be wrong",
+                extra={"seconds_ahead": seconds},
+            )
+        self._clocks_differ = is_wrong
 
     def _drain_abandoned(self) -> None:
         if time.monotonic() - self._looked_for_abandoned_at < ABANDONED_INTERVAL_S:

@@ -26,15 +26,18 @@ class Job:
     name: str
     every_s: float
     run: Callable[[threading.Event], object]
+    first_after_s: float = 0
 
 
 class Periodic:
-    """Runs the jobs in turn, each at start and then periodically, but not during an outage."""
+    """Runs the jobs in turn, each soon after the start and then periodically, but in no outage."""
 
     def __init__(self, jobs: Sequence[Job], outage: Outage) -> None:
         self._jobs = jobs
         self._outage = outage
-        self._due_at = dict.fromkeys((job.name for job in jobs), 0.0)
+        now = time.monotonic()
+        self._due_at = {job.name: now + job.first_after_s for job in jobs}
+        self._ended: set[str] = set()
         self._complaints: dict[str, str] = {}
         self._stopping = threading.Event()
         # A daemon thread, so that a hanging database doesn't keep the process from ending.
@@ -53,6 +56,10 @@ class Periodic:
             self._thread.join(timeout_s)
         return self._thread.is_alive()
 
+    def has_run(self, name: str) -> bool:
+        """True once the job of this name has ended."""
+        return name in self._ended
+
     def _work(self) -> None:
         pause_s = 0.0
         while not self._stopping.wait(pause_s):
@@ -62,6 +69,7 @@ class Periodic:
             for job in self._jobs:
                 if self._due_at[job.name] <= time.monotonic() and not self._stopping.is_set():
                     self._run(job)
+                    self._ended.add(job.name)
                     self._due_at[job.name] = time.monotonic() + job.every_s
             pause_s = max(0.0, min(self._due_at.values()) - time.monotonic())
 

@@ -22,6 +22,8 @@ MAX_EXPIRED: Final = 500
 MAX_FORGOTTEN: Final = 1000
 COMPACTION_INTERVAL_S: Final = 5
 PURGE_INTERVAL_S: Final = 3600
+# After the start: time for an operator to see that the clock is wrong.
+PURGE_AFTER_S: Final = 180.0
 # Between two transactions, so that the writer gets its turn.
 PAUSE_S: Final = 0.02
 
@@ -43,7 +45,9 @@ def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
         )
     if settings.retention_days:
         days = settings.retention_days
-        found.append(Job("purge", PURGE_INTERVAL_S, lambda it: purge(database, days, it)))
+        found.append(
+            Job("purge", PURGE_INTERVAL_S, lambda it: purge(database, days, it), PURGE_AFTER_S)
+        )
     return found
 
 
@@ -89,9 +93,18 @@ def _batches(
 
 
 def purge(database: Database, days: int, stopping: threading.Event) -> None:
-    """Remove final messages and refused callbacks that are older than `days`."""
+    """Remove final messages and refused callbacks that are older than `days`, if that is usual."""
+    before = days_ago(days)
+    with database.read.connect() as connection:
+        objection = retention.objection(connection, before)
+    if objection is not None:
+        log.error(
+            "nothing was purged; look at the clock, then run `paasoo-dlr purge --yes`",
+            extra={"why": objection, "retention_days": days},
+        )
+        return
     purged = retention.Purged()
-    for batch in retention.purge(database, days_ago(days)):
+    for batch in retention.purge(database, before):
         purged = purged.and_also(batch)
         if stopping.wait(PAUSE_S):
             break

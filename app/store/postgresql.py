@@ -4,6 +4,7 @@ Through a pooler a session's settings may reach other clients, or be lost, so ea
 its own. Straight, a session keeps them, whatever the server's configuration is changed to.
 """
 
+import time
 from typing import Any, Final
 
 import psycopg
@@ -124,6 +125,15 @@ def _raw(connection: Connection) -> ServerConnection:
 def server_of(connection: Connection) -> str:
     """The server's history of commits: the cluster's identifier and its timeline."""
     return _raw(connection).server
+
+
+def clock_difference_s(connection: Connection) -> float:
+    """The server's clock minus ours, in seconds; 0 for the embedded database."""
+    if connection.dialect.name != "postgresql":
+        return 0
+    began = time.time()
+    now = connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one()
+    return float(now) - (began + time.time()) / 2
 
 
 def is_pooled(connection: Connection) -> bool:

@@ -95,9 +95,12 @@ def page(
     return connection.execute(statement).all()
 
 
-def count(connection: Connection) -> int:
-    """The number of rows."""
-    return int(connection.execute(select(func.count()).select_from(quarantine)).scalar_one())
+def count(connection: Connection, ids: Collection[str] | None = None) -> int:
+    """The number of rows, or of those with these ids."""
+    statement = select(func.count()).select_from(quarantine)
+    if ids is not None:
+        statement = statement.where(quarantine.c.id.in_(ids))
+    return int(connection.execute(statement).scalar_one())
 
 
 def take(

@@ -17,12 +17,16 @@ from sqlalchemy import (
 )
 
 from app.reports import RANK, State
-from app.store import stats
+from app.store import postgresql, stats
 from app.store.engine import Database
 from app.store.tables import deliveries, quarantine, reports
 
 # Rows in a transaction: the writer must wait for it.
 BATCH: Final = 200
+# A person must consent to purge more than this share of all deliveries, unless they are few.
+USUAL_SHARE: Final = 0.25
+USUAL_ROWS: Final = 20
+MAX_CLOCK_DIFFERENCE_S: Final = 3600
 
 _KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
 _POSITION: Final = (deliveries.c.last_received_at, *_KEY)
@@ -79,6 +83,25 @@ def due(connection: Connection, before: int) -> Purged:
     )
     refused = select(func.count()).where(quarantine.c.last_received_at < before)
     return Purged(*(connection.execute(it).scalar_one() for it in (of_due, their_reports, refused)))
+
+
+def objection(connection: Connection, before: int) -> str | None:
+    """Why a purge is unusual, so that a person should look at it: a wrong clock, most likely.
+
+    `before` in microseconds since 1970 UTC.
+    """
+    difference_s = postgresql.clock_difference_s(connection)
+    if abs(difference_s) > MAX_CLOCK_DIFFERENCE_S:
+        return f"the database's clock differs from ours by {difference_s:.0f} s"
+    newest = connection.execute(select(func.max(deliveries.c.last_received_at))).scalar_one()
+    if newest and newest < before:
+        return "every report is older than the limit"
+    total = sum(row.deliveries for row in stats.count(connection, ["state"], None, None, 100))
+    most = max(USUAL_ROWS, int(total * USUAL_SHARE))
+    some = select(deliveries.c.rank).where(_is_due(before)).limit(most + 1).subquery()
+    if connection.execute(select(func.count()).select_from(some)).scalar_one() > most:
+        return f"more than {USUAL_SHARE:.0%} of all deliveries would go at once"
+    return None
 
 
 def purge(database: Database, before: int) -> Iterator[Purged]:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import URL, select
 
+from app.ops import upkeep
 from app.store import retention
 from app.store.retention import Purged
 from app.store.tables import deliveries, delivery_counts, quarantine, reports
@@ -37,7 +38,7 @@ def test_old_final_messages_go_with_their_history_and_all_else_stays(stored: Sto
 
     only_counted = stored.run("purge", "--days", "30", "--dry-run")
     after_dry_run = stored.count(deliveries)
-    ended = stored.run("purge", DLR_RETENTION_DAYS="30")
+    ended = stored.run("purge", "--yes", DLR_RETENTION_DAYS="30")
 
     summary = "2 deliveries, 2 reports of theirs, 1 refused callbacks\n"
     assert (only_counted.code, only_counted.stdout) == (0, f"would be purged: {summary}")
@@ -63,7 +64,7 @@ def test_a_message_goes_whole_or_stays_whole(stored: Stored) -> None:
     for recipient in ("6588888881", "6588888882"):
         stored.record(a_report(messageid="old", to=recipient), at=ago(days=40))
 
-    ended = stored.run("purge", "--days", "30")
+    ended = stored.run("purge", "--yes", "--days", "30")
 
     assert "2 deliveries, 2 reports of theirs" in ended.stdout, ended
     assert [row.message_id for row in stored.rows(deliveries)] == [
@@ -84,7 +85,7 @@ def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
     stored.record(*many(20, network="40410"), at=ago(days=1))
     stored.refuse(*(f"type={number}" for number in range(600)), at=ago(days=40))
 
-    ended = stored.run("purge", "--days", "7")
+    ended = stored.run("purge", "--yes", "--days", "7")
 
     assert "1280 deliveries, 1280 reports of theirs, 600 refused" in ended.stdout, ended
     with stored.database.read.connect() as connection:
@@ -95,7 +96,7 @@ def test_more_than_a_batch_goes_and_statistics_follow(stored: Stored) -> None:
 
 def test_a_report_after_the_purge_begins_a_new_delivery(stored: Stored) -> None:
     stored.record(a_report(), at=ago(days=40))
-    stored.run("purge", "--days", "30")
+    stored.run("purge", "--yes", "--days", "30")
 
     now = ago(days=0)
     stored.record(a_report(status=404, statuscode="Unroutable"), at=now)
@@ -116,10 +117,25 @@ def test_without_a_retention_nothing_is_purged(stored: Stored) -> None:
     assert stored.count(deliveries) == 1
 
 
-def test_zero_days_purges_every_final_message(stored: Stored) -> None:
+def test_zero_days_are_refused(stored: Stored) -> None:
     stored.record(a_report(), at=ago(days=0.001))
 
-    assert "1 deliveries" in stored.run("purge", "--days", "0").stdout
+    ended = stored.run("purge", "--yes", "--days", "0")
+
+    assert ended.code == 2
+    assert "--days" in ended.stderr
+    assert stored.count(deliveries) == 1
+
+
+def test_nothing_is_purged_unasked(stored: Stored) -> None:
+    stored.record(a_report(), at=ago(days=40))
+
+    ended = stored.run("purge", "--days", "30")
+
+    assert ended.code == 2
+    assert "would be purged: 1 deliveries" in ended.stderr
+    assert "--yes" in ended.stderr
+    assert stored.count(deliveries) == 1
 
 
 def test_two_purges_at_once_and_a_writer_do_not_get_in_each_others_way(stored: Stored) -> None:
@@ -152,7 +168,8 @@ def test_two_purges_at_once_and_a_writer_do_not_get_in_each_others_way(stored: S
         assert counted(connection, KEYS) == recount(connection, KEYS)
 
 
-def test_serve_purges_by_itself(stored: Stored) -> None:
+def test_serve_purges_by_itself(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "PURGE_AFTER_S", 0)
     stored.record(a_report(messageid="old"), at=ago(days=40))
     stored.record(a_report(messageid="new"), at=ago(days=20))
 
@@ -162,11 +179,43 @@ def test_serve_purges_by_itself(stored: Stored) -> None:
         assert service.message("new")["final"]
 
 
+@pytest.mark.parametrize("lately", [0, 2], ids=["all is old", "nearly all is old"])
+def test_serve_purges_nothing_if_the_clock_seems_wrong(
+    stored: Stored,
+    lately: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(upkeep, "PURGE_AFTER_S", 0)
+    stored.record(*many(52), at=ago(days=400))  # as if the clock were so far ahead
+    for number in range(lately):
+        stored.record(a_report(messageid=f"new-{number}"), at=ago(days=0))
+
+    with running_service(stored.url, retention_days=90):
+        until(lambda: "nothing was purged" in caplog.text)
+
+    assert stored.count(deliveries) == 52 + lately
+    ended = stored.run("purge", "--yes", "--days", "90")
+    assert "unusual" in ended.stderr
+    assert ended.stdout.startswith("purged: 52 deliveries")
+
+
+def test_serve_waits_with_the_purge_after_its_start(stored: Stored) -> None:
+    stored.record(a_report(messageid="old"), at=ago(days=40))
+    stored.record(a_report(messageid="new"), at=ago(days=20))
+
+    with running_service(stored.url, retention_days=30) as service:
+        periodic = service.app.parts.periodic
+        until(lambda: periodic.has_run("compaction"))
+        assert not periodic.has_run("purge")
+        assert service.message("old")["final"]
+
+
 def test_the_command_beside_a_running_serve(stored: Stored, database_url: URL) -> None:
     stored.record(a_report(), at=ago(days=40))
     stored.database.close()
     with serving(**stored.environment, **GIVEN):
-        ended = run("purge", "--days", "30", **stored.environment)
+        ended = run("purge", "--yes", "--days", "30", **stored.environment)
         only_counted = run("purge", "--days", "30", "--dry-run", **stored.environment)
 
     if database_url.get_backend_name() == "sqlite":

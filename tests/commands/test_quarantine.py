@@ -66,14 +66,26 @@ def test_replay_and_delete_of_chosen_rows(stored: Stored) -> None:
     first, second, *others = (row.id for row in stored.rows(quarantine))
 
     replayed = stored.run("quarantine", "replay", first, "0" * 32)
-    deleted = stored.run("quarantine", "delete", second)
-    again = stored.run("quarantine", "delete", second)
+    deleted = stored.run("quarantine", "delete", "--yes", second)
+    again = stored.run("quarantine", "delete", "--yes", second)
 
     assert replayed.stdout == "replayed: 1, still rejected: 0\n"
     assert (deleted.code, deleted.stdout) == (0, "deleted: 1\n")
     assert (again.code, again.stdout) == (1, "deleted: 0\n")
     assert second in again.stderr
     assert [row.id for row in stored.rows(quarantine)] == others
+
+
+def test_nothing_is_deleted_unasked(stored: Stored) -> None:
+    stored.refuse(a_report())
+    (row,) = stored.rows(quarantine)
+
+    ended = stored.run("quarantine", "delete", row.id, "0" * 32)
+
+    assert ended.code == 2
+    assert "would be deleted: 1 refused" in ended.stderr
+    assert "--yes" in ended.stderr
+    assert stored.count(quarantine) == 1
 
 
 @pytest.mark.parametrize(
@@ -87,7 +99,8 @@ def test_beside_a_service_on_sqlite_commands_point_to_the_api(
     (row,) = stored.rows(quarantine)
     stored.database.close()
     with serving(**stored.environment, **GIVEN):
-        ended = run("quarantine", command, row.id, **stored.environment)
+        consent = ["--yes"] if command == "delete" else []
+        ended = run("quarantine", command, *consent, row.id, **stored.environment)
 
     if stored.database.is_embedded:
         assert ended.code == 2
