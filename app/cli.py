@@ -4,6 +4,7 @@ So `--version`, `--help` and a wrong option are answered without loading the ser
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -32,6 +33,7 @@ program.add_typer(spools, name="spool")
 
 def main() -> None:
     """Run a command. A wrong setting is one line on stderr, and exit code 2."""
+    os.umask(0o077)  # every file that a command makes may hold phone numbers or secrets
     try:
         program()
     except Exception as error:
@@ -118,13 +120,21 @@ def parse_time(text: str) -> int:
 
 
 @program.command()
-def export(
+def export(  # noqa: PLR0913, PLR0917 - one for each option
     form: Annotated[
         Literal["csv", "jsonl"], typer.Option("--format", help="CSV with a header, or JSON lines.")
     ],
     output: Annotated[
         Path | None, typer.Option(help="File to write; default: standard output.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option(
+            "--spreadsheet-safe",
+            help="Put a quote before what a spreadsheet takes for a formula: = + - @ tab.",
+        ),
+    ] = False,
     state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
     since: Annotated[
         int | None,
@@ -145,7 +155,7 @@ def export(
     """
     from app.commands import export
 
-    export.export(form, output, state, since, until)
+    export.export(form, export.Target(output, force, spreadsheet_safe), state, since, until)
 
 
 @refused.command("list")

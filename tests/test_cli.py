@@ -1,5 +1,9 @@
 """The commands, run as their users run them."""
 
+import signal
+import stat
+import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +15,19 @@ from sqlalchemy import URL, create_engine, inspect, text
 
 from app.cli import program
 from app.settings import PREFIX, Settings
-from tests.process import AFRESH, Ended, run, run_afresh, run_python, serving
-from tests.service import a_report
+from app.store.engine import open_database
+from tests.process import (
+    AFRESH,
+    PROGRAM,
+    Ended,
+    free_port,
+    run,
+    run_afresh,
+    run_python,
+    serving,
+    until,
+)
+from tests.service import READ_KEY, TOKEN, a_report
 
 ROLES = ("read", "send", "admin")
 
@@ -259,3 +274,50 @@ def test_several_wrong_settings_are_all_named_in_the_one_line() -> None:
 
     assert_stopped_by("DLR_PORT", ended)
     assert_stopped_by("DLR_LOG_LEVEL", ended)
+
+
+def test_every_file_is_for_its_owner_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+
+    assert run("migrate", DLR_DATA_DIR=str(folder)).code == 0
+
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
+
+
+def test_a_program_older_than_its_database_says_so(empty_database_url: URL) -> None:
+    environment = {
+        "DLR_DATABASE_URL": empty_database_url.render_as_string(hide_password=False),
+        "DLR_CALLBACK_TOKENS": TOKEN,
+        "DLR_API_KEYS": f"reader:read:{READ_KEY}",
+    }
+    assert run("migrate", **environment).code == 0
+    database = open_database(empty_database_url, hurried=False)
+    with database.transaction() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+
+    for command in (("serve", "--port", str(free_port())), ("export", "--format", "csv")):
+        ended = run(*command, **environment)
+        assert ended.code == 2
+        assert "this program is older than its database" in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.2, 0.4, 0.6])
+def test_an_interrupted_start_leaves_no_traceback(tmp_path: Path, pause_s: float) -> None:
+    process = subprocess.Popen(
+        [PROGRAM, "serve", "--port", str(free_port())],
+        env={"PATH": "/usr/bin:/bin", "DLR_DATA_DIR": str(tmp_path / "data")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Before it loads its first libraries it is Python itself that starts.
+    maps = Path(f"/proc/{process.pid}/maps")
+    until(lambda: "lib-dynload" in maps.read_text(), 30)
+    time.sleep(pause_s)  # a moment of its start, not a wait
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+
+    assert "Traceback" not in stderr, stderr

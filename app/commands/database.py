@@ -37,11 +37,9 @@ def database_to_read(settings: Settings) -> Iterator[Database]:
         raise SettingsError(f"{settings.database_setting}: there is no database yet: {file}")
     with opened_database(settings) as database:
         with database.read.connect() as connection:
-            current = schema.is_current(connection)
-        if not current:
-            raise SettingsError(
-                f"{settings.database_setting}: its schema is not current; run `paasoo-dlr migrate`"
-            )
+            wrong = schema.mismatch(connection)
+        if wrong is not None:
+            raise SettingsError(f"{settings.database_setting}: {wrong}")
         yield database
 
 

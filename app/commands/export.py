@@ -1,12 +1,12 @@
 """`paasoo-dlr export`: all deliveries, as CSV or as JSON lines."""
 
 import csv
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, NamedTuple, TextIO, cast
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -21,6 +21,8 @@ from app.settings import SettingsError, load_settings
 from app.store import export as store
 
 PROGRESS_EVERY: Final = 1000
+# What a spreadsheet takes for the beginning of a formula (OWASP, CSV injection).
+FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def parse_time(text: str) -> int:
@@ -31,44 +33,60 @@ def parse_time(text: str) -> int:
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
+class Target(NamedTuple):
+    """Where an export goes, and in which form."""
+
+    output: Path | None
+    force: bool  # overwrite
+    spreadsheet_safe: bool
+
+
 def export(
-    form: str, output: Path | None, state: State | None, since: int | None, until: int | None
+    form: str, target: Target, state: State | None, since: int | None, until: int | None
 ) -> None:
     settings = load_settings()
-    with database_to_read(settings) as database, opened(output) as file:
+    exported = 0
+    with database_to_read(settings) as database, opened(target) as file:
         rows = store.stream(database, state, since, until)
-        write = WRITERS[form](file)
+        write = WRITERS[form](file, target.spreadsheet_safe)
         with progress.shown("exporting", None) as advance:
-            for number, row in enumerate(rows, start=1):
+            for exported, row in enumerate(rows, start=1):
                 write(delivery_of(row))
-                if number % PROGRESS_EVERY == 0:
+                if exported % PROGRESS_EVERY == 0:
                     advance(PROGRESS_EVERY)
+            advance(exported % PROGRESS_EVERY)
+    typer.echo(f"exported: {exported} deliveries", err=True)
 
 
 @contextmanager
-def opened(output: Path | None) -> Iterator[TextIO]:
+def opened(target: Target) -> Iterator[TextIO]:
+    output = target.output
     name = "standard output" if output is None else f"--output: {output}"
     try:
         if output is None:
+            # In every locale: a state's text may be in any language.
+            cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8")
             yield sys.stdout
             sys.stdout.flush()
             return
-        os.umask(0o077)  # the file holds phone numbers
-        with output.open("w", encoding="utf-8", newline="") as file:
+        with output.open("w" if target.force else "x", encoding="utf-8", newline="") as file:
             yield file
+    except FileExistsError:
+        raise SettingsError(f"{name} is there already; --force overwrites it") from None
     except BrokenPipeError:
         raise  # the reader, such as `head`, has enough: no fault of the output
     except OSError as error:
         raise SettingsError(f"{name} can't be written: {error.strerror}") from None
 
 
-def csv_writer(file: TextIO) -> Callable[[Delivery], object]:
+def csv_writer(file: TextIO, safe: bool) -> Callable[[Delivery], object]:
     """CSV as in RFC 4180. Null is an empty field; booleans are `true` and `false`, as in JSON."""
+    as_cell = as_safe_text if safe else as_text
     writer = csv.writer(file)
     writer.writerow(Delivery.__annotations__)
 
     def write(delivery: Delivery) -> None:
-        writer.writerow(as_text(value) for value in delivery.values())
+        writer.writerow(as_cell(value) for value in delivery.values())
 
     return write
 
@@ -77,11 +95,16 @@ def as_text(value: Any) -> Any:
     return str(value).lower() if isinstance(value, bool) else value
 
 
-def jsonl_writer(file: TextIO) -> Callable[[Delivery], object]:
+def as_safe_text(value: Any) -> Any:
+    """As `as_text`, with a quote before what a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else as_text(value)
+
+
+def jsonl_writer(file: TextIO, _safe: bool) -> Callable[[Delivery], object]:
     return lambda delivery: file.write(to_json(delivery).decode() + "\n")
 
 
-WRITERS: Final[dict[str, Callable[[TextIO], Callable[[Delivery], object]]]] = {
+WRITERS: Final[dict[str, Callable[[TextIO, bool], Callable[[Delivery], object]]]] = {
     "csv": csv_writer,
     "jsonl": jsonl_writer,
 }

@@ -23,5 +23,5 @@ def shown(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
             progress.advance(task, done)
 
         yield advance
-        if total is not None:
-            progress.update(task, completed=total)
+        done = total if total is not None else progress.tasks[task].completed
+        progress.update(task, total=done, completed=done)

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import os
 import socket
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -33,7 +32,6 @@ UNREAD_BYTES: Final = 128 * 1024
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM. Raises `SettingsError` before the first request is taken."""
     settings = load_settings(host=host, port=port)
-    os.umask(0o077)  # the service's files hold phone numbers
     set_up_logging(settings.log_level)
     for name in unknown_variables():
         log.warning("no setting has this name", extra={"variable": name})
@@ -131,14 +129,14 @@ def prepare_schema(settings: Settings) -> None:
             return
         try:
             with database.read.connect() as connection:
-                current = schema.is_current(connection)
+                wrong = schema.mismatch(connection)
         except OperationalError as error:
             # Nothing tells a wrong password from a server that is full: only the text does, in the
             # server's language.
             log.warning("starting without the database", extra={"error": faults.words(error)})
             return
-    if not current:
-        raise SettingsError("DLR_DATABASE_URL: its schema is not current; run `paasoo-dlr migrate`")
+    if wrong is not None:
+        raise SettingsError(f"DLR_DATABASE_URL: {wrong}")
 
 
 def welcome(first: first_run.FirstRun) -> str:

@@ -1,6 +1,5 @@
 """`paasoo-dlr spool recover`: get acknowledged callbacks out of a damaged spool."""
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,7 +22,6 @@ KEPT_AS: Final = ".damaged"
 
 def recover(file: Path) -> None:
     settings = load_settings()
-    os.umask(0o077)  # spools hold phone numbers
     if not file.exists():
         raise SettingsError(f"{file}: there is no such file")
     with locked(file) as lock:

@@ -63,7 +63,7 @@ def _migrate(engine: Engine) -> None:
             command.upgrade(config, "head")
         except CommandError as error:
             raise SchemaError(
-                f"the schema was made by a newer version of paasoo-dlr: {error}"
+                f"this program is older than its database; run the newer version ({error})"
             ) from None
 
 
@@ -89,6 +89,16 @@ def newest_revision() -> str:
 def is_current(connection: Connection) -> bool:
     """True if the database's schema is the one that this program was written for."""
     return current_revision(connection) == newest_revision()
+
+
+def mismatch(connection: Connection) -> str | None:
+    """What is wrong about the schema, and the remedy; None if it is current."""
+    revision = current_revision(connection)
+    if revision == newest_revision():
+        return None
+    if revision is not None and revision not in known_revisions():
+        return "this program is older than its database; run the newer version"
+    return "its schema is not current; run `paasoo-dlr migrate`"
 
 
 @cache

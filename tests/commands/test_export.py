@@ -135,3 +135,48 @@ def test_memory_does_not_grow_with_what_is_exported(stored: Stored) -> None:
     few, many_more = peak_mib(1_000), peak_mib(30_000)
 
     assert many_more < few + 15
+
+
+def test_an_existing_file_is_overwritten_only_by_force(filled: Stored, tmp_path: Path) -> None:
+    file = tmp_path / "kept.csv"
+    file.write_text("precious")
+
+    refused = filled.run("export", "--format", "csv", "--output", str(file))
+    kept = file.read_text()
+    forced = filled.run("export", "--format", "csv", "--output", str(file), "--force")
+
+    assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)
+    assert "--force" in refused.stderr
+    assert kept == "precious"
+    assert forced.code == 0
+    assert "3/3" in forced.stderr
+    assert forced.stderr.endswith("exported: 3 deliveries\n")
+
+
+@pytest.mark.parametrize("to_file", [True, False], ids=["file", "standard output"])
+def test_an_export_is_utf8_in_every_locale(stored: Stored, tmp_path: Path, to_file: bool) -> None:
+    stored.record(a_report(statuscode="\u5df2\u9001\u8fbe \U0001f4e8"))
+    output = ("--output", str(tmp_path / "it")) if to_file else ()
+    ended = subprocess.run(
+        [PROGRAM, "export", "--format", "jsonl", *output],
+        env={**stored.environment, "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "gbk"},
+        capture_output=True,
+        check=True,
+    )
+
+    written = (tmp_path / "it").read_bytes() if to_file else ended.stdout
+    assert json.loads(written.decode())["statuscode"] == "\u5df2\u9001\u8fbe \U0001f4e8"
+
+
+def test_cells_that_a_spreadsheet_would_run_are_disarmed_if_asked(stored: Stored) -> None:
+    for number, text in enumerate(("=1+1", "+1", "-1", "@x", "plain")):
+        stored.record(a_report(messageid=f"m-{number}", statuscode=text))
+
+    exact = stored.run("export", "--format", "csv")
+    safe = stored.run("export", "--format", "csv", "--spreadsheet-safe")
+
+    def labels(text: str) -> set[str]:
+        return {row["statuscode"] for row in csv.DictReader(io.StringIO(text, newline=""))}
+
+    assert labels(exact.stdout) == {"=1+1", "+1", "-1", "@x", "plain"}
+    assert labels(safe.stdout) == {"'=1+1", "'+1", "'-1", "'@x", "plain"}
