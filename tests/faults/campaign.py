@@ -18,7 +18,7 @@ import httpx2
 from rich.progress import Progress
 from sqlalchemy import URL
 
-from tests.faults import opposite_orders
+from tests.faults import failovers, opposite_orders
 from tests.faults.doomed import POINTS
 from tests.faults.ledger import Ledger, Load
 from tests.postgres import StoppableServer, new_database
@@ -159,11 +159,12 @@ class Campaign:
 
 
 def main() -> None:
-    """Run the long campaign, half of it on each database, then the opposite orders."""
+    """Run the long campaign, half of it on each database, then opposite orders and failovers."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=10, help="of opposite orders")
+    parser.add_argument("--failovers", type=int, default=10, help="of each kind")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000_000)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
@@ -178,6 +179,8 @@ def main() -> None:
             lambda elapsed: progress.update(task, completed=elapsed),
         )
     print(summary)
+    for synchronous in (True, False):
+        print(failovers.fail_over_often(options.seed, options.failovers, synchronous), flush=True)
     print(f"seed {options.seed}: {kills} kills, {acknowledged} acknowledged, lost 0")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
@@ -73,18 +73,34 @@ class Ledger:
             **VARIANTS[variant],
         }
 
-    def check(self, database_url: URL) -> None:
-        """Raise `AssertionError`, with the seed, if a promise was broken."""
-        history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+    def lost(self, database_url: URL) -> set[int]:
+        """The acknowledged reports that are not in the history exactly once."""
         stored: Counter[tuple[str | None, ...]] = Counter()
         database = open_database(database_url, hurried=False)
         with database.read.connect() as connection:
             for row in connection.execute(select(reports)):
-                history[row.message_id, row.recipient].append(row)
                 status = None if row.status is None else str(row.status)
                 stored[
                     row.message_id, row.recipient, status, row.statuscode, row.errcode, row.mcc_mnc
                 ] += 1
+        database.close()
+        names = ("messageid", "to", "status", "statuscode", "errcode", "network")
+        return {
+            report
+            for report in self.acknowledged
+            if stored[tuple(self.fields(report).get(name) for name in names)] != 1
+        }
+
+    def check(self, database_url: URL, perhaps_lost: Collection[int] = ()) -> None:
+        """Raise `AssertionError`, with the seed, if a promise was broken.
+
+        `perhaps_lost` are reports that the database itself may have lost.
+        """
+        history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
+        database = open_database(database_url, hurried=False)
+        with database.read.connect() as connection:
+            for row in connection.execute(select(reports)):
+                history[row.message_id, row.recipient].append(row)
             statuses = {
                 (row.message_id, row.recipient): shown_status(row)
                 for row in connection.execute(select(deliveries))
@@ -97,12 +113,7 @@ class Ledger:
         rebuilt = list(rebuild(database, meaning_of, dry_run=True))
         database.close()
         changed = [change for batch in rebuilt for change in batch.corrections]
-        names = ("messageid", "to", "status", "statuscode", "errcode", "network")
-        lost = [
-            fields
-            for fields in map(self.fields, self.acknowledged)
-            if stored[tuple(fields.get(name) for name in names)] != 1
-        ]
+        lost = [self.fields(report) for report in self.lost(database_url) - {*perhaps_lost}]
         wrong = [
             key
             for key in history.keys() | statuses.keys()
