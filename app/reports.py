@@ -6,6 +6,7 @@ Sources: PaaSoo's integration guide ("status report"); the states are SMPP's mes
 (SMPP 3.4, section 5.2.28).
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -137,10 +138,21 @@ class Status(NamedTuple):
     last_received_at: int = 0  # 0 while no report came
 
 
+# A time of receipt further ahead than this was taken from a wrong clock.
+CLOCK_TOLERANCE_US: Final = 60_000_000
+BEFORE_ALL_US: Final = 2**61
+
+
+def order_of(at: int, now: int) -> int:
+    """The place of a time of receipt among others: one ahead of now comes before all the rest."""
+    return at - BEFORE_ALL_US if at > now + CLOCK_TOLERANCE_US else at
+
+
 def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
     """The status of one delivery, from all its reports in any order.
 
-    The greatest decides: by rank, then the one received last, then the greater fingerprint. Our own
+    The greatest decides: by rank, then the one received last, then the greater fingerprint. A time
+    ahead of now, from a clock that was wrong, comes before the others. Our own
     marks take part as if they were reports: pending, or expired if we gave up at `expired_at`.
     """
     if expired_at is None:
@@ -148,21 +160,27 @@ def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
     else:
         mark = Status(RANK[State.EXPIRED], expired_at, 0, State.EXPIRED.value)
     greatest, deciding = mark[:3], None
+    now = time.time_ns() // 1000
     final: set[str] = set()
     first_received_at, last_received_at = None, 0
     for report in reports:
         rank = RANK[report.state]
-        weight = (rank, report.last_received_at, report.fingerprint)
+        at = report.last_received_at
+        weight = (rank, order_of(at, now), report.fingerprint)
         if weight > greatest:
             greatest, deciding = weight, report
         if rank >= LOWEST_REPORTED_FINAL_RANK:
             final.add(report.state)
         if first_received_at is None or report.received_at < first_received_at:
             first_received_at = report.received_at
-        last_received_at = max(last_received_at, report.last_received_at)
+        if not last_received_at or order_of(at, now) > order_of(last_received_at, now):
+            last_received_at = at
     claim = deciding or mark
+    rank, decided_at, fingerprint = greatest
     return Status(
-        *greatest,
+        rank,
+        deciding.last_received_at if deciding else decided_at,
+        fingerprint,
         claim.state,
         claim.reason,
         claim.status,

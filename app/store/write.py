@@ -11,7 +11,12 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from app.reports import LOWEST_REPORTED_FINAL_RANK, DeliveryReport
+from app.reports import (
+    BEFORE_ALL_US,
+    CLOCK_TOLERANCE_US,
+    LOWEST_REPORTED_FINAL_RANK,
+    DeliveryReport,
+)
 from app.store.changes import BEGIN_ON_SQLITE, POSITION
 
 # Column and PostgreSQL type, in the order of `DeliveryReport`.
@@ -43,12 +48,27 @@ def _earlier(table: str, column: str) -> str:
     return f"{column} = CASE WHEN {old} IS NULL OR {new} < {old} THEN {new} ELSE {old} END"
 
 
+# A time beyond this was taken from a wrong clock. It comes before every other, or its report
+# would win for as long as the clock was ahead. In each database's SQL, for `HORIZON` below.
+_HORIZON = {
+    "postgresql": f"(extract(epoch FROM now()) * 1000000)::bigint + {CLOCK_TOLERANCE_US}",
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)"
+    f" + {CLOCK_TOLERANCE_US}",
+}
+
+
+def _order(time: str) -> str:
+    """SQL for the place of a time among others (`reports.order_of`)."""
+    return f"CASE WHEN {time} > HORIZON THEN {time} - {BEFORE_ALL_US} ELSE {time} END"
+
+
 def _later(table: str, column: str) -> str:
     old, new = f"{table}.{column}", f"excluded.{column}"
-    return f"{column} = CASE WHEN {new} > {old} THEN {new} ELSE {old} END"
+    is_later = f"{old} = 0 OR {_order(new)} > {_order(old)}"
+    return f"{column} = CASE WHEN {is_later} THEN {new} ELSE {old} END"
 
 
-# Both databases understand these statements unchanged. A repeated report only counts.
+# Both databases understand these statements, but for `HORIZON`. A repeated report only counts.
 _ON_KNOWN_REPORT = f"""
 ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
     times_received = reports.times_received + excluded.times_received,
@@ -57,9 +77,9 @@ ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
 """
 
 # The greatest decides: by rank, then the one received last, then the greater fingerprint.
-_NEW_DECIDES = """
-(excluded.rank, excluded.decided_at, excluded.fingerprint)
-    > (deliveries.rank, deliveries.decided_at, deliveries.fingerprint)"""
+_NEW_DECIDES = f"""
+(excluded.rank, {_order("excluded.decided_at")}, excluded.fingerprint)
+    > (deliveries.rank, {_order("deliveries.decided_at")}, deliveries.fingerprint)"""
 
 # Two final reports of the provider's that disagree. Comparing with the deciding one is enough: it
 # is final as soon as any is, and two others that disagree were noticed when the second one came.
@@ -107,7 +127,7 @@ SELECT message_id, recipient, fingerprint, rank, {_CLAIM},
     {POSITION["postgresql"]}
 FROM batch
 {_ON_KNOWN_DELIVERY}
-"""
+""".replace("HORIZON", _HORIZON["postgresql"])
 
 # One row at a time, so a batch may have several reports of one delivery. `?1` is the first field of
 # `DeliveryReport`; SQLite wants each statement to use the last one.
@@ -118,12 +138,12 @@ _AT = _MARK["received_at"]
 _SQLITE_HISTORY = f"""{_HISTORY}
 VALUES ({_MARKED_KEY}, {_MARK["query"]}, {_MARK["source"]}, {_MARKED_CLAIM}, {_AT}, {_AT}, 1)
 {_ON_KNOWN_REPORT}
-"""
+""".replace("HORIZON", _HORIZON["sqlite"])
 _SQLITE_STATUS = f"""{_STATUS}
 VALUES ({_MARKED_KEY}, {_MARK["rank"]}, {_MARKED_CLAIM}, {_AT}, {_AT}, {_AT}, false,
     {POSITION["sqlite"]})
 {_ON_KNOWN_DELIVERY}
-"""
+""".replace("HORIZON", _HORIZON["sqlite"])
 
 
 def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:

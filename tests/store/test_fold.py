@@ -16,6 +16,7 @@ from app.store.engine import Database, open_database
 from app.store.tables import deliveries as deliveries_table
 from tests.fold import expected_status, shown_status
 from tests.service import Service, a_report
+from tests.times import ago
 
 RECIPIENTS = ("6588888881", "6588888882")
 
@@ -109,6 +110,27 @@ def check_every_order(database: Database, facts: list[Any], data: st.DataObject)
 
 def test_any_order_and_any_batches_give_the_fold_of_the_set(database: Database) -> None:
     check_every_order(database)
+
+
+def test_a_report_from_a_clock_that_was_ahead_does_not_win_for_ever(database: Database) -> None:
+    def record_and_look(mcc_mnc: str, at: int) -> str | None:
+        report = understood("ahead", "6588888888", {"status": "0", "network": mcc_mnc}, at)
+        with database.batch() as connection:
+            write.record(connection, [report])
+        with database.read.connect() as connection:
+            (delivery,) = read.deliveries_of(connection, "ahead")
+            history = read.reports_of(connection, "ahead")
+            kept = connection.execute(_STATUSES.where(deliveries_table.c.message_id == "ahead"))
+            ((_, *status),) = kept
+        assert Status(*status) == fold(map(_known, history), expired_at=None)
+        network: str | None = delivery.mcc_mnc
+        return network
+
+    now = ago(days=0)
+    assert record_and_look("52001", ago(days=-400)) == "52001"
+    assert record_and_look("52002", now) == "52002"
+    assert record_and_look("52001", now + 1) == "52001"
+    assert record_and_look("52002", now + 2) == "52002"
 
 
 def test_recording_twice_changes_nothing_but_the_count(database: Database) -> None:
