@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Final
 
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from app.api.compression import COMPRESSION
@@ -49,6 +50,17 @@ ROUTERS: Final = (
 )
 
 
+# In the order in which the documentation shows them.
+TAGS: Final = [
+    {"name": "status", "description": "The status of messages and deliveries, and statistics."},
+    {"name": "changes", "description": "The feed of changes: none is ever skipped."},
+    {"name": "sending", "description": "Send through PaaSoo, or register what was sent elsewhere."},
+    {"name": "callback", "description": "The address that PaaSoo calls with each report."},
+    {"name": "quarantine", "description": "Callbacks that were refused: look, replay, delete."},
+    {"name": "operations", "description": "Probes and metrics."},
+]
+
+
 def create_app(settings: Settings) -> Service:
     """Build the ASGI application. The settings must have keys, and tokens or allowed networks."""
     parts = build(settings)
@@ -60,6 +72,10 @@ def create_app(settings: Settings) -> Service:
         version=version("paasoo-dlr"),
         description="Takes PaaSoo's delivery reports and answers what became of each message.",
         lifespan=lambda _app: running(parts),
+        license_info={"name": "MIT", "identifier": "MIT"},
+        openapi_tags=TAGS,
+        servers=[{"url": settings.root_path or "/"}],
+        generate_unique_id_function=name_of,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -71,6 +87,11 @@ def create_app(settings: Settings) -> Service:
         app.include_router(router)
     docs.add_docs(app)
     return app
+
+
+def name_of(route: APIRoute) -> str:
+    """The operation's id: the endpoint function's name, which generators make a method of."""
+    return route.name
 
 
 def build(settings: Settings) -> Parts:

@@ -7,9 +7,9 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
+from app import errors
 from app.api.parts import Parts
 from app.api.request_log import log_request
-from app.errors import Problem
 from app.exchange import Request, request_id
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Add the schema of errors, which all error responses refer to."""
         document = super().openapi()
-        document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        document["components"]["schemas"].update(errors.schemas())
         return document
 
     async def _answer_and_log(self, scope: Scope, receive: Receive, send: Send) -> None:
