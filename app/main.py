@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from platform import python_version
 from typing import Final
 
 from fastapi.routing import APIRoute
@@ -25,6 +26,7 @@ from app.ingest.outage import Outage
 from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health, upkeep
+from app.ops.counting import QuarantineRows
 from app.ops.periodic import Periodic
 from app.quarantine import endpoint as quarantine
 from app.query import changes, deliveries, messages, stats
@@ -34,10 +36,11 @@ from app.query.waiting import Watch
 from app.sending import endpoint as sending
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
+from app.sending.problems import CALL_CODES
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.spool import Spool
-from app.telemetry import Metrics
+from app.telemetry import Metrics, expect
 
 ROUTERS: Final = (
     messages.router,
@@ -86,6 +89,8 @@ def create_app(settings: Settings) -> Service:
     for router in ROUTERS:
         app.include_router(router)
     docs.add_docs(app)
+    for route, methods in app.routes_with_methods():
+        parts.metrics.requests.expect(route, methods - {"HEAD"})
     return app
 
 
@@ -97,6 +102,10 @@ def name_of(route: APIRoute) -> str:
 def build(settings: Settings) -> Parts:
     """Build every part, without starting any."""
     metrics = Metrics()
+    metrics.tell_build(
+        version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
+    )
+    expect(metrics.sends, ["sent", *CALL_CODES])
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
@@ -114,13 +123,14 @@ def build(settings: Settings) -> Parts:
         writer=writer,
         recovery=Recovery(committer, outage, spool, understand, settings),
         periodic=Periodic(upkeep.jobs(settings, database, metrics), outage),
+        quarantine_rows=QuarantineRows(database, outage),
         door=door,
         lookups=lookups,
         watch=Watch(database, outage, writer),
         sending=sending_of(settings, database, metrics, draining),
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
-            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage)),
+            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
         ),
         draining=draining,
     )

@@ -95,7 +95,7 @@ def add_callback(app: FastAPI, door: Door, *, with_token: bool) -> None:
         return response(await answered(door.receive, request.scope, request.receive))
 
     app.add_api_route(
-        f"{PATH}/{{token}}" if with_token else PATH,
+        door.route,
         receive_delivery_report,
         methods=["GET"],
         tags=["callback"],

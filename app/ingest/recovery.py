@@ -136,7 +136,9 @@ class Recovery:
                 is_read_only = schema.is_read_only(connection)
         except SQLAlchemyError as error:
             log.warning("no new connection", extra={"error": faults.description(error)})
+            self._outage.note_look(failed=True)
             return
+        self._outage.note_look(failed=False)
         if is_another or is_read_only:
             self._database.disconnect()
             why = "another server has taken its address" if is_another else "it is read-only"

@@ -78,4 +78,7 @@ def show_metrics(request: Request) -> Response:
     parts.metrics.waiting.set(parts.watch.waiting)
     parts.metrics.streams.set(parts.watch.streams)
     parts.metrics.spool_waiting.set(len(parts.spool or ()))
+    parts.metrics.last_report_at.set(parts.door.last_report_at / 1_000_000)
+    parts.metrics.quarantine_rows.set(parts.quarantine_rows.latest())
+    parts.metrics.database_up.set(parts.outage.database_answers)
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)
