@@ -6,25 +6,67 @@
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, ClassVar, Final
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    NotRequired,  # Pydantic needs these before Python 3.12
+)
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter
+from typing_extensions import TypedDict
 
 MAX_QUERY_BYTES: Final = 8 * 1024
 MAX_BODY_BYTES: Final = 1024 * 1024
 PROBLEM_TYPE: Final = "application/problem+json"
 
 
-class Problem(BaseModel):
-    """An error in the shape of RFC 9457."""
+class FieldFault(TypedDict):
+    """One field of a request, and what is wrong with it."""
 
-    model_config = ConfigDict(extra="allow")
+    field: Annotated[str, Field(description="Its name; inside a body, the path: `to.0`.")]
+    message: str
 
-    type: str = Field(description="Always `about:blank`: the title is the HTTP status phrase.")
+
+class Problem(TypedDict):
+    """An error in the shape of RFC 9457, with the members of ours that some errors have."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # Pydantic's own way
+
+    type: Annotated[
+        str, Field(description="Always `about:blank`: the title is the HTTP status phrase.")
+    ]
     title: str
     status: int
-    detail: str = Field(description="The fault, for people.")
-    code: str = Field(description="The fault, for programs: stable.")
+    detail: Annotated[str, Field(description="The fault, for people.")]
+    code: Annotated[str, Field(description="The fault, for programs: stable.")]
+    errors: NotRequired[
+        Annotated[list[FieldFault], Field(description="`invalid_request`: each field at fault.")]
+    ]
+    messageid: NotRequired[
+        Annotated[str | None, Field(description="The message that the error is about.")]
+    ]
+    reference: NotRequired[
+        Annotated[str | None, Field(description="The `reference` of a message perhaps sent.")]
+    ]
+    outcome: NotRequired[
+        Annotated[
+            str,
+            Field(description="`outcome_not_recorded`: `sent`, or the code of what PaaSoo did."),
+        ]
+    ]
+    id: NotRequired[Annotated[str, Field(description="The row of the quarantine asked for.")]]
+    checks: NotRequired[
+        Annotated[dict[str, str], Field(description="`not_ready`: each check with its finding.")]
+    ]
+
+
+def schemas() -> dict[str, Any]:
+    """`Problem` and the schemas inside it, by name, as components of the OpenAPI document."""
+    schema = TypeAdapter(Problem).json_schema(ref_template="#/components/schemas/{model}")
+    inner = schema.pop("$defs")
+    return {"Problem": schema, **inner}
 
 
 def documented(description: str) -> dict[str, Any]:

@@ -6,8 +6,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from platform import python_version
 from typing import Final
 
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from app.api.compression import COMPRESSION
@@ -24,6 +26,7 @@ from app.ingest.outage import Outage
 from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health, upkeep
+from app.ops.counting import QuarantineRows
 from app.ops.periodic import Periodic
 from app.quarantine import endpoint as quarantine
 from app.query import changes, deliveries, messages, stats
@@ -33,10 +36,11 @@ from app.query.waiting import Watch
 from app.sending import endpoint as sending
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
+from app.sending.problems import CALL_CODES
 from app.settings import Settings
 from app.store.engine import Database, open_database
 from app.store.spool import Spool
-from app.telemetry import Metrics
+from app.telemetry import Metrics, expect
 
 ROUTERS: Final = (
     messages.router,
@@ -47,6 +51,17 @@ ROUTERS: Final = (
     quarantine.router,
     health.router,
 )
+
+
+# In the order in which the documentation shows them.
+TAGS: Final = [
+    {"name": "status", "description": "The status of messages and deliveries, and statistics."},
+    {"name": "changes", "description": "The feed of changes: none is ever skipped."},
+    {"name": "sending", "description": "Send through PaaSoo, or register what was sent elsewhere."},
+    {"name": "callback", "description": "The address that PaaSoo calls with each report."},
+    {"name": "quarantine", "description": "Callbacks that were refused: look, replay, delete."},
+    {"name": "operations", "description": "Probes and metrics."},
+]
 
 
 def create_app(settings: Settings) -> Service:
@@ -60,6 +75,10 @@ def create_app(settings: Settings) -> Service:
         version=version("paasoo-dlr"),
         description="Takes PaaSoo's delivery reports and answers what became of each message.",
         lifespan=lambda _app: running(parts),
+        license_info={"name": "MIT", "identifier": "MIT"},
+        openapi_tags=TAGS,
+        servers=[{"url": settings.root_path or "/"}],
+        generate_unique_id_function=name_of,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -70,12 +89,23 @@ def create_app(settings: Settings) -> Service:
     for router in ROUTERS:
         app.include_router(router)
     docs.add_docs(app)
+    for route, methods in app.routes_with_methods():
+        parts.metrics.requests.expect(route, methods - {"HEAD"})
     return app
+
+
+def name_of(route: APIRoute) -> str:
+    """The operation's id: the endpoint function's name, which generators make a method of."""
+    return route.name
 
 
 def build(settings: Settings) -> Parts:
     """Build every part, without starting any."""
     metrics = Metrics()
+    metrics.tell_build(
+        version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
+    )
+    expect(metrics.sends, ["sent", *CALL_CODES])
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
@@ -93,13 +123,14 @@ def build(settings: Settings) -> Parts:
         writer=writer,
         recovery=Recovery(committer, outage, spool, understand, settings),
         periodic=Periodic(upkeep.jobs(settings, database, metrics), outage),
+        quarantine_rows=QuarantineRows(database, outage),
         door=door,
         lookups=lookups,
         watch=Watch(database, outage, writer),
         sending=sending_of(settings, database, metrics, draining),
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
-            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage)),
+            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
         ),
         draining=draining,
     )

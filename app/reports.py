@@ -39,6 +39,11 @@ RANK: Final[dict[str, int]] = {
 
 FINAL_STATES: Final = frozenset({State.EXPIRED, State.UNDELIVERED, State.REJECTED, State.DELIVERED})
 
+# Those that a report can claim: the other two are marks of our own.
+REPORTED_STATES: Final = tuple(
+    state for state in State if state not in {State.PENDING, State.EXPIRED}
+)
+
 LOWEST_FINAL_RANK: Final = min(RANK[state] for state in FINAL_STATES)
 
 # Only final reports of the provider's rank so high: two that differ are a conflict. `expired` is

@@ -4,8 +4,7 @@ import json
 import logging
 import sys
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from io import FileIO
@@ -24,6 +23,9 @@ from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
+
+from app.reports import REPORTED_STATES
+from app.tallies import RequestTimes, Tally
 
 # Leave out the time stamp beside each counter: nobody reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -133,8 +135,14 @@ def masked(msisdn: str) -> str:
 # Every metric of ours, by its name in `/metrics`: counters get `_total` behind it there.
 DOCUMENTATION: Final = {
     "dlr_callbacks": "Callbacks by their answer: the HTTP status, or the code of a refusal",
+    "dlr_http_request_seconds": (
+        "Requests and the time to their whole answer, by route, method and class of status"
+    ),
     "dlr_callback_tokens": (
         "Callbacks with a known token, by its position in DLR_CALLBACK_TOKENS, from 1"
+    ),
+    "dlr_last_report_timestamp_seconds": (
+        "Time of the last report that this process has acknowledged; 0 before the first"
     ),
     "dlr_reports": "Reports stored, by the state that each one claims; repeats included",
     "dlr_unrecognised_statuses": "Reports stored whose status no guide names",
@@ -144,6 +152,7 @@ DOCUMENTATION: Final = {
     "dlr_failed_batches": (
         "Batches that the database didn't take, by the fault: its own, or the data's"
     ),
+    "dlr_database_up": "1 if the database answers, else 0",
     "dlr_queued": "Reports that wait for their commit",
     "dlr_waiting": "Requests that wait for a report or a change",
     "dlr_streams": "Open streams of changes",
@@ -152,30 +161,25 @@ DOCUMENTATION: Final = {
     "dlr_spool_damaged": "Spools that can't be read; `paasoo-dlr spool recover` reads what can be",
     "dlr_expired": "Deliveries given up, as no final report came in time",
     "dlr_quarantined": "Refused callbacks put in the quarantine, by code; repeats included",
+    "dlr_quarantine_rows": "Refused callbacks in the quarantine",
     "dlr_quarantine_dropped": "Refused callbacks that newer ones pushed out of the quarantine",
     "dlr_connections_refused": "Connections refused, as no file descriptor was left for them",
     "dlr_log_lines_dropped": "Log lines dropped, as nobody read the log",
+    "dlr_build_info": "1, with the versions of the service and of Python, and the database's kind",
 }
 COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_REPORTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+# Of a batch that fails.
+FAULTS: Final = ("database", "data")
 
 
-class Tally(Collector):
-    """A counter with one label, for the event loop alone: it counts something in every callback.
+def expect(counter: Counter, values: Iterable[str]) -> None:
+    """Show these label values from the start, with 0: a counter that begins at 1 has no increase.
 
-    `times` is a plain dictionary, because prometheus_client's own counters take a lock each time.
+    An alert on `increase()` would miss the first fault.
     """
-
-    def __init__(self, name: str, label: str) -> None:
-        self.times: defaultdict[str | int, int] = defaultdict(int)
-        self._name = name
-        self._label = label
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, DOCUMENTATION[self._name], labels=[self._label])
-        for value, times in list(self.times.items()):
-            family.add_metric([str(value)], times)
-        yield family
+    for value in values:
+        counter.labels(value)
 
 
 class LogCollector(Collector):
@@ -191,18 +195,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.callbacks = Tally("dlr_callbacks", "answer")
-        self.callback_tokens = Tally("dlr_callback_tokens", "position")
-        for collector in (LogCollector(), self.callbacks, self.callback_tokens):
-            self.registry.register(collector)
+        self.callbacks = self._tally("dlr_callbacks", "answer")
+        self.callback_tokens = self._tally("dlr_callback_tokens", "position")
+        name = "dlr_http_request_seconds"
+        self.requests = RequestTimes(name, DOCUMENTATION[name])
+        self.registry.register(self.requests)
+        self.registry.register(LogCollector())
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self.last_report_at = self._gauge("dlr_last_report_timestamp_seconds")
         self.reports = self._counter("dlr_reports", "state")
+        expect(self.reports, REPORTED_STATES)
         self.unrecognised_statuses = self._counter("dlr_unrecognised_statuses")
         self.sends = self._counter("dlr_sends", "outcome")
         self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)
         self.batch_reports = self._histogram("dlr_batch_reports", BATCH_REPORTS)
         self.failed_batches = self._counter("dlr_failed_batches", "fault")
+        expect(self.failed_batches, FAULTS)
+        self.database_up = self._gauge("dlr_database_up")
         self.queued = self._gauge("dlr_queued")
         self.waiting = self._gauge("dlr_waiting")
         self.streams = self._gauge("dlr_streams")
@@ -211,8 +221,20 @@ class Metrics:
         self.spool_damaged = self._gauge("dlr_spool_damaged")
         self.expired = self._counter("dlr_expired")
         self.quarantined = self._counter("dlr_quarantined", "code")
+        self.quarantine_rows = self._gauge("dlr_quarantine_rows")
         self.quarantine_dropped = self._counter("dlr_quarantine_dropped")
         self.connections_refused = self._counter("dlr_connections_refused")
+
+    def tell_build(self, version: str, python: str, database: str) -> None:
+        name = "dlr_build_info"
+        labels = ("version", "python", "database")
+        gauge = Gauge(name, DOCUMENTATION[name], labels, registry=self.registry)
+        gauge.labels(version, python, database).set(1)
+
+    def _tally(self, name: str, label: str) -> Tally:
+        tally = Tally(name, DOCUMENTATION[name], label)
+        self.registry.register(tally)
+        return tally
 
     def _counter(self, name: str, *labels: str) -> Counter:
         return Counter(name, DOCUMENTATION[name], labels, registry=self.registry)

@@ -12,7 +12,8 @@ from app.settings import Role
 
 bearer: Final = HTTPBearer(
     auto_error=False,
-    scheme_name="API key",
+    # The name is a key of the OpenAPI document, where a space makes the document invalid.
+    scheme_name="bearer",
     description="A key from `DLR_API_KEYS`. Roles: `read`, `send`, `admin`, each containing the "
     "ones before.",
 )

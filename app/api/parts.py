@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # packages above this one
     from app.ingest.outage import Outage
     from app.ingest.recovery import Recovery
     from app.ingest.writer import Writer
+    from app.ops.counting import QuarantineRows
     from app.ops.periodic import Periodic
     from app.query.lookups import Lookups
     from app.query.waiting import Watch
@@ -37,6 +38,7 @@ class Parts:
     writer: Writer
     recovery: Recovery
     periodic: Periodic
+    quarantine_rows: QuarantineRows
     door: Door
     lookups: Lookups
     watch: Watch

@@ -14,6 +14,9 @@ from app.api.parameters import refuse_unknown_parameters
 from app.api.responses import problems
 from app.settings import Role
 
+# Of an operation in the OpenAPI document that needs no key.
+NO_KEY: Final[dict[str, Any]] = {"security": []}
+
 _IS_HEAD: Final = "app.is_head"
 
 

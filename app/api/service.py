@@ -2,14 +2,16 @@
 
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.types import Message, Receive, Scope, Send
 
+from app import errors
 from app.api.parts import Parts
 from app.api.request_log import log_request
-from app.errors import Problem
 from app.exchange import Request, request_id
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,15 @@ class Service(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Add the schema of errors, which all error responses refer to."""
         document = super().openapi()
-        document["components"]["schemas"].setdefault("Problem", Problem.model_json_schema())
+        document["components"]["schemas"].update(errors.schemas())
         return document
+
+    def routes_with_methods(self) -> Iterator[tuple[str, set[str]]]:
+        """Every path's template with the methods that it takes."""
+        route: Any
+        for route in iter_route_contexts(self.routes):
+            if route.methods:
+                yield route.path, route.methods
 
     async def _answer_and_log(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -67,9 +76,14 @@ class Service(FastAPI):
                 raise  # the server logs it, and closes the connection
             log.exception("a request failed")
         finally:
+            path = request.path.removeprefix(self._prefix)
+            route = getattr(scope.get("route"), "path", None)
+            self.parts.metrics.requests.add(
+                route, path, request.method, status, time.perf_counter() - began
+            )
             log_request(
                 method=request.method,
-                route=getattr(scope.get("route"), "path", None),
+                route=route,
                 status=status,
                 began=began,
                 key_name=scope.get("state", {}).get("key_name"),

@@ -5,13 +5,14 @@ import time
 from typing import Final
 
 from app import errors, exchange, guards
-from app.callback.parse import understand
+from app.callback.parse import CODES, understand
 from app.exchange import Answer, Reply, Request
 from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError, Writer
 from app.reports import Refusal
 from app.settings import Settings
-from app.telemetry import Metrics
+from app.tallies import OTHER
+from app.telemetry import Metrics, expect
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,13 @@ UNAVAILABLE: Final = _problem(
 )
 REFUSED_BY_DATABASE: Final = _problem(400, "invalid_parameter", "the database refused a value")
 
-# To a report.
-ANSWERS: Final = {
-    Outcome.STORED: OK,
-    Outcome.REFUSED: REFUSED_BY_DATABASE,
-    Outcome.UNAVAILABLE: UNAVAILABLE,
+# To a report, each with its name in the metrics.
+ANSWERS: Final[dict[Outcome, tuple[Answer, int | str]]] = {
+    Outcome.STORED: (OK, 200),
+    Outcome.REFUSED: (REFUSED_BY_DATABASE, "invalid_parameter"),
+    Outcome.UNAVAILABLE: (UNAVAILABLE, 503),
 }
+STATUSES: Final = (200, 400, 403, 404, 405, 414, 503)
 
 
 class Door:
@@ -57,16 +59,28 @@ class Door:
         self._allowed_networks = settings.callback_allowed_networks
         self._trusted_proxies = settings.trusted_proxies
         self._writer = writer
+        metrics.callbacks.expect([status for status in STATUSES if status != 400])  # by its code
+        metrics.callbacks.expect(CODES)
+        metrics.callback_tokens.expect(range(1, len(self._tokens) + 1))
+        expect(metrics.quarantined, CODES)
+        self.route = f"{PATH}/{{token}}" if self._tokens else PATH
+        metrics.requests.expect(self.route, ["GET"])
         self._answered = metrics.callbacks.times
         self._presented = metrics.callback_tokens.times
+        self._times = {
+            status: metrics.requests.times_of(self.route, "GET", status) for status in STATUSES
+        }
+        self._times[405] = metrics.requests.times_of(self.route, OTHER, 405)
+        # Of the last report that was acknowledged, in microseconds since 1970 UTC.
+        self.last_report_at = 0
         self._now = 0  # of the latest report, in microseconds since 1970 UTC
 
     def receive(self, request: Request, reply: Reply) -> None:
         """Call `reply` once: at once, or when the report is on disk or can't be."""
+        began = time.perf_counter()
         refusal = self._turn_away(request)
         if refusal is not None:
-            self._answered[refusal.status] += 1
-            reply(refusal)
+            reply(self._counted(refusal, refusal.status, began))
             return
         # Never back, if the clock is set back: the report that came later must win.
         self._now = max(time.time_ns() // 1000, self._now + 1)
@@ -76,28 +90,35 @@ class Door:
                 "callback refused",
                 extra={"code": entry.code, "detail": entry.detail, **self._who(request)},
             )
-            self._refuse(entry, reply)
+            self._refuse(entry, reply, began)
             return
-        try:
-            self._writer.admit_report(entry, lambda outcome: reply(self._conclude(outcome)))
-        except QueueFullError:
-            reply(self._conclude(Outcome.UNAVAILABLE))
+        received_at = entry.received_at
 
-    def _conclude(self, outcome: Outcome) -> Answer:
-        """The counted answer to a report."""
-        answer = ANSWERS[outcome]
-        self._answered[answer.status] += 1
+        def conclude(outcome: Outcome) -> None:
+            if outcome is Outcome.STORED:
+                self.last_report_at = received_at
+            reply(self._counted(*ANSWERS[outcome], began))
+
+        try:
+            self._writer.admit_report(entry, conclude)
+        except QueueFullError:
+            conclude(Outcome.UNAVAILABLE)
+
+    def _counted(self, answer: Answer, name: int | str, began: float) -> Answer:
+        """Count the answer by its name in the metrics, and its time."""
+        self._answered[name] += 1
+        self._times[answer.status].add(time.perf_counter() - began)
         return answer
 
-    def _refuse(self, refusal: Refusal, reply: Reply) -> None:
+    def _refuse(self, refusal: Refusal, reply: Reply, began: float) -> None:
         """Answer 400 once the refusal is in the quarantine."""
 
         def conclude(outcome: Outcome) -> None:
             if outcome is Outcome.UNAVAILABLE:
-                reply(self._conclude(outcome))
+                reply(self._counted(UNAVAILABLE, 503, began))
                 return
-            self._answered[refusal.code] += 1
-            reply(_problem(400, refusal.code, refusal.detail))
+            answer = _problem(400, refusal.code, refusal.detail)
+            reply(self._counted(answer, refusal.code, began))
 
         try:
             self._writer.admit_refusal(refusal, conclude)

@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from app import errors
 from app.api.asgi import HandlerApp, answered, response
+from app.api.routes import NO_KEY
 from app.callback import parse
 from app.callback.door import PATH, Door
 from app.reports import MSISDN_PATTERN
@@ -94,13 +95,16 @@ def add_callback(app: FastAPI, door: Door, *, with_token: bool) -> None:
         return response(await answered(door.receive, request.scope, request.receive))
 
     app.add_api_route(
-        f"{PATH}/{{token}}" if with_token else PATH,
+        door.route,
         receive_delivery_report,
         methods=["GET"],
         tags=["callback"],
         response_class=PlainTextResponse,
         responses=RESPONSES,
-        openapi_extra={"parameters": [*([TOKEN_PARAMETER] if with_token else []), *PARAMETERS]},
+        openapi_extra={
+            **NO_KEY,
+            "parameters": [*([TOKEN_PARAMETER] if with_token else []), *PARAMETERS],
+        },
     )
     # The door knows what to say to any other method, and to a path that isn't quite the one.
     any_other = Route(PATH + "{rest:path}", HandlerApp(door.receive), include_in_schema=False)

@@ -30,6 +30,15 @@ MAX_TEXT_LENGTH: Final = 255  # statuscode and errcode, in characters
 MAX_NETWORK_LENGTH: Final = 64
 MAX_STATUS_DIGITS: Final = 5
 
+# Of the refusals.
+CODES: Final = (
+    "missing_parameter",
+    "unsupported_type",
+    "invalid_parameter",
+    "duplicate_parameter",
+    "invalid_encoding",
+)
+
 _BAD_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
@@ -45,8 +54,7 @@ class InvalidReportError(Exception):
 def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryReport:
     """Parse one raw query; `received_at` is in microseconds since 1970 UTC.
 
-    Raises `InvalidReportError`, whose codes are `missing_parameter`, `unsupported_type`,
-    `invalid_parameter`, `duplicate_parameter` and `invalid_encoding`.
+    Raises `InvalidReportError`, with one of `CODES`.
     """
     values = _decode(query)
     kind = _required(values, "type")

@@ -27,6 +27,7 @@ class Outage:
         self._number = 1
         self._began_at: float | None = None
         self._said: set[str] = set()
+        self._look_failed = False
         self._spool_is_failing = False
         self._said_spool_is_failing = False
 
@@ -39,6 +40,11 @@ class Outage:
     def has_begun(self) -> bool:
         """True from the first write that failed to the next that succeeds."""
         return self._is_on or self._began_at is not None
+
+    @property
+    def database_answers(self) -> bool:
+        """False from the first write, or look, that failed to the next that succeeds."""
+        return not (self.has_begun or self._look_failed)
 
     @property
     def number(self) -> int:
@@ -68,7 +74,7 @@ class Outage:
         with self._lock:
             if number not in {None, self._number}:
                 return
-            self._is_on = False
+            self._is_on = self._look_failed = False
             began_at, self._began_at = self._began_at, None
             if began_at is None:
                 return
@@ -76,6 +82,10 @@ class Outage:
             self._said_spool_is_failing = self._spool_is_failing = False
         seconds = round(time.monotonic() - began_at, 1)
         log.warning("the database takes reports again", extra={"after_seconds": seconds})
+
+    def note_look(self, *, failed: bool) -> None:
+        """Note if a new connection was refused. That alone begins no outage: writes may pass."""
+        self._look_failed = failed
 
     def spool_fails(self, why: str, rows: int) -> None:
         """Note that the spool took nothing. A smaller batch may still fit."""

@@ -143,7 +143,9 @@ class Recovery:
                 self._compare_clocks(postgresql.clock_difference_s(connection))
         except SQLAlchemyError as error:
             log.warning("no new connection", extra={"error": faults.description(error)})
+            self._outage.note_look(failed=True)
             return
+        self._outage.note_look(failed=False)
         if is_another or is_read_only:
             self._database.disconnect()
             why = "another server has taken its address" if is_another else "it is read-only"

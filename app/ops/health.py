@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.api.access import bearer, require
 from app.api.parts import Parts, parts_of
-from app.api.routes import Route
+from app.api.routes import NO_KEY, Route
 from app.errors import PROBLEM_TYPE, documented, problem
 from app.settings import Role
 from app.store import faults, schema
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(route_class=Route, tags=["operations"])
 
 
-@router.get("/livez", response_model=dict[str, str])
+@router.get("/livez", response_model=dict[str, str], openapi_extra=NO_KEY)
 async def show_liveness() -> JSONResponse:
     """200 while the process runs. Never touches the database."""
     return JSONResponse({"status": "alive"})
@@ -29,6 +29,7 @@ async def show_liveness() -> JSONResponse:
     "/readyz",
     response_model=dict[str, object],
     responses={503: documented("`detail` and `checks` say which check failed.")},
+    openapi_extra=NO_KEY,
 )
 def show_readiness(request: Request) -> JSONResponse:
     """200, or 503 with the checks that failed."""
@@ -92,4 +93,7 @@ def show_metrics(request: Request) -> Response:
     parts.metrics.streams.set(parts.watch.streams)
     parts.metrics.spool_waiting.set(len(parts.spool or ()))
     parts.metrics.spool_damaged.set(len(parts.recovery.damaged))
+    parts.metrics.last_report_at.set(parts.door.last_report_at / 1_000_000)
+    parts.metrics.quarantine_rows.set(parts.quarantine_rows.latest())
+    parts.metrics.database_up.set(parts.outage.database_answers)
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -22,6 +22,7 @@ from app.query.schemas import message_of
 from app.settings import ApiKey
 from app.store import read
 from app.store.engine import Database
+from app.telemetry import Metrics
 
 MAX_IDS: Final = 500  # in one query
 
@@ -77,7 +78,7 @@ class Lookups:
 
 
 def shortcut(
-    lookups: Lookups, keys: Sequence[ApiKey], outage: Outage
+    lookups: Lookups, keys: Sequence[ApiKey], outage: Outage, metrics: Metrics
 ) -> Callable[[Request], Handler | None]:
     """The shortcut for plain lookups with a known key, outside an outage.
 
@@ -95,19 +96,27 @@ def shortcut(
         if len(presented) != 1 or not presented[0].startswith(b"Bearer "):
             return None
         key = known_key(keys, presented[0].removeprefix(b"Bearer ").decode("latin-1"))
-        return None if key is None else partial(_look_up, lookups, message_id, key.name)
+        return None if key is None else partial(_look_up, lookups, metrics, message_id, key.name)
 
     return handler_of
 
 
-def _look_up(
-    lookups: Lookups, message_id: str, key_name: str, request: Request, reply: Reply
+def _look_up(  # noqa: PLR0913, PLR0917 - the first four are bound at once
+    lookups: Lookups,
+    metrics: Metrics,
+    message_id: str,
+    key_name: str,
+    request: Request,
+    reply: Reply,
 ) -> None:
     began = time.perf_counter()
 
     def conclude(found: asyncio.Future[Sequence[Row[Any]]]) -> None:
         name = request_id(request.headers)
         answer = _answer_of(message_id, found, request).with_header(b"x-request-id", name)
+        metrics.requests.add(
+            ROUTE, request.path, request.method, answer.status, time.perf_counter() - began
+        )
         log_request(
             method=request.method,
             route=ROUTE,

@@ -1,7 +1,7 @@
 """Reasons why a message was not sent, or may not have been."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from app.errors import ApiError
 
@@ -64,6 +64,21 @@ class OutcomeUnknownError(PerhapsSentError):
     status = 504
     code = "outcome_unknown"
     detail = "PaaSoo didn't answer the request; it may have been sent or not"
+
+
+# Of calls of PaaSoo's that gave no message id.
+CALL_CODES: Final = tuple(
+    error.code
+    for error in (
+        ProviderBadRequestError,
+        ProviderRefusedCredentialsError,
+        ProviderRestrictedError,
+        ProviderRefusedAddressError,
+        ProviderUnreachableError,
+        ProviderBadAnswerError,
+        OutcomeUnknownError,
+    )
+)
 
 
 class OutcomeNotRecordedError(ApiError):

@@ -98,6 +98,36 @@ def test_reports_of_an_outage_are_all_kept_and_found_once(
     ledger.check(server_database)
 
 
+def metric(program: Serving, name: str) -> float:
+    (line,) = [it for it in metrics_of(program).splitlines() if it.startswith(f"{name} ")]
+    return float(line.split()[1])
+
+
+def test_an_outage_shows_in_the_metrics_and_does_not_hold_up_a_scrape(
+    server: StoppableServer, server_database: URL
+) -> None:
+    with serving(**settings_for(server_database)) as program:
+        program.http.get(f"/callback/paasoo/{TOKEN}")
+        before = metric(program, "dlr_database_up"), metric(program, "dlr_quarantine_rows")
+        server.stop("immediate")
+        # No report comes: the service sees it by its own looks.
+        until(lambda: metric(program, "dlr_database_up") == 0, FOUND_WITHIN_S)
+        failed_at_first = metric(program, 'dlr_failed_batches_total{fault="database"}')
+        assert call_back(program, "during") == 200
+        began = time.monotonic()
+        rows = metric(program, "dlr_quarantine_rows")
+        took_s = time.monotonic() - began
+        failed = metric(program, 'dlr_failed_batches_total{fault="database"}')
+        last_report_at = metric(program, "dlr_last_report_timestamp_seconds")
+        server.start()
+        until(lambda: metric(program, "dlr_database_up") == 1, FOUND_WITHIN_S)
+
+    assert (before, rows) == ((1, 1), 1)
+    assert took_s < 1
+    assert (failed_at_first, failed >= 1) == (0, True)
+    assert abs(time.time() - last_report_at) < 60
+
+
 @pytest.mark.timeout(240)
 def test_without_a_spool_reports_are_refused_at_once_and_taken_again_soon(
     seed: int, server: StoppableServer, server_database: URL

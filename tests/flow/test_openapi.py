@@ -4,6 +4,7 @@ import re
 from contextlib import suppress
 from typing import Any
 
+import openapi_spec_validator
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, assume, given, settings
@@ -15,9 +16,10 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from sqlalchemy import URL
 
 from app.reports import normal_msisdn
-from tests.service import ADMIN_KEY, TOKEN, Service, a_report
+from tests.service import ADMIN_KEY, TOKEN, Service, a_report, running_service
 
 BRIEFLY = settings(
     max_examples=15,
@@ -131,7 +133,7 @@ def test_callback_is_documented_with_its_parameters(service: Service) -> None:
     }
     assert set(callback["responses"]) == {"200", "400", "403", "404", "405", "414", "503"}
     assert set(callback["responses"]["200"]["content"]) == {"text/plain"}
-    assert "security" not in callback
+    assert callback["security"] == []
 
 
 def test_errors_are_documented_as_problems_and_as_nothing_else(service: Service) -> None:
@@ -155,6 +157,7 @@ def test_status_api_is_documented_with_its_key(service: Service) -> None:
     document = the_document(service)
     (name,) = document["components"]["securitySchemes"]
 
+    assert name == "bearer"  # a space in it makes the whole document invalid
     assert document["components"]["securitySchemes"][name]["type"] == "http"
     assert document["components"]["securitySchemes"][name]["scheme"] == "bearer"
     for path, methods in document["paths"].items():
@@ -162,6 +165,65 @@ def test_status_api_is_documented_with_its_key(service: Service) -> None:
             if path.startswith("/v1/"):
                 assert operation["security"] == [{name: []}], f"{method} {path}"
                 assert {"401", "403", "422"} <= operation["responses"].keys(), f"{method} {path}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "server", "callback"),
+    [
+        ({}, "/", "/callback/paasoo/{token}"),
+        ({"root_path": "/sms"}, "/sms", "/callback/paasoo/{token}"),
+        (
+            {"callback_tokens": None, "callback_allowed_networks": "127.0.0.0/8"},
+            "/",
+            "/callback/paasoo",
+        ),
+    ],
+)
+def test_document_is_valid_for_the_validator(
+    database_url: URL, changes: dict[str, str | None], server: str, callback: str
+) -> None:
+    with running_service(database_url, **changes) as service:
+        document = the_document(service)
+
+    openapi_spec_validator.validate(document)
+    assert document["servers"] == [{"url": server}]
+    assert callback in document["paths"]
+
+
+def test_operation_ids_are_plain_names_and_tags_are_explained(service: Service) -> None:
+    document = the_document(service)
+    found = [operation for methods in document["paths"].values() for operation in methods.values()]
+    ids = [operation["operationId"] for operation in found]
+
+    assert {"show_message", "list_deliveries", "list_changes", "receive_delivery_report"} <= {*ids}
+    assert len(ids) == len({*ids})
+    assert all(re.fullmatch("[a-z_]+", one) and not one.endswith("_get") for one in ids)
+    tags = {tag["name"]: tag["description"] for tag in document["tags"]}
+    assert all(tags.values())
+    assert tags.keys() == {tag for operation in found for tag in operation["tags"]}
+
+
+def test_operations_without_a_key_say_so(service: Service) -> None:
+    paths = the_document(service)["paths"]
+
+    assert [paths[path]["get"]["security"] for path in ("/livez", "/readyz")] == [[], []]
+
+
+def test_problem_is_documented_with_the_members_that_come(service: Service) -> None:
+    problem = the_document(service)["components"]["schemas"]["Problem"]
+    key = {"Authorization": f"Bearer {ADMIN_KEY}"}
+
+    answers = [
+        service.get("/v1/messages/unknown?nosuch=1"),
+        service.get("/v1/messages/unknown"),
+        service.http.delete("/v1/quarantine/unknown", headers=key),
+    ]
+
+    assert [answer.json().keys() - problem["properties"].keys() for answer in answers] == [
+        set()
+    ] * 3
+    assert problem["properties"]["errors"]["items"] == {"$ref": "#/components/schemas/FieldFault"}
+    assert {*answers[0].json()["errors"][0]} == {"field", "message"}
 
 
 def test_not_ready_and_unauthorized_are_documented_where_they_occur(service: Service) -> None:
