@@ -1,5 +1,6 @@
 """The commands, run as their users run them."""
 
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ ROLES = ("read", "send", "admin")
 # A secret within wrong settings: no part of it may be printed.
 SECRET = "hush-hush"
 
+GIVEN_LONG = {"DLR_CALLBACK_TOKENS": "t" * 20, "DLR_API_KEYS": f"bob:read:{'k' * 20}"}
 GIVEN = {"DLR_CALLBACK_TOKENS": "a-token", "DLR_API_KEYS": "bob:read:a-key"}
 
 WRONG_SETTINGS = [
@@ -222,6 +224,89 @@ def test_a_wrong_setting_stops_serve_with_one_line(name: str, value: str) -> Non
 
 def test_a_data_folder_that_cannot_be_written_stops_a_first_run() -> None:
     assert_stopped_by("DLR_DATA_DIR", run("serve", DLR_DATA_DIR="/proc/nowhere"))
+
+
+def warnings_of(message: str, **environment: str) -> list[dict[str, Any]]:
+    """The fields of the log lines with this message that `serve` writes at its start."""
+    with serving(**environment) as service:
+        service.terminate()
+    standard = ("time", "level", "logger", "message")
+    warnings = [line for line in service.log_lines() if line["level"] == "warning"]
+    lines = [line for line in warnings if message in line["message"]]
+    assert SECRET not in service.stderr
+    return [{name: line[name] for name in line if name not in standard} for line in lines]
+
+
+def test_names_that_no_setting_has_are_warned_about_with_the_nearest() -> None:
+    Path(".env").write_text("DLR_RETENTION_DAY=30\nDLR_LOG_LEVEL=info\nDOMAIN=x\n")
+    misspelt = {"DLR_CALLBACK_TOKEN": SECRET, "dlr_log_levle": "info", "DLR_X": SECRET}
+
+    found = warnings_of("no setting has this name", DLR_SIMULATOR_SECRET=SECRET, **misspelt)
+
+    assert found == [
+        {"variable": "DLR_CALLBACK_TOKEN", "nearest": "DLR_CALLBACK_TOKENS"},
+        {"variable": "DLR_LOG_LEVLE", "nearest": "DLR_LOG_LEVEL"},
+        {"variable": "DLR_RETENTION_DAY", "nearest": "DLR_RETENTION_DAYS"},
+        {"variable": "DLR_X", "nearest": None},
+    ]
+
+
+# As Kubernetes sets them for services named `dlr` and `dlr-db`.
+KUBERNETES = {
+    "DLR_SERVICE_HOST": "10.96.12.7",
+    "DLR_SERVICE_PORT": "8000",
+    "DLR_SERVICE_PORT_HTTP": "8000",
+    "DLR_PORT": "tcp://10.96.12.7:8000",
+    "DLR_PORT_8000_TCP": "tcp://10.96.12.7:8000",
+    "DLR_PORT_8000_TCP_PROTO": "tcp",
+    "DLR_PORT_8000_TCP_PORT": "8000",
+    "DLR_PORT_8000_TCP_ADDR": "10.96.12.7",
+    "DLR_DB_SERVICE_HOST": "10.96.12.8",
+    "DLR_DB_PORT": "tcp://10.96.12.8:5432",
+    "DLR_DB_PORT_5432_TCP": "tcp://10.96.12.8:5432",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_are_ignored_with_one_warning() -> None:
+    assert warnings_of("", **GIVEN_LONG, **KUBERNETES) == [{"variable": "DLR_PORT"}]
+
+
+def test_short_tokens_and_keys_are_warned_about_by_their_place() -> None:
+    long, short, digest = "x" * 20, SECRET, "0" * 64
+    tokens = f"{long},{short}"
+    keys = f"shop:read:{short},boss:admin:{long},ops:read:sha256={digest}"
+
+    found = warnings_of("shorter than 20", DLR_CALLBACK_TOKENS=tokens, DLR_API_KEYS=keys)
+
+    assert found == [
+        {"variable": "DLR_CALLBACK_TOKENS", "position": 2},
+        {"variable": "DLR_API_KEYS", "position": 1, "key": "shop"},
+    ]
+
+
+def test_an_empty_option_is_one_that_is_not_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        ended = run("serve", "--host", "", "--port", "", DLR_PORT=taken, **GIVEN)
+
+    assert_stopped_by(f"127.0.0.1 port {taken}", ended)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--port", "0"), ("--port", "65536"), ("--port", "tcp://x:1")]
+)
+def test_a_wrong_option_is_named(option: str, value: str) -> None:
+    ended = run("serve", option, value)
+
+    assert ended.code == 2
+    assert option in ended.stderr
+    assert "from 1 to 65535" in ended.stderr
+
+
+def test_a_wrong_value_of_an_option_names_the_option_and_the_setting() -> None:
+    ended = run("serve", "--host", "'::1'")
+
+    assert_stopped_by("--host, DLR_HOST: has quotes", ended)
 
 
 def test_every_setting_has_a_wrong_value_above() -> None:
