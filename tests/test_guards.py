@@ -57,6 +57,15 @@ def test_each_role_contains_the_ones_before(keyed_service: Service) -> None:
     assert_problem(keyed_service.get("/v1/quarantine"), 403, "forbidden")
 
 
+def test_each_key_of_one_name_has_its_own_role(database_url: URL) -> None:
+    keys = f"shop:read:{READ_KEY},shop:admin:{ADMIN_KEY}"
+    with running_service(database_url, api_keys=keys) as service:
+        service.call_back(a_report())
+
+        assert statuses(service, READ_KEY) == (200, 200, 403)
+        assert statuses(service, ADMIN_KEY) == (200, 200, 200)
+
+
 def test_missing_wrong_and_malformed_keys_are_401(keyed_service: Service) -> None:
     digest = sha256(HASHED_KEY.encode()).hexdigest()
     for given in (

@@ -72,7 +72,7 @@ class Service(FastAPI):
                 route=getattr(scope.get("route"), "path", None),
                 status=status,
                 began=began,
-                key_name=scope.get("state", {}).get("key_name"),
+                key=scope.get("state", {}).get("key"),
                 peer=request.peer,
                 request_id=name,
             )

@@ -95,13 +95,13 @@ def shortcut(
         if len(presented) != 1 or not presented[0].startswith(b"Bearer "):
             return None
         key = known_key(keys, presented[0].removeprefix(b"Bearer ").decode("latin-1"))
-        return None if key is None else partial(_look_up, lookups, message_id, key.name)
+        return None if key is None else partial(_look_up, lookups, message_id, key)
 
     return handler_of
 
 
 def _look_up(
-    lookups: Lookups, message_id: str, key_name: str, request: Request, reply: Reply
+    lookups: Lookups, message_id: str, key: ApiKey, request: Request, reply: Reply
 ) -> None:
     began = time.perf_counter()
 
@@ -113,7 +113,7 @@ def _look_up(
             route=ROUTE,
             status=answer.status,
             began=began,
-            key_name=key_name,
+            key=key,
             peer=request.peer,
             request_id=name,
         )
