@@ -90,7 +90,7 @@ def commands(group: Any = None, *names: str) -> Iterator[tuple[str, ...]]:
 def assert_stopped_by(name: str, ended: Ended) -> None:
     """True for one line that names the setting and holds no secret."""
     assert ended.code == 2, ended
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert len(ended.errors) == 1, ended.stderr
     assert name in ended.stderr
     assert SECRET not in ended.stdout + ended.stderr
 
@@ -332,6 +332,32 @@ def test_migrate_says_in_one_line_that_the_database_cannot_be_used(url: str) -> 
     Path("not-a-database").write_text("a text of more than a few bytes, and no database" * 100)
 
     assert_stopped_by("DLR_DATABASE_URL", run("migrate", DLR_DATABASE_URL=url))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["migrate"],
+        ["purge", "--days", "9"],
+        ["rebuild"],
+        ["rebuild", "--dry-run"],
+        ["export", "--format", "csv"],
+    ],
+    ids=" ".join,
+)
+def test_commands_say_first_which_database_they_work_on(
+    command: list[str], postgres_url: URL
+) -> None:
+    url = postgres_url.set(password=SECRET).render_as_string(hide_password=False)
+    shown = postgres_url.set(password="***").render_as_string(hide_password=False)
+
+    ended = run(*command, DLR_DATABASE_URL=url)
+    without_it = run(*command)
+
+    assert ended.code == 0, ended.stderr
+    assert ended.stderr.splitlines()[0] == f"database: {shown}"
+    assert SECRET not in ended.stderr + ended.stdout
+    assert without_it.stderr.splitlines()[0] == "database: sqlite:///var/dlr.db"
 
 
 @pytest.mark.parametrize("command", [["serve"], ["migrate"]], ids=" ".join)
