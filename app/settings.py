@@ -242,7 +242,7 @@ class Settings(BaseSettings):
         "refused callbacks go at the same age. 0 keeps all.",
     )
     metrics_public: bool = Field(
-        default=False, description="`true` opens `/metrics` to callers without a key."
+        default=False, description="`on` opens `/metrics` to callers without a key."
     )
     send_timeout_seconds: float = Field(
         default=30,
@@ -373,10 +373,10 @@ def _secrets_dir() -> str | None:
 
 def unknown_variables() -> dict[str, str | None]:
     """Variables with the settings' prefix that no setting has, each with the nearest setting."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    return variables.unknown(
-        known | {f"{PREFIX}SECRETS_DIR"}, DotEnvSettingsSource(Settings).env_vars
-    )
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
+    # A pipe gives its content only once.
+    is_file = Path(".env").is_file()
+    return variables.unknown(known, DotEnvSettingsSource(Settings).env_vars if is_file else ())
 
 
 def _explain(problem: ErrorDetails, options: Collection[str]) -> str:

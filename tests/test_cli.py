@@ -1,5 +1,6 @@
 """The commands, run as their users run them."""
 
+import os
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -251,6 +252,14 @@ def test_names_that_no_setting_has_are_warned_about_with_the_nearest() -> None:
     ]
 
 
+def test_a_dotenv_that_is_a_pipe_is_read_once() -> None:
+    os.mkfifo(".env")
+    content = "\n".join(f"{name}={value}" for name, value in GIVEN_LONG.items())
+    with ThreadPoolExecutor() as threads:
+        threads.submit(Path(".env").write_text, content)
+        assert warnings_of("") == []
+
+
 # As Kubernetes sets them for services named `dlr` and `dlr-db`.
 KUBERNETES = {
     "DLR_SERVICE_HOST": "10.96.12.7",
@@ -349,13 +358,12 @@ def test_commands_say_first_which_database_they_work_on(
     command: list[str], postgres_url: URL
 ) -> None:
     url = postgres_url.set(password=SECRET).render_as_string(hide_password=False)
-    shown = postgres_url.set(password="***").render_as_string(hide_password=False)
 
     ended = run(*command, DLR_DATABASE_URL=url)
     without_it = run(*command)
 
     assert ended.code == 0, ended.stderr
-    assert ended.stderr.splitlines()[0] == f"database: {shown}"
+    assert ended.stderr.splitlines()[0] == "database: " + url.replace(SECRET, "***")
     assert SECRET not in ended.stderr + ended.stdout
     assert without_it.stderr.splitlines()[0] == "database: sqlite:///var/dlr.db"
 

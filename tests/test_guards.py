@@ -201,6 +201,12 @@ def test_no_proxy_is_believed_against_the_callers_own_address(database_url: URL)
         assert call_from(service, "198.51.100.1") == 200
 
 
+def test_a_network_of_ipv4_within_ipv6_lets_in_its_callers(database_url: URL) -> None:
+    networks = "::ffff:127.0.0.0/104"
+    with running_service(database_url, callback_allowed_networks=networks) as service:
+        assert call_from(service) == 200
+
+
 # `X-Forwarded-For` behind 127.0.0.0/8 and 10.0.0.0/8, and the callback's answer.
 FORWARDED = [
     (["192.0.2.1"], 200),
