@@ -36,6 +36,6 @@ STOPSIGNAL SIGTERM
 # /livez, not /readyz: while the database is away the service takes reports into its spool, and must
 # not be restarted. Ignore http_proxy.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('DLR_PORT', 8000)}/livez\", timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('DLR_PORT') or 8000}/livez\", timeout=2)"]
 ENTRYPOINT ["paasoo-dlr"]
 CMD ["serve"]

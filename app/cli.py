@@ -7,11 +7,13 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 
 import typer
 
 from app.reports import State
+
+MAX_PORT: Final = 65535
 
 program = typer.Typer(
     invoke_without_command=True,
@@ -61,10 +63,22 @@ def options(
         raise typer.Exit
 
 
+def parse_port(text: str) -> int | None:
+    # As an empty variable: a script may pass one on.
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_PORT:
+        raise typer.BadParameter(f"must be a whole number from 1 to {MAX_PORT}")
+    return int(text)
+
+
 @program.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [DLR_HOST].")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on [DLR_PORT].")] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(parser=parse_port, metavar="PORT", help="Port to listen on [DLR_PORT]."),
+    ] = None,
 ) -> None:
     """Take callbacks and answer lookups until SIGTERM."""
     # Off until `serve` has started: what start-up makes stays, and each collection scans it again.

@@ -5,13 +5,13 @@ No other module reads the environment. A test fails if `docs/settings.md` lacks 
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -23,15 +23,25 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings import SettingsError as UnreadableSourceError
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL
 
-PREFIX: Final = "DLR_"
-# The simulator's variables, which may be in the same environment.
-SIMULATOR_PREFIX: Final = "DLR_SIMULATOR_"
+from app import database_url, variables
+
+PREFIX: Final = variables.PREFIX
 DEFAULT_SECRETS_DIR: Final = "/run/secrets"  # where Docker and Compose mount secrets
+
+# A shorter token or key may be guessed.
+MIN_SECRET_LENGTH: Final = 20
+IPV4_MAPPED_BITS: Final = 96  # those before the IPv4 address in `::ffff:192.0.2.1`
 
 Network = IPv4Network | IPv6Network
 
@@ -55,13 +65,14 @@ class ApiKey:
     name: str
     role: Role
     digest: bytes
+    is_short: bool = False  # unknown, so False, if it was given as its digest
 
 
 def _parts(text: str) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if not all(parts):
         raise ValueError("has an empty item")
-    return parts
+    return [variables.unquoted(part) for part in parts]
 
 
 def _list_of(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -94,35 +105,26 @@ def parse_api_key(text: str) -> ApiKey:
             digest = b""
         if len(digest) != sha256().digest_size:
             raise ValueError("sha256= must be followed by 64 hexadecimal digits")
-    return ApiKey(name, Role[role.upper()], digest)
+    return ApiKey(name, Role[role.upper()], digest, is_short=len(key) < MIN_SECRET_LENGTH)
 
 
 def _parse_network(text: str) -> Network:
     try:
-        return ip_network(text)
+        given = ip_interface(text)
+        mapped = getattr(given.ip, "ipv4_mapped", None)
+        prefix = given.network.prefixlen - IPV4_MAPPED_BITS
+        if mapped is None:
+            return ip_network(text)
+        if prefix >= 0:
+            # Callers over IPv4 are compared as IPv4: the mapped network would match none of them.
+            return IPv4Network((mapped, prefix))
     except ValueError as error:
         raise ValueError(f"{error}; expected an address or CIDR") from None
+    raise ValueError(f"{text} is an IPv4 network within IPv6: its prefix is 96 or longer")
 
 
 def _parse_database_url(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError):
-        raise ValueError("is not a database URL") from None
-    if url.drivername in {"postgres", "postgresql"}:
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername not in {"sqlite", "postgresql+psycopg"}:
-        raise ValueError("must begin with sqlite:/// or postgresql+psycopg://")
-    if url.drivername == "sqlite" and (
-        not url.database or url.database == ":memory:" or url.host or url.query
-    ):
-        raise ValueError("must name a file and nothing else, as in sqlite:///var/dlr.db")
-    if "@" in (url.host or ""):
-        # The rest of the password would be taken for the host, and shown in errors.
-        raise ValueError("the password has an `@`, which must be given as %40")
-    return url
+    return database_url.parse(value) if isinstance(value, str) else value
 
 
 def _provider_address(text: str) -> str:
@@ -240,7 +242,7 @@ class Settings(BaseSettings):
         "refused callbacks go at the same age. 0 keeps all.",
     )
     metrics_public: bool = Field(
-        default=False, description="`true` opens `/metrics` to callers without a key."
+        default=False, description="`on` opens `/metrics` to callers without a key."
     )
     send_timeout_seconds: float = Field(
         default=30,
@@ -297,10 +299,28 @@ class Settings(BaseSettings):
         description="The account's secret.",
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - each source knows it
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        nearest_first = (init_settings, env_settings, dotenv_settings, file_secret_settings)
+        return tuple(map(variables.Trimmed, nearest_first))
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _unquoted(cls, value: Any) -> Any:
+        return variables.unquoted(value)
+
     @field_validator("paasoo_secret")
     @classmethod
     def _both_or_none(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        if (secret is None) != (info.data["paasoo_key"] is None):
+        # A wrong key, which has its own error, is not in the data.
+        if (secret is None) != (info.data.get("paasoo_key", secret) is None):
             raise ValueError(f"must be set if {PREFIX}PAASOO_KEY is, and only then")
         return secret
 
@@ -321,40 +341,73 @@ class Settings(BaseSettings):
         return "DLR_DATA_DIR" if self.database_url is None else "DLR_DATABASE_URL"
 
     @property
+    def database_shown(self) -> str:
+        """The database's URL without its password, for the log."""
+        return database_url.shown(self.database)
+
+    @property
     def is_embedded(self) -> bool:
         return self.database.get_backend_name() == "sqlite"
 
 
 def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `overrides` win over all. Raises `SettingsError`."""
-    secrets_dir = os.environ.get(f"{PREFIX}SECRETS_DIR")
-    if secrets_dir is None and Path(DEFAULT_SECRETS_DIR).is_dir():
-        secrets_dir = DEFAULT_SECRETS_DIR
-    if secrets_dir is not None and not Path(secrets_dir).is_dir():
-        raise SettingsError(f"{PREFIX}SECRETS_DIR: {secrets_dir} is not a folder")
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(_secrets_dir=secrets_dir, **given)
+        return Settings(_secrets_dir=_secrets_dir(), **given)
     except ValidationError as error:
-        raise SettingsError("; ".join(_explain(error))) from None
+        problems = error.errors(include_input=False, include_url=False)
+        raise SettingsError("; ".join(_explain(problem, given) for problem in problems)) from None
     except (OSError, UnicodeDecodeError, UnreadableSourceError) as error:
         raise SettingsError(f".env or {PREFIX}SECRETS_DIR can't be read: {error}") from None
 
 
-def unknown_variables() -> list[str]:
-    """Variables with the settings' prefix that no setting has: most likely misspelt."""
+def _secrets_dir() -> str | None:
+    given = os.environ.get(f"{PREFIX}SECRETS_DIR", "").strip()
+    if not given:
+        return DEFAULT_SECRETS_DIR if Path(DEFAULT_SECRETS_DIR).is_dir() else None
+    if not Path(given).is_dir():
+        raise SettingsError(f"{PREFIX}SECRETS_DIR: {given} is not a folder")
+    return given
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Variables with the settings' prefix that no setting has, each with the nearest setting."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
-    return sorted(
-        name
-        for name in os.environ
-        if name.startswith(PREFIX)
-        and not name.startswith(SIMULATOR_PREFIX)
-        and name.upper() not in known
-    )
+    # A pipe gives its content only once.
+    is_file = Path(".env").is_file()
+    return variables.unknown(known, DotEnvSettingsSource(Settings).env_vars if is_file else ())
 
 
-def _explain(error: ValidationError) -> list[str]:
-    return [
-        f"{PREFIX}{str(problem['loc'][0]).upper()}: {problem['msg'].removeprefix('Value error, ')}"
-        for problem in error.errors(include_input=False, include_url=False)
-    ]
+def _explain(problem: ErrorDetails, options: Collection[str]) -> str:
+    name = str(problem["loc"][0])
+    option = f"--{name}, " if name in options else ""
+    return f"{option}{PREFIX}{name.upper()}: {_in_plain_words(name, problem)}"
+
+
+def _in_plain_words(name: str, problem: ErrorDetails) -> str:
+    if problem["type"] == "value_error":
+        return problem["msg"].removeprefix("Value error, ")
+    field = Settings.model_fields[name]
+    kinds = get_args(field.annotation) or (field.annotation,)
+    if bool in kinds:
+        return "must be `on` or `off`"
+    if int in kinds:
+        return f"must be a whole number{_bounds(field.metadata)}"
+    if float in kinds:
+        return f"must be a number{_bounds(field.metadata)}"
+    if problem["type"] == "literal_error":
+        return f"must be one of {', '.join(kinds)}"
+    return problem["msg"]
+
+
+def _bounds(constraints: list[Any]) -> str:
+    bound = {
+        kind: getattr(constraint, kind)
+        for constraint in constraints
+        for kind in ("gt", "ge", "le")
+        if hasattr(constraint, kind)
+    }
+    if "gt" in bound:
+        return f" above {bound['gt']}, at most {bound['le']}"
+    return f" from {bound['ge']} to {bound['le']}" if "le" in bound else f" from {bound['ge']} on"

@@ -43,6 +43,12 @@ class Ended:
     stdout: str
     stderr: str
 
+    @property
+    def errors(self) -> list[str]:
+        """The lines of stderr, but for the first, if it says which database was used."""
+        lines = self.stderr.splitlines()
+        return lines[1:] if self.stderr.startswith("database: ") else lines
+
 
 class Started:
     """A process that the starter has forked, with what tests need of `subprocess.Popen`."""

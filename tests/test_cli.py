@@ -1,6 +1,8 @@
 """The commands, run as their users run them."""
 
+import os
 import signal
+import socket
 import stat
 import subprocess
 import time
@@ -34,6 +36,7 @@ ROLES = ("read", "send", "admin")
 # A secret within wrong settings: no part of it may be printed.
 SECRET = "hush-hush"
 
+GIVEN_LONG = {"DLR_CALLBACK_TOKENS": "t" * 20, "DLR_API_KEYS": f"bob:read:{'k' * 20}"}
 GIVEN = {"DLR_CALLBACK_TOKENS": "a-token", "DLR_API_KEYS": "bob:read:a-key"}
 
 WRONG_SETTINGS = [
@@ -103,7 +106,7 @@ def commands(group: Any = None, *names: str) -> Iterator[tuple[str, ...]]:
 def assert_stopped_by(name: str, ended: Ended) -> None:
     """True for one line that names the setting and holds no secret."""
     assert ended.code == 2, ended
-    assert len(ended.stderr.splitlines()) == 1, ended.stderr
+    assert len(ended.errors) == 1, ended.stderr
     assert name in ended.stderr
     assert SECRET not in ended.stdout + ended.stderr
 
@@ -239,6 +242,97 @@ def test_a_data_folder_that_cannot_be_written_stops_a_first_run() -> None:
     assert_stopped_by("DLR_DATA_DIR", run("serve", DLR_DATA_DIR="/proc/nowhere"))
 
 
+def warnings_of(message: str, **environment: str) -> list[dict[str, Any]]:
+    """The fields of the log lines with this message that `serve` writes at its start."""
+    with serving(**environment) as service:
+        service.terminate()
+    standard = ("time", "level", "logger", "message")
+    warnings = [line for line in service.log_lines() if line["level"] == "warning"]
+    lines = [line for line in warnings if message in line["message"]]
+    assert SECRET not in service.stderr
+    return [{name: line[name] for name in line if name not in standard} for line in lines]
+
+
+def test_names_that_no_setting_has_are_warned_about_with_the_nearest() -> None:
+    Path(".env").write_text("DLR_RETENTION_DAY=30\nDLR_LOG_LEVEL=info\nDOMAIN=x\n")
+    misspelt = {"DLR_CALLBACK_TOKEN": SECRET, "dlr_log_levle": "info", "DLR_X": SECRET}
+
+    found = warnings_of("no setting has this name", DLR_SIMULATOR_SECRET=SECRET, **misspelt)
+
+    assert found == [
+        {"variable": "DLR_CALLBACK_TOKEN", "nearest": "DLR_CALLBACK_TOKENS"},
+        {"variable": "DLR_LOG_LEVLE", "nearest": "DLR_LOG_LEVEL"},
+        {"variable": "DLR_RETENTION_DAY", "nearest": "DLR_RETENTION_DAYS"},
+        {"variable": "DLR_X", "nearest": None},
+    ]
+
+
+def test_a_dotenv_that_is_a_pipe_is_read_once() -> None:
+    os.mkfifo(".env")
+    content = "\n".join(f"{name}={value}" for name, value in GIVEN_LONG.items())
+    with ThreadPoolExecutor() as threads:
+        threads.submit(Path(".env").write_text, content)
+        assert warnings_of("") == []
+
+
+# As Kubernetes sets them for services named `dlr` and `dlr-db`.
+KUBERNETES = {
+    "DLR_SERVICE_HOST": "10.96.12.7",
+    "DLR_SERVICE_PORT": "8000",
+    "DLR_SERVICE_PORT_HTTP": "8000",
+    "DLR_PORT": "tcp://10.96.12.7:8000",
+    "DLR_PORT_8000_TCP": "tcp://10.96.12.7:8000",
+    "DLR_PORT_8000_TCP_PROTO": "tcp",
+    "DLR_PORT_8000_TCP_PORT": "8000",
+    "DLR_PORT_8000_TCP_ADDR": "10.96.12.7",
+    "DLR_DB_SERVICE_HOST": "10.96.12.8",
+    "DLR_DB_PORT": "tcp://10.96.12.8:5432",
+    "DLR_DB_PORT_5432_TCP": "tcp://10.96.12.8:5432",
+}
+
+
+def test_the_variables_of_a_kubernetes_service_are_ignored_with_one_warning() -> None:
+    assert warnings_of("", **GIVEN_LONG, **KUBERNETES) == [{"variable": "DLR_PORT"}]
+
+
+def test_short_tokens_and_keys_are_warned_about_by_their_place() -> None:
+    long, short, digest = "x" * 20, SECRET, "0" * 64
+    tokens = f"{long},{short}"
+    keys = f"shop:read:{short},boss:admin:{long},ops:read:sha256={digest}"
+
+    found = warnings_of("shorter than 20", DLR_CALLBACK_TOKENS=tokens, DLR_API_KEYS=keys)
+
+    assert found == [
+        {"variable": "DLR_CALLBACK_TOKENS", "position": 2},
+        {"variable": "DLR_API_KEYS", "position": 1, "key": "shop"},
+    ]
+
+
+def test_an_empty_option_is_one_that_is_not_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = str(listener.getsockname()[1])
+        ended = run("serve", "--host", "", "--port", "", DLR_PORT=taken, **GIVEN)
+
+    assert_stopped_by(f"127.0.0.1 port {taken}", ended)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--port", "0"), ("--port", "65536"), ("--port", "tcp://x:1")]
+)
+def test_a_wrong_option_is_named(option: str, value: str) -> None:
+    ended = run("serve", option, value)
+
+    assert ended.code == 2
+    assert option in ended.stderr
+    assert "from 1 to 65535" in ended.stderr
+
+
+def test_a_wrong_value_of_an_option_names_the_option_and_the_setting() -> None:
+    ended = run("serve", "--host", "'::1'")
+
+    assert_stopped_by("--host, DLR_HOST: has quotes", ended)
+
+
 def test_every_setting_has_a_wrong_value_above() -> None:
     settings = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
 
@@ -262,6 +356,31 @@ def test_migrate_says_in_one_line_that_the_database_cannot_be_used(url: str) -> 
     Path("not-a-database").write_text("a text of more than a few bytes, and no database" * 100)
 
     assert_stopped_by("DLR_DATABASE_URL", run("migrate", DLR_DATABASE_URL=url))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["migrate"],
+        ["purge", "--days", "9"],
+        ["rebuild"],
+        ["rebuild", "--dry-run"],
+        ["export", "--format", "csv"],
+    ],
+    ids=" ".join,
+)
+def test_commands_say_first_which_database_they_work_on(
+    command: list[str], postgres_url: URL
+) -> None:
+    url = postgres_url.set(password=SECRET).render_as_string(hide_password=False)
+
+    ended = run(*command, DLR_DATABASE_URL=url)
+    without_it = run(*command)
+
+    assert ended.code == 0, ended.stderr
+    assert ended.stderr.splitlines()[0] == "database: " + url.replace(SECRET, "***")
+    assert SECRET not in ended.stderr + ended.stdout
+    assert without_it.stderr.splitlines()[0] == "database: sqlite:///var/dlr.db"
 
 
 @pytest.mark.parametrize("command", [["serve"], ["migrate"]], ids=" ".join)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from app.settings import load_settings
+
 ROOT = Path(__file__).parents[1]
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
@@ -66,6 +68,31 @@ def test_env_example_names_everything_compose_takes(services: dict[str, Any]) ->
     offered = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
 
     assert offered == taken
+
+
+def test_env_file_of_the_guide_is_the_same_to_a_shell_and_to_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (ROOT / "docs" / "operating.md").read_text().partition("\n## Replicas")[0]
+    lines = re.findall(r"^    (DLR_.+)$", guide, re.MULTILINE)
+    (tmp_path / ".env").write_text("\n".join(lines).replace("DIGEST", "0" * 64))
+    read_by_the_service = load_settings()
+
+    sourced = subprocess.run(
+        ["sh", "-c", "set -a; . ./.env; set +a; env"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    (tmp_path / ".env").unlink()
+    for name, _, value in (line.partition("=") for line in sourced.stdout.splitlines()):
+        if name.startswith("DLR_"):
+            monkeypatch.setenv(name, value)
+    assert len(lines) >= 5
+    assert load_settings() == read_by_the_service
+    assert "&" in str(read_by_the_service.database)
 
 
 def test_service_waits_for_the_database_and_its_schema(services: dict[str, Any]) -> None:

@@ -57,6 +57,15 @@ def test_each_role_contains_the_ones_before(keyed_service: Service) -> None:
     assert_problem(keyed_service.get("/v1/quarantine"), 403, "forbidden")
 
 
+def test_each_key_of_one_name_has_its_own_role(database_url: URL) -> None:
+    keys = f"shop:read:{READ_KEY},shop:admin:{ADMIN_KEY}"
+    with running_service(database_url, api_keys=keys) as service:
+        service.call_back(a_report())
+
+        assert statuses(service, READ_KEY) == (200, 200, 403)
+        assert statuses(service, ADMIN_KEY) == (200, 200, 200)
+
+
 def test_missing_wrong_and_malformed_keys_are_401(keyed_service: Service) -> None:
     digest = sha256(HASHED_KEY.encode()).hexdigest()
     for given in (
@@ -190,6 +199,12 @@ def test_no_proxy_is_believed_against_the_callers_own_address(database_url: URL)
     with running_service(database_url, callback_allowed_networks="127.0.0.1") as service:
         assert call_from(service) == 200
         assert call_from(service, "198.51.100.1") == 200
+
+
+def test_a_network_of_ipv4_within_ipv6_lets_in_its_callers(database_url: URL) -> None:
+    networks = "::ffff:127.0.0.0/104"
+    with running_service(database_url, callback_allowed_networks=networks) as service:
+        assert call_from(service) == 200
 
 
 # `X-Forwarded-For` behind 127.0.0.0/8 and 10.0.0.0/8, and the callback's answer.

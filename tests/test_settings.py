@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import PREFIX, Role, Settings, load_settings
+from app.settings import PREFIX, Role, Settings, SettingsError, load_settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -90,6 +90,207 @@ def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatc
     settings = load_settings()
 
     assert (settings.port, settings.api_keys) == (8000, ())
+
+
+def test_blanks_around_a_value_are_dropped_in_every_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets_dir: Path
+) -> None:
+    monkeypatch.setenv("DLR_PAASOO_SECRET", " s3cret\n")
+    monkeypatch.setenv("DLR_DATABASE_URL", "postgresql://dlr@db/dlr \n")
+    monkeypatch.setenv("DLR_API_KEYS", "shop:read:a-key\n")
+    (tmp_path / ".env").write_text("DLR_PAASOO_KEY=' account '\nDLR_LOG_LEVEL=' debug '\n")
+    (secrets_dir / "dlr_root_path").write_text(" /sms\r\n")
+
+    settings = load_settings(host=" ::1 ")
+
+    assert settings.paasoo_secret is not None
+    assert settings.paasoo_secret.get_secret_value() == "s3cret"
+    assert settings.paasoo_key is not None
+    assert settings.paasoo_key.get_secret_value() == "account"
+    assert settings.database.database == "dlr"
+    assert settings.api_keys[0].digest == sha256(b"a-key").digest()
+    assert (settings.log_level, settings.root_path, settings.host) == ("debug", "/sms", "::1")
+
+
+def test_an_empty_value_leaves_the_setting_to_the_next_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets_dir: Path
+) -> None:
+    (secrets_dir / "dlr_port").write_text("9001")
+    (secrets_dir / "dlr_log_level").write_text("\n")
+    (tmp_path / ".env").write_text("DLR_PORT='  '")
+    monkeypatch.setenv("DLR_PORT", "\n")
+
+    settings = load_settings(port="", host="")
+
+    assert (settings.port, settings.host, settings.log_level) == (9001, "127.0.0.1", "info")
+
+
+def test_an_empty_secrets_directory_is_one_that_is_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLR_SECRETS_DIR", "")
+    (tmp_path / "dlr_port").write_text("9001")  # in the working directory
+
+    assert load_settings().port == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DLR_API_KEYS", '"shop:admin:key"'),
+        ("DLR_API_KEYS", "'shop:admin:key'"),
+        ("DLR_API_KEYS", 'boss:admin:key,"shop:admin:key"'),
+        ("DLR_CALLBACK_TOKENS", '"a-token"\n'),
+        ("DLR_TRUSTED_PROXIES", '"10.0.0.1","10.0.0.2"'),
+        ("DLR_DATABASE_URL", '"postgresql://dlr:hush@db/dlr"'),
+        ("DLR_PAASOO_KEY", '"account"'),
+        ("DLR_HOST", '"127.0.0.1"'),
+        ("DLR_PORT", '"8000"'),
+        ("DLR_SPOOL", "'on'"),
+        ("DLR_DATA_DIR", "'/data'"),
+    ],
+)
+def test_quotes_around_a_value_are_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith(f"{name}: has quotes around it; remove them")
+
+
+def test_quotes_in_a_dotenv_file_are_the_files_own(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DLR_API_KEYS=\"shop:admin:key\"\nDLR_PORT='9000'\n")
+
+    settings = load_settings()
+
+    assert (settings.api_keys[0].name, settings.port) == ("shop", 9000)
+
+
+def test_the_port_that_kubernetes_sets_for_a_service_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("DLR_PORT=9000")
+    monkeypatch.setenv("DLR_PORT", "tcp://10.96.12.7:8000")
+
+    assert load_settings().port == 9000
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:127.0.0.1", "127.0.0.1/32"),
+        ("::ffff:c000:0200/120", "192.0.2.0/24"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::/0", "::/0"),
+        ("::ffff:0:0:0/96", "::ffff:0:0:0/96"),  # another prefix
+    ],
+)
+def test_a_network_of_ipv4_within_ipv6_is_one_of_ipv4(
+    given: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLR_TRUSTED_PROXIES", given)
+
+    assert load_settings().trusted_proxies == (ip_network(meant),)
+
+
+# A value, and the error behind the setting's name.
+PLAIN_ERRORS = [
+    ("DLR_SPOOL", "maybe", "must be `on` or `off`"),
+    ("DLR_SHORTCUTS", "2", "must be `on` or `off`"),
+    ("DLR_PORT", "http", "must be a whole number from 1 to 65535"),
+    ("DLR_PORT", "65536", "must be a whole number from 1 to 65535"),
+    ("DLR_PORT", "80.5", "must be a whole number from 1 to 65535"),
+    ("DLR_QUEUE_LIMIT", "0", "must be a whole number from 1 on"),
+    ("DLR_RETENTION_DAYS", "9" * 5000, "must be a whole number from 0 to 100000"),
+    ("DLR_KEEP_ALIVE_SECONDS", "0", "must be a number above 0, at most 3600"),
+    ("DLR_SEND_TIMEOUT_SECONDS", "nan", "must be a number from 1 to 300"),
+    ("DLR_LOG_LEVEL", "loud", "must be one of debug, info, warning, error"),
+    ("DLR_TRUSTED_PROXIES", "::ffff:0:0/95", "::ffff:0:0/95 is an IPv4 network within IPv6"),
+    ("DLR_TRUSTED_PROXIES", "::ffff:10.0.0.0/90", "::ffff:10.0.0.0/90 is an IPv4 network within"),
+    ("DLR_TRUSTED_PROXIES", "::ffff:10.0.0.1/104", "10.0.0.1/8 has host bits set; expected"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "error"), PLAIN_ERRORS)
+def test_an_error_says_in_plain_words_what_a_value_must_be(
+    name: str, value: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith(f"{name}: {error}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hu@sh@host/db",
+        "postgres://u:hu@sh/word@host/db",
+        "postgresql+psycopg://u:hu@sh:5432@host:5432/db",
+        "postgresql://u:hu@sh?word@host/db",
+        "postgresql://u:hu@sh?word=x@host/db",
+        "postgresql://u:hu@sh#word@host/db",
+        "postgresql://u:hu@sh,word@host/db",
+        "postgresql://u/x:hush@host/db",
+    ],
+)
+def test_an_at_sign_in_the_databases_password_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLR_DATABASE_URL", url)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    assert str(refused.value).startswith("DLR_DATABASE_URL: has ")
+    assert "%40" in str(refused.value)
+    assert "hu" not in str(refused.value)
+    assert "word" not in str(refused.value).replace("password", "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:hush@a:5432,b:5432/db",
+        "postgresql://u:hush@a,b/db",
+        "postgresql://a,b:5432?target_session_attrs=read-write",
+    ],
+)
+def test_several_hosts_belong_behind_the_question_mark(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLR_DATABASE_URL", url)
+
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+
+    assert "`?host=a,b`" in str(refused.value)
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:hush@/db?host=a,b&port=1,2", "postgresql://u:h,u:s?h/%40@host/db?host=a,b"],
+)
+def test_a_right_database_url_is_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLR_DATABASE_URL", url)
+
+    settings = load_settings()
+
+    assert settings.database.query["host"] == "a,b"
+    assert "***" in settings.database_shown
+
+
+def test_a_password_in_the_query_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLR_DATABASE_URL", "postgresql://db/dlr?user=dlr&password=hush")
+
+    assert "hush" not in load_settings().database_shown
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg"])

@@ -8,7 +8,7 @@ from fastapi.security import HTTPBearer
 from app.api.parts import parts_of
 from app.errors import ForbiddenError, UnauthorizedError
 from app.guards import known_key
-from app.settings import Role
+from app.settings import ApiKey, Role
 
 bearer: Final = HTTPBearer(
     auto_error=False,
@@ -27,12 +27,12 @@ async def require(request: Request, role: Role) -> None:
     key = known_key(parts_of(request).settings.api_keys, credentials.credentials)
     if key is None:
         raise UnauthorizedError
-    request.state.key_name = key.name
+    request.state.key = key
     if key.role < role:
         raise ForbiddenError(f"this needs a key of role {role.name.lower()}")
 
 
 def key_name_of(request: Request) -> str:
     """The name of the key that `require` has accepted."""
-    name: str = request.state.key_name
-    return name
+    key: ApiKey = request.state.key
+    return key.name

@@ -4,10 +4,15 @@ import logging
 import time
 from typing import Final
 
+from app.settings import ApiKey
+
 log = logging.getLogger(__name__)
 
 # Machines ask these every few seconds: their lines would hide the others.
 PROBES: Final = frozenset({"/livez", "/readyz", "/metrics"})
+
+# Enough to tell apart the keys of one name, and to find a key's `sha256=` in the settings.
+DIGEST_DIGITS: Final = 8
 
 
 def log_request(  # noqa: PLR0913 - all by name
@@ -16,7 +21,7 @@ def log_request(  # noqa: PLR0913 - all by name
     route: str | None,
     status: int,
     began: float,
-    key_name: str | None,
+    key: ApiKey | None,
     peer: str | None,
     request_id: bytes,
 ) -> None:
@@ -29,7 +34,8 @@ def log_request(  # noqa: PLR0913 - all by name
             "route": route,
             "status": status,
             "milliseconds": round((time.perf_counter() - began) * 1000, 1),
-            "key": key_name,
+            "key": key and key.name,
+            "key_digest": key and key.digest.hex()[:DIGEST_DIGITS],
             "peer": peer,
             "request_id": request_id.decode("ascii"),
         },

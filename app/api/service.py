@@ -86,7 +86,7 @@ class Service(FastAPI):
                 route=route,
                 status=status,
                 began=began,
-                key_name=scope.get("state", {}).get("key_name"),
+                key=scope.get("state", {}).get("key"),
                 peer=request.peer,
                 request_id=name,
             )

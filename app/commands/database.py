@@ -7,11 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.settings import Settings, SettingsError
 from app.store import changes, faults, schema
 from app.store.engine import Database, open_database
+
+
+def say_which(settings: Settings) -> None:
+    """Say on stderr which database a command works on: without its variable, it is another."""
+    typer.echo(f"database: {settings.database_shown}", err=True)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from app.api.times import TimeInput
 from app.commands import progress
-from app.commands.database import database_to_read
+from app.commands.database import database_to_read, say_which
 from app.query.schemas import Delivery, delivery_of
 from app.reports import State
 from app.settings import SettingsError, load_settings
@@ -46,6 +46,7 @@ def export(
 ) -> None:
     settings = load_settings()
     exported = 0
+    say_which(settings)
     with database_to_read(settings) as database, opened(target) as file:
         rows = store.stream(database, state, since, until)
         write = WRITERS[form](file, target.spreadsheet_safe)

@@ -4,7 +4,7 @@ from typing import Final
 
 import typer
 
-from app.commands.database import opened_database, the_only_process_on
+from app.commands.database import opened_database, say_which, the_only_process_on
 from app.settings import load_settings
 from app.store import schema
 
@@ -13,6 +13,7 @@ WAIT_FOR_ANOTHER_S: Final = 5
 
 def migrate() -> None:
     settings = load_settings()
+    say_which(settings)
     with (
         the_only_process_on(settings, patience_s=WAIT_FOR_ANOTHER_S),
         opened_database(settings) as database,

@@ -6,7 +6,7 @@ import typer
 
 from app.commands import progress
 from app.commands.consent import consent
-from app.commands.database import database_to_read, database_to_write
+from app.commands.database import database_to_read, database_to_write, say_which
 from app.ops.upkeep import days_ago
 from app.settings import SettingsError, load_settings
 from app.store import retention
@@ -20,6 +20,7 @@ def purge(days: int | None, *, dry_run: bool, yes: bool) -> None:
     kept = settings.retention_days or None if days is None else days
     if kept is None:
         raise SettingsError("DLR_RETENTION_DAYS: keeps all; set it, or give --days")
+    say_which(settings)
     before = days_ago(kept)
     if dry_run:
         with database_to_read(settings) as database, database.read.connect() as connection:

@@ -6,7 +6,7 @@ import typer
 
 from app.callback.paasoo_codes import meaning_of
 from app.commands import progress
-from app.commands.database import database_to_write
+from app.commands.database import database_to_write, say_which
 from app.settings import load_settings
 from app.store import rebuild as store
 from app.store.rebuild import Correction
@@ -17,9 +17,11 @@ STOP_IT: Final = "stop it, rebuild, and start it again"
 
 
 def rebuild(*, dry_run: bool) -> None:
+    settings = load_settings()
+    say_which(settings)
     deliveries = reports = changed = 0
     examples: list[Correction] = []
-    with database_to_write(load_settings(), instead=STOP_IT) as database:
+    with database_to_write(settings, instead=STOP_IT) as database:
         with database.read.connect() as connection:
             total = store.count(connection)
         with progress.shown("rebuilding", total) as advance:

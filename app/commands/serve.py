@@ -17,9 +17,16 @@ from app.commands.database import opened_database, the_only_process_on
 from app.http.descriptors import allow_many_connections
 from app.http.server import DrainingServer
 from app.main import create_app
-from app.settings import Settings, SettingsError, load_settings, unknown_variables
+from app.settings import (
+    MIN_SECRET_LENGTH,
+    Settings,
+    SettingsError,
+    load_settings,
+    unknown_variables,
+)
 from app.store import faults, schema
 from app.telemetry import set_up_logging
+from app.variables import of_kubernetes
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +40,7 @@ def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM. Raises `SettingsError` before the first request is taken."""
     settings = load_settings(host=host, port=port)
     set_up_logging(settings.log_level)
-    for name in unknown_variables():
-        log.warning("no setting has this name", extra={"variable": name})
+    warn_of_variables()
     if not settings.is_embedded:
         settings = first_run.with_secrets(settings).settings
     allow_many_connections()
@@ -52,6 +58,28 @@ def serve(host: str | None, port: int | None) -> None:
         DrainingServer(app, first.settings).run(sockets)
 
 
+def warn_of_variables() -> None:
+    for name, nearest in unknown_variables().items():
+        log.warning("no setting has this name", extra={"variable": name, "nearest": nearest})
+    if "DLR_PORT" in of_kubernetes():
+        log.warning(
+            "ignored: Kubernetes sets this for a service of that name",
+            extra={"variable": "DLR_PORT"},
+        )
+
+
+def warn_of_short_secrets(settings: Settings) -> None:
+    message = f"shorter than {MIN_SECRET_LENGTH} characters, so that it may be guessed"
+    for position, token in enumerate(settings.callback_tokens, start=1):
+        if len(token) < MIN_SECRET_LENGTH:
+            extra = {"variable": "DLR_CALLBACK_TOKENS", "position": position}
+            log.warning(message, extra=extra)
+    for position, key in enumerate(settings.api_keys, start=1):
+        if key.is_short:
+            extra = {"variable": "DLR_API_KEYS", "position": position, "key": key.name}
+            log.warning(message, extra=extra)
+
+
 def warn_of_a_foreign_spool(settings: Settings) -> None:
     if settings.is_embedded and any(settings.data_dir.glob("spool-*.db")):
         log.warning("a server database's spool is not drained into the embedded database")
@@ -63,12 +91,13 @@ def log_start(settings: Settings) -> None:
             "the callback's path has no token: only DLR_CALLBACK_ALLOWED_NETWORKS guards it",
             extra={"path": CALLBACK_PATH},
         )
+    warn_of_short_secrets(settings)
     log.info(
         "serving",
         extra={
             "version": version("paasoo-dlr"),
             "address": f"{settings.host}:{settings.port}",
-            "database": settings.database.render_as_string(),
+            "database": settings.database_shown,
             "data_dir": str(settings.data_dir),
         },
     )

@@ -96,7 +96,7 @@ def shortcut(
         if len(presented) != 1 or not presented[0].startswith(b"Bearer "):
             return None
         key = known_key(keys, presented[0].removeprefix(b"Bearer ").decode("latin-1"))
-        return None if key is None else partial(_look_up, lookups, metrics, message_id, key.name)
+        return None if key is None else partial(_look_up, lookups, metrics, message_id, key)
 
     return handler_of
 
@@ -105,7 +105,7 @@ def _look_up(  # noqa: PLR0913, PLR0917 - the first four are bound at once
     lookups: Lookups,
     metrics: Metrics,
     message_id: str,
-    key_name: str,
+    key: ApiKey,
     request: Request,
     reply: Reply,
 ) -> None:
@@ -122,7 +122,7 @@ def _look_up(  # noqa: PLR0913, PLR0917 - the first four are bound at once
             route=ROUTE,
             status=answer.status,
             began=began,
-            key_name=key_name,
+            key=key,
             peer=request.peer,
             request_id=name,
         )

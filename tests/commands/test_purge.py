@@ -112,7 +112,7 @@ def test_without_a_retention_nothing_is_purged(stored: Stored) -> None:
     ended = stored.run("purge")
 
     assert ended.code == 2
-    assert len(ended.stderr.splitlines()) == 1
+    assert len(ended.errors) == 1
     assert "DLR_RETENTION_DAYS" in ended.stderr
     assert stored.count(deliveries) == 1
 
@@ -220,7 +220,7 @@ def test_the_command_beside_a_running_serve(stored: Stored, database_url: URL) -
 
     if database_url.get_backend_name() == "sqlite":
         assert ended.code == 2
-        assert len(ended.stderr.splitlines()) == 1
+        assert len(ended.errors) == 1
         assert "DLR_RETENTION_DAYS" in ended.stderr
         assert only_counted.stdout.startswith("would be purged: 1 deliveries")
     else:
@@ -239,5 +239,5 @@ def test_commands_need_a_database_of_this_version(
     ended = run_afresh(*command, DLR_DATABASE_URL=url)
 
     assert ended.code == 2
-    assert len(ended.stderr.splitlines()) == 1
+    assert len(ended.errors) == 1
     assert "DLR_DATABASE_URL" in ended.stderr

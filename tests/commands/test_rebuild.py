@@ -224,7 +224,7 @@ def test_rebuild_on_an_embedded_database_that_is_served_is_refused(stored: Store
 
     if stored.database.is_embedded:
         assert ended.code == 2
-        assert len(ended.stderr.splitlines()) == 1
+        assert len(ended.errors) == 1
         assert "stop it" in ended.stderr
     else:
         assert ended.code == 0

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from signal import SIGTERM
 from stat import S_IMODE
@@ -286,6 +287,30 @@ def test_the_log_is_json_and_tells_no_secret_and_no_whole_number(
     }
     for secret in (TOKEN, READ_KEY, ADMIN_KEY, wrong, marker, number):
         assert secret not in service.stderr + service.stdout
+
+
+def test_the_log_tells_apart_the_keys_of_one_name() -> None:
+    old, new = READ_KEY, ADMIN_KEY
+    given = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"shop:read:{old},shop:admin:{new}"}
+    asked = [
+        (f"/v1/messages/{SAMPLE['messageid']}", old),  # answered before the router
+        (f"/v1/messages/{SAMPLE['messageid']}/reports", old),
+        (f"/v1/messages/{SAMPLE['messageid']}", new),
+        ("/v1/quarantine", new),
+        ("/v1/quarantine", old),  # 403
+        ("/v1/quarantine", "of-nobody"),
+    ]
+    with serving(**given) as service:
+        for path, key in asked:
+            get(service, path, key=key)
+        service.terminate()
+
+    lines = [line for line in service.log_lines() if line["message"] == "request"]
+    digests = [sha256(key.encode()).hexdigest()[:8] for key in (old, old, new, new, old)]
+    assert [(line["key"], line["key_digest"]) for line in lines] == [
+        *(("shop", digest) for digest in digests),
+        (None, None),
+    ]
 
 
 def test_the_log_of_a_database_that_is_away_tells_no_secret_either() -> None:

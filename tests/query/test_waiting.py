@@ -16,7 +16,15 @@ from tests.conftest import migrated_database
 from tests.feed import changes, stream
 from tests.flow.test_raw_sockets import connect
 from tests.process import until
-from tests.service import READ_KEY, SAMPLE, SEND_KEY, Service, a_report, running_service
+from tests.service import (
+    ADMIN_KEY,
+    READ_KEY,
+    SAMPLE,
+    SEND_KEY,
+    Service,
+    a_report,
+    running_service,
+)
 
 ID = SAMPLE["messageid"]
 
@@ -194,3 +202,25 @@ def test_one_key_waits_on_half_of_all_places_and_leaves_the_others_theirs(
         assert service.call_back(a_report()).status_code == 200
         until(lambda: service.metric("dlr_waiting") == 0)
         assert wait_for(service)[0].status_code == 200
+
+
+def test_two_keys_of_one_name_share_their_places(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "MAX_WAITING", 4)
+    wait = f"GET /v1/messages/{ID}?wait=60 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer"
+    keys = f"shop:read:{READ_KEY},shop:send:{SEND_KEY},boss:admin:{ADMIN_KEY}"
+    with (
+        migrated_database("sqlite", tmp_path, request) as url,
+        running_service(url, api_keys=keys) as service,
+        ExitStack() as stack,
+    ):
+        for key in (READ_KEY, SEND_KEY):
+            stack.enter_context(connect(service)).sendall(f"{wait} {key}\r\n\r\n".encode())
+        until(lambda: service.metric("dlr_waiting") == 2)
+        statuses = [
+            service.get(f"/v1/messages/{ID}?wait=0.1", key=key).status_code
+            for key in (READ_KEY, SEND_KEY, ADMIN_KEY)
+        ]
+
+    assert statuses == [503, 503, 404]

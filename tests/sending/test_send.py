@@ -300,6 +300,17 @@ def test_the_same_key_gives_the_same_answer_and_sends_once(database_url: URL) ->
     assert len(ids) == 3
 
 
+def test_a_new_key_of_the_same_name_repeats_what_the_old_one_sent(database_url: URL) -> None:
+    keys = f"shop:send:{SEND_KEY},reader:read:{READ_KEY},shop:admin:{ADMIN_KEY}"
+    with sending_through(database_url, *only("delivered"), api_keys=keys) as pair:
+        first = pair.service.send(to=TO, idempotency_key="a-key", key=SEND_KEY)
+        again = pair.service.send(to=TO, idempotency_key="a-key", key=ADMIN_KEY)
+        ids = {event["messageid"] for event in pair.simulator.events("sent")}
+
+    assert (again.status_code, again.content) == (201, first.content)
+    assert ids == {first.json()["messageid"]}
+
+
 @pytest.mark.parametrize(
     "changes", [{"text": "Bye"}, {"to": TO[:2]}, {"reference": "order 18"}], ids=str
 )
