@@ -56,6 +56,9 @@ class Problem(TypedDict):
             Field(description="`outcome_not_recorded`: `sent`, or the code of what PaaSoo did."),
         ]
     ]
+    provider: NotRequired[
+        Annotated[dict[str, Any], Field(description="PaaSoo's `status` and `status_code`.")]
+    ]
     id: NotRequired[Annotated[str, Field(description="The row of the quarantine asked for.")]]
     checks: NotRequired[
         Annotated[dict[str, str], Field(description="`not_ready`: each check with its finding.")]

@@ -419,8 +419,7 @@ def test_a_program_older_than_its_database_says_so(empty_database_url: URL) -> N
     for command in (("serve", "--port", str(free_port())), ("export", "--format", "csv")):
         ended = run(*command, **environment)
         assert ended.code == 2
-        assert "this program is older than its database" in ended.stderr
-        assert len(ended.stderr.splitlines()) == 1
+        assert "this program is older than its database" in ended.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("pause_s", [0, 0.2, 0.4, 0.6])

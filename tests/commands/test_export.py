@@ -145,8 +145,8 @@ def test_an_existing_file_is_overwritten_only_by_force(filled: Stored, tmp_path:
     kept = file.read_text()
     forced = filled.run("export", "--format", "csv", "--output", str(file), "--force")
 
-    assert (refused.code, len(refused.stderr.splitlines())) == (2, 1)
-    assert "--force" in refused.stderr
+    assert refused.code == 2
+    assert "--force" in refused.stderr.splitlines()[-1]
     assert kept == "precious"
     assert forced.code == 0
     assert "3/3" in forced.stderr

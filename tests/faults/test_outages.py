@@ -431,3 +431,20 @@ def test_two_replicas_given_the_same_in_opposite_orders_agree(
         assert [tuple(row) for row in statuses] == [("delivered", True)]
         assert tuple(history.one()) == (len(variants), 2 * len(variants))
     database.close()
+
+
+def test_it_starts_whatever_the_server_says(server: StoppableServer, server_database: URL) -> None:
+    """The server's words are in its own language, and some refusals end by themselves."""
+    name = server_database.database
+    admin_url = server.url.render_as_string(hide_password=False)
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        try:
+            with serving(**settings_for(server_database)) as program:
+                assert call_back(program, "early") == 200
+                assert not is_ready(program)
+                admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+                until(lambda: is_ready(program) and spool_is_empty(program))
+                assert is_found(program, "early")
+        finally:
+            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())

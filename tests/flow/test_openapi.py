@@ -222,6 +222,8 @@ def test_problem_is_documented_with_the_members_that_come(service: Service) -> N
     assert [answer.json().keys() - problem["properties"].keys() for answer in answers] == [
         set()
     ] * 3
+    # Those of sending and of `/readyz`.
+    assert {"provider", "outcome", "reference", "checks"} <= problem["properties"].keys()
     assert problem["properties"]["errors"]["items"] == {"$ref": "#/components/schemas/FieldFault"}
     assert {*answers[0].json()["errors"][0]} == {"field", "message"}
 
