@@ -160,15 +160,14 @@ def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
     ahead of now, from a clock that was wrong, comes before the others. Our own
     marks take part as if they were reports: pending, or expired if we gave up at `expired_at`.
     """
-    if expired_at is None:
-        mark = Status(RANK[State.PENDING], 0, 0, State.PENDING.value)
-    else:
-        mark = Status(RANK[State.EXPIRED], expired_at, 0, State.EXPIRED.value)
+    mark_state = State.PENDING if expired_at is None else State.EXPIRED
+    mark = Status(RANK[mark_state], expired_at or 0, 0, mark_state.value)
     greatest, deciding = mark[:3], None
     now = time.time_ns() // 1000
     final: set[str] = set()
-    first_received_at, last_received_at = None, 0
-    for report in reports:
+    last_received_at = 0
+    known = list(reports)
+    for report in known:
         rank = RANK[report.state]
         at = report.last_received_at
         weight = (rank, order_of(at, now), report.fingerprint)
@@ -176,8 +175,6 @@ def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
             greatest, deciding = weight, report
         if rank >= LOWEST_REPORTED_FINAL_RANK:
             final.add(report.state)
-        if first_received_at is None or report.received_at < first_received_at:
-            first_received_at = report.received_at
         if not last_received_at or order_of(at, now) > order_of(last_received_at, now):
             last_received_at = at
     claim = deciding or mark
@@ -193,7 +190,7 @@ def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
         claim.errcode,
         claim.mcc_mnc,
         len(final) > 1,
-        first_received_at,
+        min((report.received_at for report in known), default=None),
         last_received_at,
     )
 

@@ -154,13 +154,13 @@ class Writer:
         self._in_commit = Batch()
         if not is_given_up:
             self.queued -= len(batch)
-        # Start the next commit first: the disk works while we answer.
-        if self._waiting:
-            self._start_commit()
-        else:
-            self._idle.set()
         if not is_given_up:
             _tell(batch, outcomes)
+        if self._waiting:
+            # After this turn of the loop, so that what has arrived meanwhile shares the commit.
+            asyncio.get_running_loop().call_soon(self._start_commit)
+        else:
+            self._idle.set()
         if self.after_commit is not None:
             self.after_commit()
 
