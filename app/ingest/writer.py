@@ -1,7 +1,7 @@
 """The only writer: gather what waits, commit it once, then release the callers.
 
 A batch is whatever arrived during the previous commit and its answers: an idle service answers one
-report in the time of one commit, a busy one shares each commit among many reports. There is no timer.
+report in the time of one commit, a busy one shares each commit among many. There is no timer.
 """
 
 import asyncio
