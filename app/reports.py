@@ -157,8 +157,8 @@ def fold(reports: Iterable[KnownReport], expired_at: int | None) -> Status:
     """The status of one delivery, from all its reports in any order.
 
     The greatest decides: by rank, then the one received last, then the greater fingerprint. A time
-    ahead of now, from a clock that was wrong, comes before the others. Our own
-    marks take part as if they were reports: pending, or expired if we gave up at `expired_at`.
+    ahead of now, from a clock that was wrong, comes before the others. Our own marks take part as
+    if they were reports: pending, or expired if we gave up at `expired_at`.
     """
     mark_state = State.PENDING if expired_at is None else State.EXPIRED
     mark = Status(RANK[mark_state], expired_at or 0, 0, mark_state.value)

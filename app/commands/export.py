@@ -21,7 +21,7 @@ from app.settings import SettingsError, load_settings
 from app.store import export as store
 
 PROGRESS_EVERY: Final = 1000
-# What a spreadsheet takes for the beginning of a formula (OWASP, CSV injection).
+# A spreadsheet takes a cell that begins so for a formula (OWASP, CSV injection).
 FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -34,7 +34,7 @@ def parse_time(text: str) -> int:
 
 
 class Target(NamedTuple):
-    """Where an export goes, and in which form."""
+    """The destination of an export, and its form."""
 
     output: Path | None
     force: bool  # overwrite

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -53,19 +54,13 @@ def _set_aside(file: Path) -> Path:
 
 def _copy(damaged: Path, spool: Spool) -> int:
     copied = 0
-    rows: list[tuple[int, str]] = []
     with progress.shown("recovering", None) as advance, closing(sqlite3.connect(damaged)) as opened:
-        for row in readable(opened):
-            rows.append(row)
-            if len(rows) == ROWS_AT_ONCE:
-                spool.put(rows)
-                advance(len(rows))
-                copied += len(rows)
-                rows = []
-        if rows:
+        found = readable(opened)
+        while rows := list(islice(found, ROWS_AT_ONCE)):
             spool.put(rows)
             advance(len(rows))
-    return copied + len(rows)
+            copied += len(rows)
+    return copied
 
 
 def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:

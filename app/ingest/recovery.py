@@ -6,7 +6,7 @@ New reports flow meanwhile: the fold doesn't depend on their order.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -123,7 +123,7 @@ class Recovery:
             changes.settle(self._database)
         except NotWritableError:
             # This connection's server may have become a standby; a new one may find the primary.
-            self._database.disconnect()
+            self._database.close()
             raise
         except SQLAlchemyError as error:
             raise DatabaseFaultError(faults.description(error)) from error
@@ -147,7 +147,7 @@ class Recovery:
             return
         self._outage.note_look(failed=False)
         if is_another or is_read_only:
-            self._database.disconnect()
+            self._database.close()
             why = "another server has taken its address" if is_another else "it is read-only"
             raise NotWritableError(why)
 
@@ -166,14 +166,8 @@ class Recovery:
             return
         self._looked_for_abandoned_at = time.monotonic()
         self.damaged = {file for file in self.damaged if file.exists()}
-        for file in sorted(self._spool_folder.glob("spool-*.db")):
-            try:
-                spool = Spool.take(file, self._spool_max_bytes)
-                if spool is not None:
-                    with closing(spool):
-                        self._run_drain(spool)
-            except SQLAlchemyError as error:
-                self._note_damage(file, error)
+        for spool in self._free_spools():
+            self._run_drain(spool)
 
     def _run_drain(self, spool: Spool) -> None:
         try:
@@ -196,13 +190,20 @@ class Recovery:
 
     def _find_damaged(self) -> None:
         """Look before the database answers: the callbacks in it are acknowledged."""
+        for _ in self._free_spools():
+            pass
+
+    def _free_spools(self) -> Iterator[Spool]:
+        """Hold each spool that no process has, in turn. Notes those that are damaged."""
         for file in sorted(self._spool_folder.glob("spool-*.db")):
             try:
                 spool = Spool.take(file, self._spool_max_bytes)
-                if spool is not None:
-                    spool.close()
             except SQLAlchemyError as error:
                 self._note_damage(file, error)
+                continue
+            if spool is not None:
+                with closing(spool):
+                    yield spool
 
     def _complain(self, message: str, error: Exception) -> None:
         """Log an error unless it is the last one again, which would come every half second."""

@@ -154,7 +154,6 @@ class Writer:
         self._in_commit = Batch()
         if not is_given_up:
             self.queued -= len(batch)
-        if not is_given_up:
             _tell(batch, outcomes)
         if self._waiting:
             # After this turn of the loop, so that what has arrived meanwhile shares the commit.

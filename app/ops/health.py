@@ -37,7 +37,7 @@ def show_readiness(request: Request) -> JSONResponse:
     checks = {
         "draining": "the process is about to end" if parts.draining.is_set() else "ok",
         "queue": "full" if parts.writer.is_full else "ok",
-        **_check_database(request),
+        **_check_database(parts),
         "spool": _check_spool(parts),
     }
     failed = [name for name, found in checks.items() if found != "ok"]
@@ -60,14 +60,12 @@ def _check_spool(parts: Parts) -> str:
     return "takes no more" if parts.outage.spool_is_failing else "ok"
 
 
-def _check_database(request: Request) -> dict[str, str]:
-    if parts_of(request).outage.has_begun:
+def _check_database(parts: Parts) -> dict[str, str]:
+    if parts.outage.has_begun:
         return {"database": "takes no reports", "schema": "not checked"}
     try:
-        database = parts_of(request).database
-        if database.files is not None:
-            database.files.require_in_place()
-        with database.read.connect() as connection:
+        parts.database.require_in_place()
+        with parts.database.read.connect() as connection:
             current = schema.is_current(connection)
     except SQLAlchemyError:
         return {"database": "can't be reached", "schema": "not checked"}

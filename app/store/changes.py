@@ -103,8 +103,7 @@ def settle(database: Database) -> None:
     """
     if database.is_embedded:
         return
-    with database.write.connect() as connection:
-        connection.begin()
+    with database.write.begin() as connection:
         server = postgresql.server_of(connection)
         is_settled = connection.execute(_IS_SETTLED, {"server": server}).scalar_one()
     if not is_settled:

@@ -61,9 +61,8 @@ class Database:
                 if self.server is not None and postgresql.server_of(connection) != self.server:
                     raise faults.no_certainty("another server answers than before")
                 yield connection
-            if self.files is not None:
-                self.files.require_in_place()
-            elif warning := postgresql.warning_of(connection):
+            self.require_in_place()
+            if not self.is_embedded and (warning := postgresql.warning_of(connection)):
                 raise faults.no_certainty(f"the server warned: {warning}")
 
     @contextmanager
@@ -78,13 +77,15 @@ class Database:
         with engine.connect() as connection:
             yield connection
 
-    def disconnect(self) -> None:
-        """Let go of every connection. New ones may find another server."""
-        self.read.dispose()
-        self.write.dispose()
+    def require_in_place(self) -> None:
+        """Raise `OperationalError` if a file of the embedded database was taken away."""
+        if self.files is not None:
+            self.files.require_in_place()
 
     def close(self) -> None:
-        self.disconnect()
+        """Let go of every connection. New ones, which any use opens, may find another server."""
+        self.read.dispose()
+        self.write.dispose()
 
 
 def open_database(url: URL, *, hurried: bool = True) -> Database:

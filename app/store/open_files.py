@@ -9,6 +9,7 @@ class OpenFiles:
     """A database file and its write-ahead log, by device and inode, as they were first seen."""
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._paths = (file, Path(f"{file}-wal"))
         self._known: dict[Path, tuple[int, int]] = {}
         self._size = 0
@@ -25,7 +26,7 @@ class OpenFiles:
             place = (found.st_dev, found.st_ino)
             if self._known.setdefault(path, place) != place:
                 raise faults.no_certainty(f"{path} was replaced by another file; restart")
-        size = self._paths[0].stat().st_size
-        if size < self._size:
-            raise faults.no_certainty(f"{self._paths[0]} was overwritten; restart")
-        self._size = size
+            if path == self._file:
+                if found.st_size < self._size:
+                    raise faults.no_certainty(f"{path} was overwritten; restart")
+                self._size = found.st_size

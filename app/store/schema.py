@@ -92,13 +92,18 @@ def is_current(connection: Connection) -> bool:
 
 
 def mismatch(connection: Connection) -> str | None:
-    """What is wrong about the schema, and the remedy; None if it is current."""
+    """The fault of the schema and its remedy; None if it is current."""
     revision = current_revision(connection)
     if revision == newest_revision():
         return None
-    if revision is not None and revision not in known_revisions():
+    if _is_newer(revision):
         return "this program is older than its database; run the newer version"
     return "its schema is not current; run `paasoo-dlr migrate`"
+
+
+def _is_newer(revision: str | None) -> bool:
+    """True if a newer version of this program made the schema."""
+    return revision is not None and revision not in known_revisions()
 
 
 @cache
@@ -121,8 +126,7 @@ def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     writing to it is not allowed.
     """
     revision = current_revision(connection)
-    is_newer = revision is not None and revision not in known_revisions()
-    if revision != newest_revision() and not (may_be_newer and is_newer):
+    if revision != newest_revision() and not (may_be_newer and _is_newer(revision)):
         raise NotWritableError("the schema is not current; run `paasoo-dlr migrate`")
     if is_read_only(connection):
         raise NotWritableError("the database is read-only")

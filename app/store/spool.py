@@ -174,8 +174,7 @@ class Spool:
 
     def require_in_place(self) -> None:
         """Raise `OperationalError` if the file was taken away."""
-        if self._database.files is not None:
-            self._database.files.require_in_place()
+        self._database.require_in_place()
 
     def close(self) -> None:
         self._database.close()

@@ -1,8 +1,11 @@
 """A PostgreSQL that these tests may crash, and their seed."""
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
@@ -42,3 +45,30 @@ def server_database(server: StoppableServer, server_databases: MigratedDatabases
     with server_databases.one() as url:
         yield url
         server.start()
+
+
+@contextmanager
+def small_disk(tmp_path: Path, mebibytes: int) -> Iterator[Path]:
+    """A disk of so few MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "small"
+    folder.mkdir()
+    size = f"size={mebibytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def disk_for_a_spool(tmp_path: Path) -> Iterator[Path]:
+    """A disk so small that reports soon fill it."""
+    with small_disk(tmp_path, 4) as folder:
+        yield folder
+
+
+@pytest.fixture
+def disk_for_a_database(tmp_path: Path) -> Iterator[Path]:
+    """A disk that is full only if something else fills it."""
+    with small_disk(tmp_path, 64) as folder:
+        yield folder

@@ -14,11 +14,10 @@ from app.store.engine import open_database
 from app.store.read import SHOWN
 from tests.databases import migrate
 from tests.faults.ledger import Ledger, Load
-from tests.process import Serving, serving, until
+from tests.faults.programs import AUTHORIZED, is_ready, port_of, settings_for, spool_is_empty
+from tests.process import serving, until
 from tests.replication import Pair, replicated
-from tests.service import READ_KEY, TOKEN
 
-AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
 REPORTS_BETWEEN = 500
 # The standby of an asynchronous primary is held up for so long before the crash.
 LAG_S = 0.5
@@ -69,16 +68,10 @@ def fail_over_often(
         pair.primary.execute("CREATE DATABASE dlr")
         url = pair.url("dlr")
         migrate(url)
-        settings = {
-            "DLR_DATABASE_URL": url.render_as_string(hide_password=False),
-            "DLR_DATA_DIR": folder,
-            "DLR_CALLBACK_TOKENS": TOKEN,
-            "DLR_API_KEYS": f"reader:read:{READ_KEY}",
-            "DLR_LOG_LEVEL": "warning",
-        }
+        settings = settings_for(url, DLR_DATA_DIR=folder, DLR_LOG_LEVEL="warning")
         with serving(**settings) as program:
             reader = FeedReader(program.http)
-            load = Load(ledger, [program.http.base_url.port or 0])
+            load = Load(ledger, [port_of(program)])
             reader.start()
             load.start()
             try:
@@ -86,11 +79,11 @@ def fail_over_often(
                     if number:
                         pair.stand_by()
                     _fail_over(pair, ledger, perhaps_lost, synchronous)
-                    until(lambda: _is_ready(program), BACK_WITHIN_S)
+                    until(lambda: is_ready(program), BACK_WITHIN_S)
                     on_progress()
             finally:
                 load.stop()
-            until(lambda: _has_drained(program), BACK_WITHIN_S)
+            until(lambda: spool_is_empty(program) and is_ready(program), BACK_WITHIN_S)
             reader.finish()
         ledger.check(url, perhaps_lost)
         lost = len(ledger.lost(url))
@@ -131,12 +124,3 @@ def _fail_over(pair: Pair, ledger: Ledger, perhaps_lost: set[int], synchronous: 
     standby.promote()
     pair.move_to(standby)
     pair.primary = standby
-
-
-def _is_ready(program: Serving) -> bool:
-    return program.http.get("/readyz").status_code == 200
-
-
-def _has_drained(program: Serving) -> bool:
-    metrics = program.http.get("/metrics", headers=AUTHORIZED).text
-    return "\ndlr_spool_waiting 0.0\n" in metrics and _is_ready(program)

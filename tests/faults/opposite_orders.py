@@ -10,9 +10,9 @@ import psycopg
 from sqlalchemy import URL
 
 from tests.faults.ledger import VARIANTS, Ledger, Load
+from tests.faults.programs import metrics_of, port_of, settings_for
 from tests.postgres import new_database, running_server
 from tests.process import Serving, run, serving
-from tests.service import READ_KEY, TOKEN
 
 # So few that every batch of both replicas has the same rows.
 REPORTS: Final = 300 * len(VARIANTS)
@@ -32,16 +32,11 @@ def alternate(seed: int, seconds: float, on_progress: Callable[[float], None]) -
         Ledger(seed, cycle(reversed(range(REPORTS)))),
     ]
     with running_server() as server, new_database(server) as database:
-        settings = {
-            "DLR_DATABASE_URL": database.render_as_string(hide_password=False),
-            "DLR_CALLBACK_TOKENS": TOKEN,
-            "DLR_API_KEYS": f"reader:read:{READ_KEY}",
-            "DLR_LOG_LEVEL": "warning",
-        }
+        settings = settings_for(database, DLR_LOG_LEVEL="warning")
         assert run("migrate", **settings).code == 0
         with serving(**settings) as one, serving(**settings) as other:
             loads = [
-                Load(ledger, [replica.http.base_url.port or 0], CONNECTIONS)
+                Load(ledger, [port_of(replica)], CONNECTIONS)
                 for ledger, replica in zip(ledgers, (one, other), strict=True)
             ]
             for load in loads:
@@ -67,9 +62,7 @@ def alternate(seed: int, seconds: float, on_progress: Callable[[float], None]) -
 
 
 def _commits(replica: Serving) -> float:
-    authorized = {"Authorization": f"Bearer {READ_KEY}"}
-    metrics = replica.http.get("/metrics", headers=authorized).text
-    found = re.search(r"^dlr_commit_seconds_count (\S+)$", metrics, re.MULTILINE)
+    found = re.search(r"^dlr_commit_seconds_count (\S+)$", metrics_of(replica), re.MULTILINE)
     assert found
     return float(found[1])
 

@@ -22,7 +22,7 @@ from app.store import write
 from app.store.engine import Database, open_database
 from app.store.tables import deliveries
 from tests.faults.ledger import Ledger, Load
-from tests.faults.test_outages import call_back, port_of, settings_for
+from tests.faults.programs import call_back, port_of, settings_for
 from tests.feed import AUTHORIZED, all_changes, changes, events, record, stream, wait_until_settled
 from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from tests.faults.test_limits import SECRETS, disk_for_a_database, fill_up
-from tests.faults.test_outages import call_back, is_ready, metrics_of, settings_for
+from tests.faults.programs import call_back, is_ready, metrics_of, settings_for
+from tests.faults.test_limits import SECRETS, fill_up
 from tests.postgres import StoppableServer
 from tests.process import Serving, run, serving, until
-
-__all__ = ["disk_for_a_database"]
 
 
 def delete(file: Path) -> None:

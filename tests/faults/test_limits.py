@@ -1,13 +1,10 @@
 """Full disks, locked files, overload, silent connections."""
 
-import os
 import re
 import socket
 import sqlite3
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -15,7 +12,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.faults.ledger import Ledger, Load
-from tests.faults.test_outages import (
+from tests.faults.programs import (
     AUTHORIZED,
     call_back,
     port_of,
@@ -27,33 +24,6 @@ from tests.process import Serving, run, serving, until
 from tests.service import READ_KEY, TOKEN, a_report
 
 SECRETS = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
-
-
-@contextmanager
-def small_disk(tmp_path: Path, mebibytes: int) -> Iterator[Path]:
-    """A disk of so few MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    size = f"size={mebibytes}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-@pytest.fixture
-def disk_for_a_spool(tmp_path: Path) -> Iterator[Path]:
-    """A disk so small that reports soon fill it."""
-    with small_disk(tmp_path, 4) as folder:
-        yield folder
-
-
-@pytest.fixture
-def disk_for_a_database(tmp_path: Path) -> Iterator[Path]:
-    """A disk that is full only if something else fills it."""
-    with small_disk(tmp_path, 64) as folder:
-        yield folder
 
 
 def fill_up(filler: Path) -> None:

@@ -2,73 +2,33 @@
 
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import psycopg
 import pytest
 from sqlalchemy import URL, text
 
 from app.store.engine import open_database
-from tests.faults.ledger import Ledger, Load
+from tests.faults.ledger import Ledger
+from tests.faults.programs import (
+    AUTHORIZED,
+    call_back,
+    is_found,
+    is_ready,
+    metrics_of,
+    settings_for,
+    spool_is_empty,
+    under_load,
+)
 from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until
-from tests.service import READ_KEY, TOKEN, a_report
+from tests.service import TOKEN, a_report
 
 # For an outage of a minute: DLR_TEST_OUTAGE_S=60.
 OUTAGE_S = float(os.environ.get("DLR_TEST_OUTAGE_S", "4"))
 FOUND_WITHIN_S = 20
 MADE_BY_A_NEWER_VERSION = "UPDATE alembic_version SET version_num = 'a newer one'"
-AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
-
-
-def settings_for(url: URL, **changes: str) -> dict[str, str]:
-    return {
-        "DLR_DATABASE_URL": url.render_as_string(hide_password=False),
-        "DLR_CALLBACK_TOKENS": TOKEN,
-        "DLR_API_KEYS": f"reader:read:{READ_KEY}",
-        "DLR_DRAIN_SECONDS": "0",
-        **changes,
-    }
-
-
-def port_of(program: Serving) -> int:
-    assert program.http.base_url.port is not None
-    return program.http.base_url.port
-
-
-def call_back(program: Serving, message_id: str) -> int:
-    query = a_report(messageid=message_id)
-    return program.http.get(f"/callback/paasoo/{TOKEN}?{query}").status_code
-
-
-def is_found(program: Serving, message_id: str) -> bool:
-    path = f"/v1/messages/{message_id}"
-    return program.http.get(path, headers=AUTHORIZED).status_code == 200
-
-
-def metrics_of(program: Serving) -> str:
-    return program.http.get("/metrics", headers=AUTHORIZED).text
-
-
-def spool_is_empty(program: Serving) -> bool:
-    return "\ndlr_spool_waiting 0.0\n" in metrics_of(program)
-
-
-def is_ready(program: Serving) -> bool:
-    return program.http.get("/readyz").status_code == 200
-
-
-@contextmanager
-def under_load(ledger: Ledger, *programs: Serving) -> Iterator[None]:
-    load = Load(ledger, [port_of(program) for program in programs])
-    load.start()
-    try:
-        until(lambda: ledger.answers.total() > 100)
-        yield
-    finally:
-        load.stop()
 
 
 def keep_up_for(seconds: float) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection
 from app.store import postgresql
 from app.store.engine import open_database
 from tests.faults.ledger import Ledger
-from tests.faults.test_outages import (
+from tests.faults.programs import (
     AUTHORIZED,
     call_back,
     is_found,
@@ -20,10 +20,10 @@ from tests.faults.test_outages import (
     spool_is_empty,
     under_load,
 )
-from tests.faults.test_servers import node_of
 from tests.pgbouncer import pooled
 from tests.postgres import StoppableServer, new_database
 from tests.process import run, serving, until
+from tests.replication import Node
 
 
 @pytest.fixture(params=["session", "transaction"])
@@ -31,7 +31,7 @@ def pooled_database(
     request: pytest.FixtureRequest, server: StoppableServer, server_database: URL
 ) -> Iterator[URL]:
     assert server_database.database
-    with pooled(node_of(server), server_database.database, request.param) as url:
+    with pooled(Node.of(server), server_database.database, request.param) as url:
         yield url
 
 
@@ -42,7 +42,7 @@ def setting(connection: Connection, name: str) -> Any:
 def test_the_schema_is_made_through_a_pooler(server: StoppableServer) -> None:
     with new_database(server.url) as empty:
         assert empty.database
-        with pooled(node_of(server), empty.database, "transaction") as url:
+        with pooled(Node.of(server), empty.database, "transaction") as url:
             done = run("migrate", DLR_DATABASE_URL=url.render_as_string(hide_password=False))
 
     assert done.code == 0, done.stderr
@@ -51,7 +51,7 @@ def test_the_schema_is_made_through_a_pooler(server: StoppableServer) -> None:
 def test_limits_and_durability_are_in_force_and_reach_no_other_client(
     server: StoppableServer, pooled_database: URL
 ) -> None:
-    node = node_of(server)
+    node = Node.of(server)
     database = open_database(pooled_database)
     try:
         node.configure(synchronous_commit="off")
@@ -78,7 +78,7 @@ def test_limits_and_durability_are_in_force_and_reach_no_other_client(
 
 
 def test_a_stronger_durability_is_left_alone(server: StoppableServer, server_database: URL) -> None:
-    node = node_of(server)
+    node = Node.of(server)
     database = open_database(server_database)
     try:
         node.configure(synchronous_commit="remote_apply")

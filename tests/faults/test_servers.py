@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.databases import migrate
-from tests.faults.test_outages import (
+from tests.faults.programs import (
     AUTHORIZED,
     call_back,
     is_found,
@@ -40,17 +40,11 @@ SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 """
 
 
-def node_of(server: StoppableServer) -> Node:
-    from pathlib import Path  # noqa: PLC0415
-
-    return Node(Path(str(server.url.query["host"])), server.tools)
-
-
 @pytest.mark.parametrize("spool", ["on", "off"])
 def test_a_commit_that_the_server_only_warns_about_is_not_certain(
     server: StoppableServer, server_database: URL, spool: str
 ) -> None:
-    node = node_of(server)
+    node = Node.of(server)
     with serving(**settings_for(server_database, DLR_SPOOL=spool)) as program:
         assert call_back(program, "before") == 200
         try:
@@ -78,7 +72,7 @@ def test_a_commit_that_the_server_only_warns_about_is_not_certain(
 def test_commits_are_on_disk_whatever_the_server_is_configured_to(
     server: StoppableServer, server_database: URL
 ) -> None:
-    node = node_of(server)
+    node = Node.of(server)
     with serving(**settings_for(server_database)) as program:
         assert call_back(program, "before") == 200
         try:
