@@ -74,12 +74,12 @@ class Outage:
         with self._lock:
             if number not in {None, self._number}:
                 return
-            self._is_on = self._look_failed = False
+            self._is_on = self._look_failed = self._spool_is_failing = False
             began_at, self._began_at = self._began_at, None
             if began_at is None:
                 return
             self._said.clear()
-            self._said_spool_is_failing = self._spool_is_failing = False
+            self._said_spool_is_failing = False
         seconds = round(time.monotonic() - began_at, 1)
         log.warning("the database takes reports again", extra={"after_seconds": seconds})
 
@@ -90,6 +90,8 @@ class Outage:
     def spool_fails(self, why: str, rows: int) -> None:
         """Note that the spool took nothing. A smaller batch may still fit."""
         with self._lock:
+            if not self.has_begun:  # ended meanwhile, and nothing would clear the flag
+                return
             self._spool_is_failing = True
             is_news = not self._said_spool_is_failing
             self._said_spool_is_failing = True

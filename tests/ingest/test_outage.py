@@ -64,6 +64,19 @@ def test_a_spool_that_fails_now_and_then_is_logged_once_an_outage(
     assert said(caplog).count(("the spool takes no more", "full")) == 1
 
 
+def test_a_spool_that_fails_as_the_outage_ends_is_not_needed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outage = of_a_server()
+    outage.begin("cut")
+    outage.end()
+
+    outage.spool_fails("full", rows=9)  # by a batch that began before the end
+
+    assert not outage.spool_is_failing
+    assert ("the spool takes no more", "full") not in said(caplog)
+
+
 def test_the_embedded_database_is_tried_again_by_each_batch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
