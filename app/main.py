@@ -57,7 +57,10 @@ ROUTERS: Final = (
 TAGS: Final = [
     {"name": "status", "description": "The status of messages and deliveries, and statistics."},
     {"name": "changes", "description": "The feed of changes: none is ever skipped."},
-    {"name": "sending", "description": "Send through PaaSoo, or register what was sent elsewhere."},
+    {
+        "name": "sending",
+        "description": "Send through PaaSoo, or register what was sent elsewhere; the account.",
+    },
     {"name": "callback", "description": "The address that PaaSoo calls with each report."},
     {"name": "quarantine", "description": "Callbacks that were refused: look, replay, delete."},
     {"name": "operations", "description": "Probes and metrics."},
@@ -114,6 +117,7 @@ def build(settings: Settings) -> Parts:
     door = Door(settings, writer, metrics)
     lookups = Lookups(database)
     draining = threading.Event()
+    sender = sending_of(settings, database, metrics, draining)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -127,7 +131,7 @@ def build(settings: Settings) -> Parts:
         door=door,
         lookups=lookups,
         watch=Watch(database, outage, writer),
-        sending=sending_of(settings, database, metrics, draining),
+        sending=sender,
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
             Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
@@ -143,7 +147,12 @@ def sending_of(
     key, secret = settings.paasoo_key, settings.paasoo_secret
     if key is None or secret is None:
         return None
-    client = PaasooClient(settings.paasoo_url, key.get_secret_value(), secret.get_secret_value())
+    client = PaasooClient(
+        settings.paasoo_url,
+        key.get_secret_value(),
+        secret.get_secret_value(),
+        settings.paasoo_from,
+    )
     return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
 
 

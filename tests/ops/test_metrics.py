@@ -20,7 +20,7 @@ CODES = (
 OUTCOMES = (
     *("sent", "provider_bad_request", "provider_refused_credentials", "provider_restricted"),
     *("provider_refused_address", "provider_unreachable", "provider_bad_answer"),
-    "outcome_unknown",
+    *("provider_throttled", "provider_system_error", "outcome_unknown"),
 )
 FROM_THE_START = [
     *(f'dlr_callbacks_total{{answer="{it}"}}' for it in (200, 403, 404, 405, 414, 503, *CODES)),
