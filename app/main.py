@@ -33,7 +33,9 @@ from app.query import changes, deliveries, messages, stats
 from app.query.lookups import PATH as LOOKUP_PATH
 from app.query.lookups import Lookups, shortcut
 from app.query.waiting import Watch
+from app.sending import account
 from app.sending import endpoint as sending
+from app.sending.balance import OUTCOMES, Balance
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
 from app.sending.problems import CALL_CODES
@@ -48,6 +50,7 @@ ROUTERS: Final = (
     changes.router,
     stats.router,
     sending.router,
+    account.router,
     quarantine.router,
     health.router,
 )
@@ -109,6 +112,7 @@ def build(settings: Settings) -> Parts:
         version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
     )
     expect(metrics.sends, ["sent", *CALL_CODES])
+    expect(metrics.balance_questions, OUTCOMES)
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
@@ -132,6 +136,7 @@ def build(settings: Settings) -> Parts:
         lookups=lookups,
         watch=Watch(database, outage, writer),
         sending=sender,
+        balance=balance_of(settings, sender, metrics),
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
             Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
@@ -156,13 +161,24 @@ def sending_of(
     return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
 
 
+def balance_of(settings: Settings, sender: Sending | None, metrics: Metrics) -> Balance | None:
+    """The part that asks for the balance, over the sender's connections."""
+    if settings.paasoo_balance_url is None or sender is None:
+        return None
+    return Balance(sender.client, settings.paasoo_balance_url, metrics)
+
+
 @asynccontextmanager
 async def running(parts: Parts) -> AsyncIterator[None]:
     """Start the threads; at the end, stop them and close the database and the spool."""
     if not parts.database.is_embedded:
         await run_in_threadpool(parts.recovery.start)
     parts.periodic.start()
+    if parts.balance is not None:
+        parts.balance.start()
     yield
+    if parts.balance is not None:
+        await parts.balance.stop()
     parts.periodic.stop()
     parts.recovery.stop()
     await parts.writer.stop(timeout_s=0.5)

@@ -154,6 +154,10 @@ def parse_sender_id(text: str) -> str:
     return text
 
 
+def _balance_address(text: str | None) -> str | None:
+    return text and _provider_address(text)
+
+
 def _sender_id_or_none(text: str | None) -> str | None:
     return text and parse_sender_id(text)
 
@@ -322,6 +326,11 @@ class Settings(BaseSettings):
         description="The sender id (`from`) of messages that are sent without one of their own: 1 "
         "to 15 digits, or 1 to 11 letters, digits and spaces. Default: they are sent without.",
     )
+    paasoo_balance_url: Annotated[str | None, AfterValidator(_balance_address)] = Field(
+        default=None,
+        description="Where the account's balance is asked for, every 5 minutes: "
+        "`https://api.paasoo.com/balance`. Needs key and secret. Default: it isn't asked for.",
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -348,6 +357,13 @@ class Settings(BaseSettings):
             raise ValueError(f"must be set if {PREFIX}PAASOO_KEY is, and only then")
         return secret
 
+    @field_validator("paasoo_balance_url")
+    @classmethod
+    def _with_an_account(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None and info.data.get("paasoo_key", url) is None:
+            raise ValueError(f"needs an account: {PREFIX}PAASOO_KEY and {PREFIX}PAASOO_SECRET")
+        return url
+
     @property
     def database(self) -> URL:
         """The database's URL, the default filled in."""
@@ -360,7 +376,7 @@ class Settings(BaseSettings):
         """The names of the settings whose addresses get the account over plain `http`."""
         if self.paasoo_key is None:
             return []
-        names = ("paasoo_url",)
+        names = ("paasoo_url", "paasoo_balance_url")
         schemes = {name: urlsplit(getattr(self, name) or "").scheme for name in names}
         return [f"{PREFIX}{name.upper()}" for name in names if schemes[name] == "http"]
 

@@ -92,6 +92,9 @@ WRONG_SETTINGS = [
     ("DLR_PAASOO_KEY", SECRET),  # without the secret
     ("DLR_PAASOO_SECRET", SECRET),
     ("DLR_PAASOO_FROM", "My Shop in Town"),
+    ("DLR_PAASOO_BALANCE_URL", "api.paasoo.com/balance"),
+    ("DLR_PAASOO_BALANCE_URL", f"https://api.paasoo.com/balance?secret={SECRET}"),
+    ("DLR_PAASOO_BALANCE_URL", "https://api.paasoo.com/balance"),  # without an account
     ("DLR_SECRETS_DIR", "nowhere"),
 ]
 
@@ -311,18 +314,20 @@ def test_short_tokens_and_keys_are_warned_about_by_their_place() -> None:
 
 def test_an_account_over_plain_http_is_warned_about_once() -> None:
     account = {"DLR_PAASOO_KEY": SECRET, "DLR_PAASOO_SECRET": SECRET}
-    send = "HTTP://127.0.0.1:1/json"
+    send, balance = "http://127.0.0.1:1/json", "HTTP://127.0.0.1:1/balance"
 
     found = [
         warnings_of("plain http", **given)
         for given in (
+            {**account, "DLR_PAASOO_URL": send, "DLR_PAASOO_BALANCE_URL": balance},
             {**account, "DLR_PAASOO_URL": send},
-            account,
+            {**account, "DLR_PAASOO_BALANCE_URL": "https://127.0.0.1:1/balance"},
             {"DLR_PAASOO_URL": send},
         )
     ]
 
     assert found == [
+        [{"variable": "DLR_PAASOO_URL, DLR_PAASOO_BALANCE_URL"}],
         [{"variable": "DLR_PAASOO_URL"}],
         [],
         [],

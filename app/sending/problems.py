@@ -1,4 +1,4 @@
-"""Reasons why a message was not sent, or may not have been."""
+"""Reasons why a message was not sent, or may not have been, and why the balance is not known."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -117,6 +117,23 @@ class SendingNotConfiguredError(ApiError):
     status = 503
     code = "sending_not_configured"
     detail = "DLR_PAASOO_KEY and DLR_PAASOO_SECRET are not set, so nothing is sent"
+
+
+class AccountNotConfiguredError(ApiError):
+    """The service has no address to ask for the balance."""
+
+    status = 404
+    code = "account_not_configured"
+    detail = "DLR_PAASOO_BALANCE_URL is not set, so PaaSoo isn't asked for the balance"
+
+
+class AccountNotKnownYetError(ApiError):
+    """PaaSoo has not told the balance since the service began."""
+
+    status = 503
+    code = "account_not_known_yet"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "30"}
+    detail = "PaaSoo has not told the balance yet; it is asked again"
 
 
 class IdempotencyKeyReusedError(ApiError):
