@@ -33,7 +33,9 @@ from app.query import changes, deliveries, messages, stats
 from app.query.lookups import PATH as LOOKUP_PATH
 from app.query.lookups import Lookups, shortcut
 from app.query.waiting import Watch
+from app.sending import account
 from app.sending import endpoint as sending
+from app.sending.balance import OUTCOMES, Balance
 from app.sending.once import Sending
 from app.sending.paasoo_client import PaasooClient
 from app.sending.problems import CALL_CODES
@@ -48,6 +50,7 @@ ROUTERS: Final = (
     changes.router,
     stats.router,
     sending.router,
+    account.router,
     quarantine.router,
     health.router,
 )
@@ -57,7 +60,10 @@ ROUTERS: Final = (
 TAGS: Final = [
     {"name": "status", "description": "The status of messages and deliveries, and statistics."},
     {"name": "changes", "description": "The feed of changes: none is ever skipped."},
-    {"name": "sending", "description": "Send through PaaSoo, or register what was sent elsewhere."},
+    {
+        "name": "sending",
+        "description": "Send through PaaSoo, or register what was sent elsewhere; the account.",
+    },
     {"name": "callback", "description": "The address that PaaSoo calls with each report."},
     {"name": "quarantine", "description": "Callbacks that were refused: look, replay, delete."},
     {"name": "operations", "description": "Probes and metrics."},
@@ -106,6 +112,7 @@ def build(settings: Settings) -> Parts:
         version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
     )
     expect(metrics.sends, ["sent", *CALL_CODES])
+    expect(metrics.balance_questions, OUTCOMES)
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
@@ -114,6 +121,7 @@ def build(settings: Settings) -> Parts:
     door = Door(settings, writer, metrics)
     lookups = Lookups(database)
     draining = threading.Event()
+    sender = sending_of(settings, database, metrics, draining)
     return Parts(
         settings=settings,
         metrics=metrics,
@@ -127,7 +135,8 @@ def build(settings: Settings) -> Parts:
         door=door,
         lookups=lookups,
         watch=Watch(database, outage, writer),
-        sending=sending_of(settings, database, metrics, draining),
+        sending=sender,
+        balance=balance_of(settings, sender, metrics),
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
             Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
@@ -143,8 +152,20 @@ def sending_of(
     key, secret = settings.paasoo_key, settings.paasoo_secret
     if key is None or secret is None:
         return None
-    client = PaasooClient(settings.paasoo_url, key.get_secret_value(), secret.get_secret_value())
+    client = PaasooClient(
+        settings.paasoo_url,
+        key.get_secret_value(),
+        secret.get_secret_value(),
+        settings.paasoo_from,
+    )
     return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
+
+
+def balance_of(settings: Settings, sender: Sending | None, metrics: Metrics) -> Balance | None:
+    """The part that asks for the balance, over the sender's connections."""
+    if settings.paasoo_balance_url is None or sender is None:
+        return None
+    return Balance(sender.client, settings.paasoo_balance_url, metrics)
 
 
 @asynccontextmanager
@@ -153,7 +174,11 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     if not parts.database.is_embedded:
         await run_in_threadpool(parts.recovery.start)
     parts.periodic.start()
+    if parts.balance is not None:
+        parts.balance.start()
     yield
+    if parts.balance is not None:
+        await parts.balance.stop()
     parts.periodic.stop()
     parts.recovery.stop()
     await parts.writer.stop(timeout_s=0.5)

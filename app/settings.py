@@ -135,8 +135,31 @@ def _provider_address(text: str) -> str:
     except ValueError:
         usable = False
     if not usable or not text.isascii() or not text.isprintable() or set(text) & set(" ?#@"):
-        raise ValueError("must be an http or https address, as in http://api.paasoo.com/json")
+        raise ValueError("must be an http or https address, as in https://api.paasoo.com/json")
     return text
+
+
+# PaaSoo's public pages advise letters and digits, at most 11: an SMS has room for no more. A number
+# has up to 15 digits (E.164).
+SENDER_ID_PATTERN: Final = r"^([0-9]{1,15}|[A-Za-z0-9]([A-Za-z0-9 ]{0,9}[A-Za-z0-9])?)$"
+
+
+def parse_sender_id(text: str) -> str:
+    """Check the `from` of a message. A space at an end is a mistake, and would be shown."""
+    if not re.fullmatch(SENDER_ID_PATTERN, text):
+        raise ValueError(
+            "must be 1 to 15 digits, or 1 to 11 letters (A to Z), digits and spaces, "
+            "no space at either end"
+        )
+    return text
+
+
+def _balance_address(text: str | None) -> str | None:
+    return text and _provider_address(text)
+
+
+def _sender_id_or_none(text: str | None) -> str | None:
+    return text and parse_sender_id(text)
 
 
 def _no_nul(path: Path) -> Path:
@@ -282,9 +305,9 @@ class Settings(BaseSettings):
     )
 
     paasoo_url: Annotated[str, AfterValidator(_provider_address)] = Field(
-        default="http://api.paasoo.com/json",
-        description="PaaSoo's send API. Plain `http` sends the account over the network in the "
-        "clear: use `https` if your account's address supports it.",
+        default="https://api.paasoo.com/json",
+        description="PaaSoo's send API. Plain `http` sends the account and the texts over the "
+        "network in the clear; `serve` warns about it.",
     )
     paasoo_key: SecretStr | None = Field(
         default=None,
@@ -297,6 +320,16 @@ class Settings(BaseSettings):
         min_length=1,
         validate_default=True,
         description="The account's secret.",
+    )
+    paasoo_from: Annotated[str | None, AfterValidator(_sender_id_or_none)] = Field(
+        default=None,
+        description="The sender id (`from`) of messages that are sent without one of their own: 1 "
+        "to 15 digits, or 1 to 11 letters, digits and spaces. Default: they are sent without.",
+    )
+    paasoo_balance_url: Annotated[str | None, AfterValidator(_balance_address)] = Field(
+        default=None,
+        description="Where the account's balance is asked for, every 5 minutes: "
+        "`https://api.paasoo.com/balance`. Needs key and secret. Default: it isn't asked for.",
     )
 
     @classmethod
@@ -324,12 +357,28 @@ class Settings(BaseSettings):
             raise ValueError(f"must be set if {PREFIX}PAASOO_KEY is, and only then")
         return secret
 
+    @field_validator("paasoo_balance_url")
+    @classmethod
+    def _with_an_account(cls, url: str | None, info: ValidationInfo) -> str | None:
+        if url is not None and info.data.get("paasoo_key", url) is None:
+            raise ValueError(f"needs an account: {PREFIX}PAASOO_KEY and {PREFIX}PAASOO_SECRET")
+        return url
+
     @property
     def database(self) -> URL:
         """The database's URL, the default filled in."""
         if self.database_url is not None:
             return self.database_url
         return URL.create("sqlite", database=str(self.data_dir / "dlr.db"))
+
+    @property
+    def addresses_in_the_clear(self) -> list[str]:
+        """The names of the settings whose addresses get the account over plain `http`."""
+        if self.paasoo_key is None:
+            return []
+        names = ("paasoo_url", "paasoo_balance_url")
+        schemes = {name: urlsplit(getattr(self, name) or "").scheme for name in names}
+        return [f"{PREFIX}{name.upper()}" for name in names if schemes[name] == "http"]
 
     @property
     def has_spool(self) -> bool:

@@ -147,6 +147,11 @@ DOCUMENTATION: Final = {
     "dlr_reports": "Reports stored, by the state that each one claims; repeats included",
     "dlr_unrecognised_statuses": "Reports stored whose status no guide names",
     "dlr_sends": "Calls of the send API by outcome: `sent`, or the code of the problem",
+    "dlr_balance": "The account's balance at PaaSoo, as it was last told, by currency",
+    "dlr_balance_asked_timestamp_seconds": (
+        "Time of the question that was last answered with a balance; 0 before the first"
+    ),
+    "dlr_balance_questions": "Questions for the balance, by outcome",
     "dlr_commit_seconds": "Time to commit one batch",
     "dlr_batch_reports": "Reports and refusals committed together",
     "dlr_failed_batches": (
@@ -208,6 +213,9 @@ class Metrics:
         expect(self.reports, REPORTED_STATES)
         self.unrecognised_statuses = self._counter("dlr_unrecognised_statuses")
         self.sends = self._counter("dlr_sends", "outcome")
+        self.balance = self._gauge("dlr_balance", "currency")
+        self.balance_asked_at = self._gauge("dlr_balance_asked_timestamp_seconds")
+        self.balance_questions = self._counter("dlr_balance_questions", "outcome")
         self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)
         self.batch_reports = self._histogram("dlr_batch_reports", BATCH_REPORTS)
         self.failed_batches = self._counter("dlr_failed_batches", "fault")
@@ -239,8 +247,8 @@ class Metrics:
     def _counter(self, name: str, *labels: str) -> Counter:
         return Counter(name, DOCUMENTATION[name], labels, registry=self.registry)
 
-    def _gauge(self, name: str) -> Gauge:
-        return Gauge(name, DOCUMENTATION[name], registry=self.registry)
+    def _gauge(self, name: str, *labels: str) -> Gauge:
+        return Gauge(name, DOCUMENTATION[name], labels, registry=self.registry)
 
     def _histogram(self, name: str, buckets: Sequence[float]) -> Histogram:
         return Histogram(name, DOCUMENTATION[name], buckets=buckets, registry=self.registry)

@@ -11,7 +11,9 @@ made twice to go unnoticed.
     behaviours.py  the table of PaaSoo's behaviours and their shares
     traffic.py     draws messages and their reports, from a seed and the shares
     exchange.py    takes messages, and starts their reports
-    send_api.py    `GET /json`, as the guide has it
+    send_api.py    `GET /json` and `GET /balance`, as the guide and the public pages have them
+    accounts.py    the rules of an account, of either kind
+    forms.py       odd forms of an answer
     reporter.py    sends the reports to the callback address, at a rate
     ledger.py      writes down each message, report and answer
     oracle.py      the status that the service must show

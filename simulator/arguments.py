@@ -5,6 +5,8 @@ from typing import Annotated, Final
 
 import typer
 
+from simulator.options import Kind
+
 MAX_WAIT_S: Final = 86400
 
 Callback = Annotated[
@@ -61,7 +63,9 @@ Retries = Annotated[
 ]
 Listen = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="Serve the send API, GET /json, on this address."),
+    typer.Option(
+        metavar="HOST:PORT", help="Serve the send API, GET /json and GET /balance, on this address."
+    ),
 ]
 AccountKey = Annotated[
     str,
@@ -75,9 +79,50 @@ AccountSecret = Annotated[
         envvar="DLR_SIMULATOR_ACCOUNT_SECRET", show_envvar=True, help="The send API's `secret`."
     ),
 ]
+AccountKind = Annotated[
+    Kind,
+    typer.Option(
+        help="The kind of account: the guide's, or the public pages', which needs `from` and has"
+        " the statuses 2 to 11."
+    ),
+]
 Balance = Annotated[
     int | None,
-    typer.Option(min=0, help="Recipients that the account pays for; then 403. Without it: any."),
+    typer.Option(
+        min=0,
+        help="Recipients that the account pays for; then 403, of a public account 9. Without it:"
+        " any.",
+    ),
+]
+SendRate = Annotated[
+    float | None,
+    typer.Option(
+        min=1, help="Sends a second that a public account may make; then 10. Without it: any."
+    ),
+]
+AllowedNetwork = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CIDR",
+        help="Network that may call the send API; others get 404, of a public account 5.",
+    ),
+]
+SystemErrors = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of a public account's accepted sends that are answered 11, from 0 to 1.",
+    ),
+]
+OddAnswers = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of the answers in an odd form: compressed, with numbers, a byte order mark,"
+        " white space, or in GBK; from 0 to 1.",
+    ),
 ]
 LoseAnswers = Annotated[
     float,

@@ -1,6 +1,7 @@
 """`paasoo-dlr simulate`: from the options to a run, its check and its exit code."""
 
 import asyncio
+import math
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -17,11 +18,13 @@ from simulator.options import (
     Account,
     Calls,
     Check,
+    Kind,
     OptionError,
     Run,
     SendApi,
     ledger_path,
     open_listener,
+    parse_network,
     parse_shares,
     parse_url,
 )
@@ -67,8 +70,13 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
     listen: arguments.Listen = None,
     account_key: arguments.AccountKey = DEFAULT_ACCOUNT,
     account_secret: arguments.AccountSecret = DEFAULT_ACCOUNT,
+    account_kind: arguments.AccountKind = Kind.GUIDE,
     balance: arguments.Balance = None,
+    send_rate: arguments.SendRate = None,
+    allowed_network: arguments.AllowedNetwork = None,
     lose_answers: arguments.LoseAnswers = 0,
+    system_errors: arguments.SystemErrors = 0,
+    odd_answers: arguments.OddAnswers = 0,
     answer_delay_s: arguments.AnswerDelay = 0,
     ledger: arguments.LedgerFile = None,
     force: arguments.Force = False,
@@ -85,9 +93,12 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
             return
         mix = Mix(_seed(seed), parse_shares(share or []), Delays(delay_s, late_s))
         calls = Calls(parse_url("--callback", callback), rate, connections, timeout_s, retries)
-        account = Account(account_key, account_secret, balance)
+        rate_allowed = _allowed_rate(account_kind, send_rate, system_errors)
+        allowed = parse_network(allowed_network)
+        account = Account(account_kind, account_key, account_secret, balance, rate_allowed, allowed)
         with _writable(ledger, overwrite=force) as path:
-            send_api = _send_api(listen, account, lose_answers, answer_delay_s)
+            faults = (lose_answers, system_errors, odd_answers, answer_delay_s)
+            send_api = None if listen is None else SendApi(open_listener(listen), account, *faults)
             _simulate(Run(mix, calls, send_api, messages, seconds), path)
             if asked:
                 _judge(asked, path)
@@ -107,12 +118,12 @@ def _seed(given: int | None) -> int:
     return secrets.randbelow(10**6) if given is None else given
 
 
-def _send_api(
-    listen: str | None, account: Account, lost_answers: float, answer_delay_s: float
-) -> SendApi | None:
-    if listen is None:
-        return None
-    return SendApi(open_listener(listen), account, lost_answers, answer_delay_s)
+def _allowed_rate(kind: Kind, send_rate: float | None, system_errors: float) -> float:
+    """The sends a second that the account may make. A guide's account has no word for too many."""
+    if kind is not Kind.PUBLIC and (send_rate is not None or system_errors):
+        name = "--system-errors" if send_rate is None else "--send-rate"
+        raise OptionError(f"{name}: needs --account-kind public")
+    return math.inf if send_rate is None else send_rate
 
 
 def _check(wanted: bool, api: str | None, key: str | None, settle_s: float) -> Check | None:

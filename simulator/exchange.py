@@ -1,12 +1,22 @@
 """Takes messages, invented ones and those of the send API, and starts their reports."""
 
 import asyncio
+from enum import StrEnum
 
 from simulator import traffic
+from simulator.accounts import Order
 from simulator.ledger import Ledger
-from simulator.options import Run
+from simulator.options import Run, SendApi
 from simulator.reporter import Reporter, Tally
-from simulator.traffic import Delivery, Message
+from simulator.traffic import Delivery, Message, Mix
+
+
+class Fate(StrEnum):
+    """The answer to a send that was taken, as the ledger has it."""
+
+    GIVEN = "given"
+    LOST = "lost"
+    SYSTEM_ERROR = "system error"  # it says nothing of the message, which was sent
 
 
 class Exchange:
@@ -22,6 +32,10 @@ class Exchange:
         self._tasks = tasks
         self._sends = 0
 
+    @property
+    def mix(self) -> Mix:
+        return self._run.mix
+
     def invent(self, number: int) -> Message:
         """Take a made-up message, and start all its reports."""
         message = traffic.invent(self._run.mix, number)
@@ -30,13 +44,18 @@ class Exchange:
             self._start(message, delivery)
         return message
 
-    def accept(self, recipients: list[str], text: str, lost_answers: float) -> tuple[Message, bool]:
-        """Take a send without reporting yet: its message, and True if its answer gets lost."""
+    def accept(self, order: Order, send_api: SendApi) -> tuple[Message, Fate]:
+        """Take a send without reporting yet: its message, and how it is to be answered."""
         self._sends += 1
-        message = traffic.accept(self._run.mix, self._sends, recipients)
-        is_lost = traffic.is_answer_lost(self._run.mix, self._sends, lost_answers)
-        self._write_down(message, via="api", text=text, answer="lost" if is_lost else "given")
-        return message, is_lost
+        message = traffic.accept(self.mix, self._sends, order.recipients)
+        fate = Fate.GIVEN
+        if traffic.happens(self.mix, "answer", self._sends, send_api.lost_answers):
+            fate = Fate.LOST
+        elif traffic.happens(self.mix, "system error", self._sends, send_api.system_errors):
+            fate = Fate.SYSTEM_ERROR
+        sender = {} if order.sender is None else {"from": order.sender}
+        self._write_down(message, via="api", text=order.text, answer=fate, **sender)
+        return message, fate
 
     def refuse(self, status: int, why: str) -> None:
         self._tally.refused_sends += 1

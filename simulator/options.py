@@ -4,6 +4,8 @@ import math
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,22 +21,34 @@ class OptionError(Exception):
     """An option can't be used; the text begins with its name."""
 
 
+class Kind(StrEnum):
+    """The two kinds of account: that of PaaSoo's guide, and that of its public pages."""
+
+    GUIDE = "guide"
+    PUBLIC = "public"
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """The one account of the send API."""
 
+    kind: Kind
     key: str
     secret: str
     balance: int | None  # recipients that can still be sent to; None: any number
+    sends_a_second: float
+    allowed: IPv4Network | IPv6Network | None  # callers; None: any
 
 
 @dataclass(frozen=True, slots=True)
 class SendApi:
-    """The send API: its listener, its account, and the faults of its answers."""
+    """The send API: its listener, its account, and the faults of its answers, as shares."""
 
     listener: socket.socket
     account: Account
-    lost_answers: float  # share
+    lost_answers: float
+    system_errors: float
+    odd_answers: float
     answer_delay_s: float
 
 
@@ -107,6 +121,14 @@ def parse_url(option: str, text: str | None) -> str:
     if not usable or "#" in text or not text.isascii() or any(c.isspace() for c in text):
         raise OptionError(f"{option}: must be an address as {EXAMPLE}")
     return text
+
+
+def parse_network(text: str | None) -> IPv4Network | IPv6Network | None:
+    """The addresses that may call the send API."""
+    try:
+        return None if text is None else ip_network(text)
+    except ValueError:
+        raise OptionError("--allowed-network: must be a CIDR, as in 192.0.2.0/24") from None
 
 
 def open_listener(address: str) -> socket.socket:

@@ -1,45 +1,30 @@
-"""The send API, `GET /json`, as PaaSoo's guide has it.
+"""The addresses that an account calls: `GET /json` sends, `GET /balance` tells the balance.
 
-The guide gives no HTTP status, so every answer is 200, and the JSON alone tells success from
-refusal. Nor does the guide say which of several mistakes PaaSoo names.
+The guide and the public pages give no HTTP status, so every answer is 200, and the JSON alone tells
+success from refusal. `accounts.py` has the rules.
 """
 
-import hmac
-import re
-from collections import Counter
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from math import inf
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from simulator.exchange import Exchange
-from simulator.options import Account, SendApi
+from simulator import forms
+from simulator.accounts import SYSTEM_ERROR, RefusedSendError, Till
+from simulator.exchange import Exchange, Fate
+from simulator.options import SendApi
 from simulator.reporter import Stopping
-from simulator.traffic import MAX_RECIPIENTS
+from simulator.traffic import Mix
 
-PARAMETERS: Final = ("key", "secret", "to", "text")
 HANG_UP: Final = "simulator.hang_up"
-
-# The form that reports have, country code first, no `+`: the receiver would refuse any other.
-_NUMBER: Final = re.compile(r"[1-9][0-9]{2,19}")
-
-
-class RefusedSendError(Exception):
-    """A refused send: `status` is the guide's, the text is ours."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
 
 
 def server_for(settings: SendApi, exchange: Exchange, stopping: Stopping) -> uvicorn.Server:
@@ -58,59 +43,63 @@ def server_for(settings: SendApi, exchange: Exchange, stopping: Stopping) -> uvi
 
 
 def make_app(settings: SendApi, exchange: Exchange, stopping: Stopping) -> Starlette:
-    """The send API as an app, which keeps the balance of its account."""
-    left = inf if settings.account.balance is None else settings.account.balance
-
-    def charge(recipients: list[str]) -> None:
-        nonlocal left
-        if len(recipients) > left:
-            raise RefusedSendError(403, "use restricted: the balance is gone")
-        left -= len(recipients)
+    """All addresses of one account as an app. One more is one more route."""
+    till = Till(settings.account)
+    answer = answers_in_forms(exchange.mix, settings.odd_answers)
 
     async def send(request: Request) -> Response:
         try:
-            recipients, text = read_send(request.scope["query_string"], settings.account)
-            charge(recipients)
+            order = till.take(*asked_by(request))
         except RefusedSendError as refusal:
             exchange.refuse(refusal.status, refusal.text)
-            return JSONResponse({"status_code": refusal.text, "status": str(refusal.status)})
-        message, is_answer_lost = exchange.accept(recipients, text, settings.lost_answers)
+            return answer(refused(refusal))
+        message, fate = exchange.accept(order, settings)
         await exchange.report_before_the_answer(message)
         await stopping.sleep(settings.answer_delay_s)
-        if is_answer_lost:
+        if fate is Fate.LOST:
             await hang_up(request)
+        if fate is Fate.SYSTEM_ERROR:
+            response = answer({"status_code": "system error", "status": str(SYSTEM_ERROR)})
+        else:
+            response = answer({"status": "0", "messageid": message.message_id})
         # A background task begins when the answer is out.
-        return JSONResponse(
-            {"status": "0", "messageid": message.message_id},
-            background=BackgroundTask(exchange.report_after_the_answer, message),
-        )
+        response.background = BackgroundTask(exchange.report_after_the_answer, message)
+        return response
 
-    return Starlette(routes=[Route("/json", send, methods=["GET"])])
+    async def show_balance(request: Request) -> Response:
+        try:
+            return answer(till.balance(*asked_by(request)))
+        except RefusedSendError as refusal:
+            return answer(refused(refusal))
+
+    return Starlette(
+        routes=[
+            Route("/json", send, methods=["GET"]),
+            Route("/balance", show_balance, methods=["GET"]),
+        ]
+    )
 
 
-def read_send(query: bytes, account: Account) -> tuple[list[str], str]:
-    """The recipients, each once, and the text. Raises `RefusedSendError`."""
-    try:
-        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise RefusedSendError(400, "bad request: the encoding is not UTF-8") from None
-    values = dict(pairs)
-    given = Counter(name for name, _ in pairs)
-    for name in PARAMETERS:
-        if not values.get(name):
-            raise RefusedSendError(400, f"bad request: {name} is missing")
-        if given[name] > 1:
-            raise RefusedSendError(400, f"bad request: {name} is given twice")
-    if values["key"] != account.key:
-        raise RefusedSendError(401, "illegal key.,")
-    if not hmac.compare_digest(values["secret"].encode(), account.secret.encode()):
-        raise RefusedSendError(401, "illegal secret.,")  # the guide's own example
-    recipients = list(dict.fromkeys(values["to"].split(",")))
-    if not all(_NUMBER.fullmatch(recipient) for recipient in recipients):
-        raise RefusedSendError(400, "bad request: to has an item that is no number")
-    if len(recipients) > MAX_RECIPIENTS:
-        raise RefusedSendError(400, f"bad request: more than {MAX_RECIPIENTS} recipients")
-    return recipients, values["text"]
+def answers_in_forms(mix: Mix, odd_share: float) -> Callable[[forms.Values], Response]:
+    """Make answers, a share of them in an odd form. The seed decides which, and in which form."""
+    numbers = itertools.count(1)
+
+    def answer(values: forms.Values) -> Response:
+        random = mix.generator("form", next(numbers))
+        if random.random() >= odd_share:
+            return forms.plain(values)
+        return forms.ODD[random.choice(list(forms.ODD))](values)
+
+    return answer
+
+
+def refused(refusal: RefusedSendError) -> dict[str, str]:
+    return {"status_code": refusal.text, "status": str(refusal.status)}
+
+
+def asked_by(request: Request) -> tuple[bytes, str | None]:
+    """The raw query, and the caller's address."""
+    return request.scope["query_string"], request.client.host if request.client else None
 
 
 async def hang_up(request: Request) -> None:

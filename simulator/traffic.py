@@ -109,9 +109,9 @@ def accept(mix: Mix, number: int, recipients: Sequence[str]) -> Message:
     return _planned(mix.generator("sent", number), recipients, mix)
 
 
-def is_answer_lost(mix: Mix, number: int, share: float) -> bool:
-    """True if the answer to a send gets lost. The message is the same either way."""
-    return mix.generator("answer", number).random() < share
+def happens(mix: Mix, kind: str, number: int, share: float) -> bool:
+    """True if this kind of fault befalls a send. The message is the same either way."""
+    return mix.generator(kind, number).random() < share
 
 
 def _planned(random: Random, recipients: Sequence[str], mix: Mix) -> Message:

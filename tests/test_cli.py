@@ -91,6 +91,10 @@ WRONG_SETTINGS = [
     ("DLR_PAASOO_URL", f"http://api.paasoo.com/json?key={SECRET}"),
     ("DLR_PAASOO_KEY", SECRET),  # without the secret
     ("DLR_PAASOO_SECRET", SECRET),
+    ("DLR_PAASOO_FROM", "My Shop in Town"),
+    ("DLR_PAASOO_BALANCE_URL", "api.paasoo.com/balance"),
+    ("DLR_PAASOO_BALANCE_URL", f"https://api.paasoo.com/balance?secret={SECRET}"),
+    ("DLR_PAASOO_BALANCE_URL", "https://api.paasoo.com/balance"),  # without an account
     ("DLR_SECRETS_DIR", "nowhere"),
 ]
 
@@ -305,6 +309,28 @@ def test_short_tokens_and_keys_are_warned_about_by_their_place() -> None:
     assert found == [
         {"variable": "DLR_CALLBACK_TOKENS", "position": 2},
         {"variable": "DLR_API_KEYS", "position": 1, "key": "shop"},
+    ]
+
+
+def test_an_account_over_plain_http_is_warned_about_once() -> None:
+    account = {"DLR_PAASOO_KEY": SECRET, "DLR_PAASOO_SECRET": SECRET}
+    send, balance = "http://127.0.0.1:1/json", "HTTP://127.0.0.1:1/balance"
+
+    found = [
+        warnings_of("plain http", **given)
+        for given in (
+            {**account, "DLR_PAASOO_URL": send, "DLR_PAASOO_BALANCE_URL": balance},
+            {**account, "DLR_PAASOO_URL": send},
+            {**account, "DLR_PAASOO_BALANCE_URL": "https://127.0.0.1:1/balance"},
+            {"DLR_PAASOO_URL": send},
+        )
+    ]
+
+    assert found == [
+        [{"variable": "DLR_PAASOO_URL, DLR_PAASOO_BALANCE_URL"}],
+        [{"variable": "DLR_PAASOO_URL"}],
+        [],
+        [],
     ]
 
 

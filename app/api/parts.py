@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # packages above this one
     from app.ops.periodic import Periodic
     from app.query.lookups import Lookups
     from app.query.waiting import Watch
+    from app.sending.balance import Balance
     from app.sending.once import Sending
     from app.settings import Settings
     from app.store.engine import Database
@@ -43,6 +44,7 @@ class Parts:
     lookups: Lookups
     watch: Watch
     sending: Sending | None  # none without an account at PaaSoo
+    balance: Balance | None  # none without an address to ask
     shortcuts: tuple[Shortcut, ...]
     draining: threading.Event  # set once the process is about to end
 

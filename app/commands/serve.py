@@ -80,6 +80,14 @@ def warn_of_short_secrets(settings: Settings) -> None:
             log.warning(message, extra=extra)
 
 
+def warn_of_an_account_in_the_clear(settings: Settings) -> None:
+    if in_the_clear := settings.addresses_in_the_clear:
+        log.warning(
+            "plain http sends the account's key and secret over the network in the clear",
+            extra={"variable": ", ".join(in_the_clear)},
+        )
+
+
 def warn_of_a_foreign_spool(settings: Settings) -> None:
     if settings.is_embedded and any(settings.data_dir.glob("spool-*.db")):
         log.warning("a server database's spool is not drained into the embedded database")
@@ -92,6 +100,7 @@ def log_start(settings: Settings) -> None:
             extra={"path": CALLBACK_PATH},
         )
     warn_of_short_secrets(settings)
+    warn_of_an_account_in_the_clear(settings)
     log.info(
         "serving",
         extra={

@@ -18,7 +18,7 @@ from app.errors import PROBLEM_TYPE, InvalidRequestError, documented
 from app.query.schemas import Message, message_of
 from app.sending.once import Order, Sending, send_once
 from app.sending.problems import SendingNotConfiguredError
-from app.settings import Role
+from app.settings import SENDER_ID_PATTERN, Role, parse_sender_id
 from app.store import read, submissions
 from app.store.submissions import Submission
 
@@ -84,6 +84,13 @@ Dialable = Annotated[
 ]
 
 
+SenderId = Annotated[
+    str,
+    Field(json_schema_extra={"pattern": SENDER_ID_PATTERN}),
+    AfterValidator(parse_sender_id),
+]
+
+
 class MessageToSend(BaseModel):
     """A message to send through PaaSoo: one call, one `messageid`."""
 
@@ -95,6 +102,13 @@ class MessageToSend(BaseModel):
         max_length=4000,
         description="The content.",
         examples=["Hello world"],
+    )
+    sender: SenderId | None = Field(
+        default=None,
+        alias="from",
+        description="The sender id: 1 to 15 digits, or 1 to 11 letters, digits and spaces. By "
+        "default `DLR_PAASOO_FROM`, or none. Some accounts need it; countries allow it or not.",
+        examples=["My Shop"],
     )
     reference: Reference = None
 
@@ -142,13 +156,15 @@ SENDING_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
         "PaaSoo was called, but the outcome can't be recorded. `code`: `outcome_not_recorded`."
     ),
     502: documented(
-        "PaaSoo refused, and nothing was sent; with `provider_bad_answer`, it may have been sent. "
+        "PaaSoo refused, and nothing was sent; with `provider_bad_answer` and "
+        "`provider_system_error`, it may have been sent. "
         "`code`: `provider_refused_credentials`, `provider_refused_address`, "
-        "`provider_restricted`, `provider_bad_answer`."
+        "`provider_restricted`, `provider_bad_answer`, `provider_system_error`."
     ),
     503: documented(
-        "Nothing was sent; try again. "
-        "`code`: `sending_not_configured`, `provider_unreachable`, `database_unavailable`."
+        "Nothing was sent; try again, after `Retry-After`. "
+        "`code`: `sending_not_configured`, `provider_unreachable`, `provider_throttled`, "
+        "`database_unavailable`."
     ),
     504: documented(
         "PaaSoo was called and didn't answer: the message may have been sent or not. "
@@ -169,7 +185,9 @@ async def send_message(
     """
     sending = _configured(request)
     refuse_while_away(request)
-    order = Order(key_name_of(request), key, wanted.to, wanted.text, wanted.reference)
+    order = Order(
+        key_name_of(request), key, wanted.to, wanted.text, wanted.reference, wanted.sender
+    )
     given = await send_once(sending, order)
     return Response(
         given.body,

@@ -1,4 +1,4 @@
-"""Reasons why a message was not sent, or may not have been."""
+"""Reasons why a message was not sent, or may not have been, and why the balance is not known."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Final
@@ -15,31 +15,45 @@ class PerhapsSentError(ApiError):
 
 
 class ProviderBadRequestError(NotSentError):
-    """PaaSoo's 400."""
+    """PaaSoo's 400, 2, 6 or 7."""
 
     status = 422
     code = "provider_bad_request"
 
 
 class ProviderRefusedCredentialsError(NotSentError):
-    """PaaSoo's 401."""
+    """PaaSoo's 401 or 4."""
 
     status = 502
     code = "provider_refused_credentials"
 
 
 class ProviderRestrictedError(NotSentError):
-    """PaaSoo's 403."""
+    """PaaSoo's 403 or 9."""
 
     status = 502
     code = "provider_restricted"
 
 
 class ProviderRefusedAddressError(NotSentError):
-    """PaaSoo's 404."""
+    """PaaSoo's 404 or 5."""
 
     status = 502
     code = "provider_refused_address"
+
+
+class ProviderThrottledError(NotSentError):
+    """PaaSoo's 10: too many requests."""
+
+    status = 503
+    code = "provider_throttled"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class SentJustBeforeError(ProviderThrottledError):
+    """PaaSoo's 8: the same text to the same number within 3 seconds."""
+
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "3"}
 
 
 class ProviderUnreachableError(NotSentError):
@@ -58,6 +72,13 @@ class ProviderBadAnswerError(PerhapsSentError):
     code = "provider_bad_answer"
 
 
+class ProviderSystemError(PerhapsSentError):
+    """PaaSoo's 11, which doesn't say that nothing was sent."""
+
+    status = 502
+    code = "provider_system_error"
+
+
 class OutcomeUnknownError(PerhapsSentError):
     """The request left, and no answer came."""
 
@@ -74,7 +95,9 @@ CALL_CODES: Final = tuple(
         ProviderRefusedCredentialsError,
         ProviderRestrictedError,
         ProviderRefusedAddressError,
+        ProviderThrottledError,
         ProviderUnreachableError,
+        ProviderSystemError,
         ProviderBadAnswerError,
         OutcomeUnknownError,
     )
@@ -94,6 +117,23 @@ class SendingNotConfiguredError(ApiError):
     status = 503
     code = "sending_not_configured"
     detail = "DLR_PAASOO_KEY and DLR_PAASOO_SECRET are not set, so nothing is sent"
+
+
+class AccountNotConfiguredError(ApiError):
+    """The service has no address to ask for the balance."""
+
+    status = 404
+    code = "account_not_configured"
+    detail = "DLR_PAASOO_BALANCE_URL is not set, so PaaSoo isn't asked for the balance"
+
+
+class AccountNotKnownYetError(ApiError):
+    """PaaSoo has not told the balance since the service began."""
+
+    status = 503
+    code = "account_not_known_yet"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "30"}
+    detail = "PaaSoo has not told the balance yet; it is asked again"
 
 
 class IdempotencyKeyReusedError(ApiError):

@@ -20,8 +20,9 @@ CODES = (
 OUTCOMES = (
     *("sent", "provider_bad_request", "provider_refused_credentials", "provider_restricted"),
     *("provider_refused_address", "provider_unreachable", "provider_bad_answer"),
-    "outcome_unknown",
+    *("provider_throttled", "provider_system_error", "outcome_unknown"),
 )
+QUESTIONS = ("answered", "refused", "not_understood", "no_answer")
 FROM_THE_START = [
     *(f'dlr_callbacks_total{{answer="{it}"}}' for it in (200, 403, 404, 405, 414, 503, *CODES)),
     *(f'dlr_quarantined_total{{code="{it}"}}' for it in CODES),
@@ -31,6 +32,8 @@ FROM_THE_START = [
         for it in ("accepted", "unknown", "undelivered", "rejected", "delivered")
     ),
     *(f'dlr_sends_total{{outcome="{it}"}}' for it in OUTCOMES),
+    *(f'dlr_balance_questions_total{{outcome="{it}"}}' for it in QUESTIONS),
+    "dlr_balance_asked_timestamp_seconds",
     *(f'dlr_failed_batches_total{{fault="{it}"}}' for it in ("database", "data")),
     *("dlr_quarantine_rows", "dlr_last_report_timestamp_seconds", "dlr_spooled_total"),
 ]

@@ -18,7 +18,13 @@ SECRET = "an-account-s3cr3t"
 def answered(body: object, status: int = 200) -> bytes:
     """A whole HTTP answer: JSON, or plain text."""
     content = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(content), content)
+    return bytes_answered(content, status=status)
+
+
+def bytes_answered(content: bytes, *headers: str, status: int = 200) -> bytes:
+    """A whole HTTP answer, its body to the byte."""
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(content)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + content
 
 
 def accepted(message_id: str = "052804b7368321") -> bytes:
@@ -49,6 +55,11 @@ class Provider:
             {name: value for name, (value,) in parse_qs(urlsplit(target).query).items()}
             for target in self.asked
         ]
+
+
+def account_at(provider: Provider) -> dict[str, str]:
+    """The settings of a service that sends through a provider."""
+    return {"paasoo_url": provider.url, "paasoo_key": ACCOUNT, "paasoo_secret": SECRET}
 
 
 @contextmanager

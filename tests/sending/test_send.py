@@ -12,7 +12,7 @@ from sqlalchemy import URL, create_engine, text
 from tests.conftest import migrated_database
 from tests.process import free_port, serving, until
 from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, Service, running_service
-from tests.simulator.simulating import SendApi, callback_of, check_of, only, send_api
+from tests.simulator.simulating import SendApi, account_on, callback_of, check_of, only, send_api
 
 TO = ["6588888881", "6588888882", "6588888883"]
 NOBODY = "http://127.0.0.1:1/"
@@ -26,21 +26,12 @@ class Pair:
     simulator: SendApi
 
 
-def account(port: int, **changes: str) -> dict[str, str]:
-    return {
-        "paasoo_url": f"http://127.0.0.1:{port}/json",
-        "paasoo_key": "simulator",
-        "paasoo_secret": "simulator",
-        **changes,
-    }
-
-
 @contextmanager
 def sending_through(database_url: URL, *options: str, **changes: str) -> Iterator[Pair]:
     """A service and a simulator that know each other."""
     port = free_port()
     with (
-        running_service(database_url, **account(port, **changes)) as service,
+        running_service(database_url, **account_on(port, **changes)) as service,
         send_api(callback_of(service), *options, port=port) as simulator,
     ):
         yield Pair(service, simulator)
@@ -54,7 +45,7 @@ def texts(simulator: SendApi) -> list[str]:
 def test_sends_reports_and_lookups_agree(database_url: URL) -> None:
     with ExitStack() as stack:
         port = free_port()
-        service = stack.enter_context(running_service(database_url, **account(port)))
+        service = stack.enter_context(running_service(database_url, **account_on(port)))
         options = ("--seed", "3", *check_of(service))
         simulator = stack.enter_context(send_api(callback_of(service), *options, port=port))
         sent = []
@@ -269,7 +260,7 @@ def test_a_refusal_is_a_problem_and_leaves_nothing(
 
 def test_without_a_connection_nothing_is_sent_and_the_key_stays_free(database_url: URL) -> None:
     port = free_port()
-    with running_service(database_url, **account(port)) as service:
+    with running_service(database_url, **account_on(port)) as service:
         refused = service.send(to=TO, reference="order 17", idempotency_key="a-key")
         found = service.found_by("order 17")
         with send_api(NOBODY, port=port) as simulator:
@@ -360,7 +351,7 @@ def test_a_lost_answer_is_found_by_its_reference_and_never_sent_again(database_u
     port = free_port()
     message: Any = {"to": TO[:1], "reference": "order 17", "idempotency_key": "a-key"}
     with ExitStack() as simulating:
-        with running_service(database_url, **account(port)) as service:
+        with running_service(database_url, **account_on(port)) as service:
             lossy = ("--lose-answers", "1", *only("never"))
             simulator = simulating.enter_context(send_api(callback_of(service), *lossy, port=port))
             answers = [service.send(**message) for _ in range(2)]
@@ -368,7 +359,7 @@ def test_a_lost_answer_is_found_by_its_reference_and_never_sent_again(database_u
         with ExitStack() as replicas:
             kinds = 1 if database_url.get_backend_name() == "sqlite" else 2
             for _ in range(kinds):
-                service = replicas.enter_context(running_service(database_url, **account(port)))
+                service = replicas.enter_context(running_service(database_url, **account_on(port)))
                 answers.append(service.send(**message))
             (found,) = service.found_by("order 17")
             alone = service.message(found["messageid"])
@@ -391,7 +382,7 @@ def test_the_answer_outlives_the_process_that_gave_it(database_url: URL) -> None
     with send_api(NOBODY, port=port) as simulator:
         contents = []
         for _ in range(2):
-            with running_service(database_url, **account(port)) as service:
+            with running_service(database_url, **account_on(port)) as service:
                 contents.append(service.send(to=TO, idempotency_key="a-key").content)
         sms = texts(simulator)
 
@@ -403,7 +394,7 @@ def environment(port: int) -> dict[str, str]:
     return {
         "DLR_CALLBACK_TOKENS": TOKEN,
         "DLR_API_KEYS": f"shop:send:{SEND_KEY}",
-        **{f"DLR_{name.upper()}": value for name, value in account(port).items()},
+        **{f"DLR_{name.upper()}": value for name, value in account_on(port).items()},
     }
 
 

@@ -33,6 +33,16 @@ def callback_of(service: Service) -> str:
     return f"{service.http.base_url}/callback/paasoo/{TOKEN}"
 
 
+def account_on(port: int, **changes: Any) -> dict[str, Any]:
+    """The settings of a service that sends through a simulator on this port."""
+    return {
+        "paasoo_url": f"http://127.0.0.1:{port}/json",
+        "paasoo_key": ACCOUNT["key"],
+        "paasoo_secret": ACCOUNT["secret"],
+        **changes,
+    }
+
+
 def simulate(service: Service, *options: str, **environment: str) -> Ended:
     """Report to a service until the run ends."""
     return run("simulate", "--callback", callback_of(service), *QUICK, *options, **environment)
