@@ -64,6 +64,7 @@ class Reason(StrEnum):
     ILLEGAL_NUMBER = "illegal_number"
     UNROUTABLE = "unroutable"
     GENERAL_ERROR = "general_error"
+    VALIDITY_EXPIRED = "validity_expired"  # a report says so, unlike `State.EXPIRED`
     # Statuses that need no label.
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN_KEYWORD = "forbidden_keyword"
@@ -200,7 +201,7 @@ def fingerprint_of(
 ) -> int:
     """A signed 64-bit hash of the fields by which two reports of one delivery are the same report.
 
-    NUL separates them without ambiguity: the door refuses it inside a value.
+    NUL separates them without ambiguity: no value has a control character.
     """
     fields = f"{status}\0{statuscode or ''}\0{errcode or ''}\0{mcc_mnc or ''}"
     return int.from_bytes(blake2b(fields.encode(), digest_size=8).digest(), signed=True)

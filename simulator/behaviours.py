@@ -1,7 +1,8 @@
 """A table of PaaSoo's possible behaviours for one delivery, with their default shares.
 
-Sources: "guide" is PaaSoo's integration guide, "older guide" its public site of 2017. Neither says
-how often anything happens: the shares are made up so that a short run has some of each.
+Sources: "guide" is PaaSoo's integration guide, "older guide" its public site of 2017, "SMPP" is
+SMPP 3.4. None says how often anything happens: the shares are made up so that a short run has some
+of each.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ class Behaviour:
     repeated: bool = False  # each report comes several times
     malformed: bool = False  # the reports are spoiled by a row of `MALFORMED`
     prefixes: tuple[str, ...] = ("",)  # how `to` begins, one of them
-    extra: str = ""  # appended to the guide's parameters
+    endings: tuple[str, ...] = ("",)  # raw, how the query ends, one of them
 
 
 DELIVERED: Final = {"status": "0", "statuscode": "delivered", "errcode": "1"}  # the guide's sample
@@ -45,8 +46,33 @@ ACCEPTED: Final = {"status": "0", "statuscode": "accepted"}
 ABSENT: Final = {"status": "404", "label": "Absent Subscriber Temporary"}
 
 
+# 空号, 用户拒收, 被运营商过滤: explanations of the guide, in GBK.
+GBK: Final = ("%BF%D5%BA%C5", "%d3%c3%bb%a7%be%dc%ca%d5", "%B1%BB%D4%CB%D3%AA%C9%CC%B9%FD%C2%CB")
+# No text, or none that fits.
+UNREADABLE: Final = (
+    *("%ff%fe", "caf%E9", "a%00b", "Absent%0ASubscriber", "%1B%5B31m", "100%", "5%2", "%zz"),
+    *("x" * 256, "%E7%A9%BA" * 300),
+)
+SPACED: Final = (
+    *(
+        "&statuscode=delivered%0D%0A",
+        "&statuscode=%20delivered+",
+        "&statuscode=delivered&errcode=+",
+    ),
+    *("&statuscode=%09&errcode=1%0A", "&statuscode=%E3%80%80delivered%C2%A0"),
+)
+TWO_WORDS: Final = (
+    *("&statuscode=delivered&statuscode=failed", "&statuscode=accepted&statuscode=delivered"),
+    *("&errcode=1&errcode=2", "&statuscode=&statuscode=delivered", "&network=1&network=2"),
+)
+
+
 def _reported(weight: float, **parameters: str) -> Behaviour:
     return Behaviour(weight, (parameters,))
+
+
+def _ending(weight: float, status: str, *endings: str) -> Behaviour:
+    return Behaviour(weight, ({"status": status},), endings=endings)
 
 
 BEHAVIOURS: Final[dict[str, Behaviour]] = {
@@ -77,6 +103,20 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "old-failed-refused": _reported(0.5, status="400", statuscode="failed", errcode="4"),
     "old-failed-rejected": _reported(0.5, status="400", statuscode="failed", errcode="5"),
     "old-failed-other": _reported(0.5, status="400", statuscode="failed", errcode="99"),
+    # SMPP's words.
+    "smpp-delivered": _reported(1, status="0", statuscode="DELIVRD"),
+    "smpp-on-its-way": _reported(1, status="0", statuscode="ENROUTE"),
+    "smpp-undelivered": _reported(1, status="404", statuscode="UNDELIV"),
+    "smpp-expired": _reported(1, status="404", statuscode="EXPIRED"),
+    "smpp-rejected": _reported(1, status="400", statuscode="REJECTD"),
+    "success-that-expired": _reported(1, status="0", statuscode="EXPIRED"),
+    # The provider is Chinese, and nobody says how it encodes values.
+    "chinese-label": _reported(1, status="404", label="空号"),
+    "gbk-label": _ending(1, "404", *(f"&statuscode={label}" for label in GBK)),
+    "unreadable-label": _ending(1, "404", *(f"&statuscode={label}" for label in UNREADABLE)),
+    "unreadable-code": _ending(1, "404", *(f"&errcode={label}" for label in UNREADABLE)),
+    "white-space": _ending(1, "0", *SPACED),
+    "two-words": _ending(1, "0", *TWO_WORDS),
     # Values that no guide names, and contradictions.
     "bare-success": _reported(1, status="0"),
     "new-word": _reported(1, status="0", statuscode="Entregado, ¡sí!"),
@@ -86,7 +126,7 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "success-that-failed": _reported(1, status="0", statuscode="failed"),
     "failure-that-delivered": _reported(1, status="404", statuscode="delivered"),
     "plus-number": Behaviour(1, (DELIVERED,), prefixes=("+", "%2B", "00")),
-    "extra-parameter": Behaviour(1, (DELIVERED,), extra="&price=0.0125&text=%ff"),
+    "extra-parameter": Behaviour(1, (DELIVERED,), endings=("&price=0.0125&text=%ff",)),
     # Several reports of one delivery.
     "repeated": Behaviour(4, (DELIVERED,), repeated=True),
     "accepted-first": Behaviour(6, (ACCEPTED, DELIVERED)),
@@ -118,13 +158,13 @@ MALFORMED: Final = (
     Malformation("missing_parameter", {"status": ""}),
     Malformation("unsupported_type", {"type": "mo"}),
     Malformation("invalid_parameter", {"messageid": "two words"}),
+    Malformation("invalid_parameter", {"messageid": "x" * 129}),
     Malformation("invalid_parameter", {"to": "nobody"}),
     Malformation("invalid_parameter", {"status": "delivered"}),
     Malformation("invalid_parameter", {"status": "100000"}),
-    Malformation("invalid_parameter", {"statuscode": "x" * 256}),
-    Malformation("invalid_parameter", {"network": "9" * 65}),
     Malformation("duplicate_parameter", {}, "&status=404"),
-    Malformation("invalid_encoding", {"statuscode": None}, "&statuscode=%ff"),
-    Malformation("invalid_encoding", {"errcode": None}, "&errcode=%00"),
-    Malformation("invalid_encoding", {"network": None}, "&network=%5"),
+    Malformation("duplicate_parameter", {}, "&to=123"),
+    Malformation("invalid_encoding", {"messageid": None}, "&messageid=%ff"),
+    Malformation("invalid_encoding", {"to": None}, "&to=65%00"),
+    Malformation("invalid_encoding", {"status": None}, "&status=%3"),
 )

@@ -185,7 +185,7 @@ def _query(
         kept = {name: value for name, value in changed.items() if value is not None}
         return urlencode(kept, quote_via=quoted) + way.ending, way.code
     prefix = random.choice(behaviour.prefixes)
-    query = urlencode(parameters, quote_via=quoted) + behaviour.extra
+    query = urlencode(parameters, quote_via=quoted) + random.choice(behaviour.endings)
     return query.replace("&to=", f"&to={prefix}", 1), None
 
 

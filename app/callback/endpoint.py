@@ -24,7 +24,13 @@ def _parameter(name: str, required: bool, description: str, **schema: Any) -> di
     }
 
 
-# Declared by hand, not by type hints: the door decodes strictly, and answers 400, never 422.
+def _explanation(name: str, description: str, max_length: int, example: str) -> dict[str, Any]:
+    """An optional parameter. It has no `maxLength`: a text that is too long is not refused."""
+    read = f"{description} Text of any kind; cut after {max_length} characters."
+    return _parameter(name, False, read, example=example)
+
+
+# Declared by hand, not by type hints: the door decodes itself, and answers 400, never 422.
 PARAMETERS: Final = [
     _parameter("type", True, "Kind of information: a delivery report.", enum=["dlr"]),
     _parameter(
@@ -48,21 +54,9 @@ PARAMETERS: Final = [
         pattern="^0*[0-9]{1,5}$",
         example="0",
     ),
-    _parameter(
-        "statuscode",
-        False,
-        "The status as text.",
-        maxLength=parse.MAX_TEXT_LENGTH,
-        example="delivered",
-    ),
-    _parameter("errcode", False, "Error code.", maxLength=parse.MAX_TEXT_LENGTH, example="1"),
-    _parameter(
-        "network",
-        False,
-        "Operator: MCC and MNC, or text.",
-        maxLength=parse.MAX_NETWORK_LENGTH,
-        example="52099",
-    ),
+    _explanation("statuscode", "The status as text.", parse.MAX_TEXT_LENGTH, "delivered"),
+    _explanation("errcode", "Error code.", parse.MAX_TEXT_LENGTH, "1"),
+    _explanation("network", "Operator: MCC and MNC.", parse.MAX_NETWORK_LENGTH, "52099"),
 ]
 
 TOKEN_PARAMETER: Final = {
@@ -76,7 +70,8 @@ TOKEN_PARAMETER: Final = {
 RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     status: errors.documented(description)
     for status, description in {
-        400: "Not a valid report; it is in the quarantine. `code` is `missing_parameter`, "
+        400: "Not a valid report: one of the four required parameters is missing, wrong or "
+        "can't be read. It is in the quarantine. `code` is `missing_parameter`, "
         "`unsupported_type`, `invalid_parameter`, `duplicate_parameter` or `invalid_encoding`.",
         403: "The caller's address is not in an allowed network.",
         404: "Wrong or missing token.",
@@ -91,7 +86,12 @@ def add_callback(app: FastAPI, door: Door, *, with_token: bool) -> None:
     """The callback's route: with the token in its path, or bare where networks alone guard it."""
 
     async def receive_delivery_report(request: Request) -> Response:
-        """Take one delivery report. 200 and `OK` mean that it is on disk."""
+        """Take one delivery report. 200 and `OK` mean that it is on disk.
+
+        White space around values is dropped. An optional parameter never refuses a report: text
+        that is not UTF-8 is read as GB18030, and one that can't be read, or has a control
+        character, is kept percent-encoded.
+        """
         return response(await answered(door.receive, request.scope, request.receive))
 
     app.add_api_route(

@@ -1,26 +1,67 @@
 """PaaSoo's vocabulary as data, and the meaning of a report in it.
 
 Sources: "guide" is PaaSoo's integration guide, "status report"; "older guide" is its public site of
-2017, whose accounts may still be live. Neither says which parameter carries the label of a failure:
-look in `statuscode`, then in `errcode`. The guide's own sample has `errcode=1` with `delivered`, so
-`errcode` never decides success.
+2017, whose accounts may still be live; SMPP 3.4, section 5.2.28 and appendix B, gives the words of
+its operators. No guide says which parameter carries the label of a failure: look in `statuscode`,
+then in `errcode`. The guide's own sample has `errcode=1` with `delivered`, so `errcode` never
+decides success.
 """
 
 from typing import Final
 
 from app.reports import Reason, State
 
+_IGNORED: Final = str.maketrans("", "", " -_")
+
+
+def plain(label: str | None) -> str:
+    """Remove what the provider varies in a label: case, outer space, and space, `-` or `_`."""
+    return (label or "").strip().translate(_IGNORED).lower()
+
+
 # Guide, table of the labels that explain a status 404. The list is open-ended.
+_REASON_OF_ENGLISH: Final = {
+    "Unknown": Reason.UNKNOWN,
+    "Absent Subscriber Temporary": Reason.ABSENT_TEMPORARY,
+    "Absent Subscriber Permanent": Reason.ABSENT_PERMANENT,
+    "Call barred by user": Reason.BARRED_BY_USER,
+    "Anti-Spam Rejection": Reason.SPAM_FILTERED,
+    "Network Error": Reason.NETWORK_ERROR,
+    "Illegal Number": Reason.ILLEGAL_NUMBER,
+    "Unroutable": Reason.UNROUTABLE,
+    "General Error": Reason.GENERAL_ERROR,
+}
+
+# The guide's explanations of these labels: the provider is Chinese.
+_REASON_OF_CHINESE: Final = {
+    "目标号码不在服务区或关机": Reason.ABSENT_TEMPORARY,
+    "空号": Reason.ABSENT_PERMANENT,
+    "用户拒收": Reason.BARRED_BY_USER,
+    "被运营商过滤": Reason.SPAM_FILTERED,
+    "运营商网络错误": Reason.NETWORK_ERROR,
+    "无效号码": Reason.ILLEGAL_NUMBER,
+}
+
 REASON_OF_LABEL: Final = {
-    "unknown": Reason.UNKNOWN,
-    "absent subscriber temporary": Reason.ABSENT_TEMPORARY,
-    "absent subscriber permanent": Reason.ABSENT_PERMANENT,
-    "call barred by user": Reason.BARRED_BY_USER,
-    "anti spam rejection": Reason.SPAM_FILTERED,
-    "network error": Reason.NETWORK_ERROR,
-    "illegal number": Reason.ILLEGAL_NUMBER,
-    "unroutable": Reason.UNROUTABLE,
-    "general error": Reason.GENERAL_ERROR,
+    plain(label): reason
+    for label, reason in {
+        **_REASON_OF_ENGLISH,
+        **_REASON_OF_CHINESE,
+        "EXPIRED": Reason.VALIDITY_EXPIRED,  # SMPP
+    }.items()
+}
+
+# SMPP's message states, as they stand in receipts and in its table, and what gateways say while a
+# message is on its way; in the guides' words.
+GUIDES_WORD: Final = {
+    plain(word): guides_word
+    for guides_word, words in {
+        "delivered": ["DELIVRD"],
+        "accepted": ["ACCEPTD", "ENROUTE", "BUFFERED", "SUBMITTED", "SENT", "QUEUED"],
+        "failed": ["UNDELIV", "UNDELIVERED", "UNDELIVERABLE", "DELETED"],
+        "rejected": ["REJECTD"],
+    }.items()
+    for word in words
 }
 
 # Older guide, table of the numeric error codes of a failure.
@@ -44,13 +85,6 @@ FAILURE_OF_STATUS: Final = {
 SUCCESS_WORDS: Final = frozenset({"delivered", "accepted"})
 FAILURE_WORDS: Final = frozenset({"failed", "rejected", "unknown"}) | REASON_OF_LABEL.keys()
 
-_SPACES_FOR_DASHES: Final = str.maketrans("-_", "  ")
-
-
-def plain(label: str | None) -> str:
-    """Remove what the provider varies in a label: case, outer space, `-` or `_` for a space."""
-    return (label or "").translate(_SPACES_FOR_DASHES).strip().lower()
-
 
 def meaning_of(  # noqa: PLR0911 - one line a row of the guide's table
     status: int, statuscode: str | None, errcode: str | None
@@ -60,6 +94,7 @@ def meaning_of(  # noqa: PLR0911 - one line a row of the guide's table
     A report whose parts disagree is never a delivery; an unknown word never makes it a failure.
     """
     word = plain(statuscode)
+    word = GUIDES_WORD.get(word, word)
     if status == 0:
         if word == "accepted":
             return State.ACCEPTED, None

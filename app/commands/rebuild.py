@@ -5,14 +5,16 @@ from typing import Final
 import typer
 
 from app.callback.paasoo_codes import meaning_of
+from app.callback.parse import understand
 from app.commands import progress
 from app.commands.database import database_to_write, say_which
 from app.settings import load_settings
 from app.store import rebuild as store
-from app.store.rebuild import Correction
+from app.store.rebuild import Correction, Rules
 from app.telemetry import masked
 
 MAX_EXAMPLES: Final = 20
+RULES: Final = Rules(meaning_of, understand)
 STOP_IT: Final = "stop it, rebuild, and start it again"
 
 
@@ -25,7 +27,7 @@ def rebuild(*, dry_run: bool) -> None:
         with database.read.connect() as connection:
             total = store.count(connection)
         with progress.shown("rebuilding", total) as advance:
-            for batch in store.rebuild(database, meaning_of, dry_run=dry_run):
+            for batch in store.rebuild(database, RULES, dry_run=dry_run):
                 deliveries += batch.deliveries
                 reports += batch.reports
                 changed += len(batch.corrections)

@@ -1,9 +1,11 @@
 """Rebuilding: recompute every status from its history and our own marks.
 
-Normally nothing changes. A status changes if today's rules give its reports another meaning, or if
-somebody edited rows.
+Normally nothing changes. A status changes if today's rules give its reports another meaning or
+other values, or if somebody edited rows.
 """
 
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
@@ -18,6 +20,7 @@ from sqlalchemy import (
     TextClause,
     and_,
     bindparam,
+    delete,
     func,
     select,
     text,
@@ -27,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from app.reports import KnownReport, State, Status, fold
+from app.reports import DeliveryReport, KnownReport, Refusal, State, Status, fold, order_of
 from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
 from app.store.tables import deliveries, reports
@@ -39,6 +42,20 @@ REPORTS_AT_ONCE: Final = 2000
 
 # Gives the state and reason of a report by its status, statuscode and errcode.
 Meaning = Callable[[int, str | None, str | None], tuple[str, str | None]]
+# Parses a raw query that was received at this time.
+Understand = Callable[[bytes, int], DeliveryReport | Refusal]
+
+ReportKey = tuple[str, str, int]  # message_id, recipient, fingerprint
+
+# A value that an earlier version stored as it came, and that today's rules store otherwise.
+_UNTIDY: Final = re.compile(r"\A\s|\s\Z|[\x00-\x1f\x7f-\x9f]")
+
+
+class Rules(NamedTuple):
+    """Today's rules, which the store doesn't know by itself."""
+
+    meaning_of: Meaning
+    understand: Understand
 
 
 class Correction(NamedTuple):
@@ -68,7 +85,7 @@ class Rebuilt(NamedTuple):
     """The result of a batch."""
 
     deliveries: int
-    reports: int  # those with another state or reason under today's rules
+    reports: int  # those with another state, reason or values under today's rules
     corrections: list[Correction]
 
 
@@ -88,13 +105,13 @@ def count(connection: Connection) -> int:
     return int(connection.execute(select(func.count()).select_from(deliveries)).scalar_one())
 
 
-def rebuild(database: Database, meaning_of: Meaning, *, dry_run: bool) -> Iterator[Rebuilt]:
+def rebuild(database: Database, rules: Rules, *, dry_run: bool) -> Iterator[Rebuilt]:
     """Recompute every status, in the order of the keys. Yields the result of each batch.
 
     Safe while others write: most batches are only read, and a delivery is locked before it is
     corrected. With `dry_run` all changes are rolled back.
     """
-    meaning_of = _remembered(meaning_of)
+    rules = rules._replace(meaning_of=_remembered(rules.meaning_of))
     after = ("", "")
     while True:
         with database.snapshot() as connection:
@@ -102,10 +119,10 @@ def rebuild(database: Database, meaning_of: Meaning, *, dry_run: bool) -> Iterat
             if not keys:
                 return
             span = Span(after, keys[-1])
-            misread, wrong = _compare(connection, span, meaning_of)
-        reread = 0
-        if misread or wrong:
-            reread, wrong = _correct(database, span, meaning_of, dry_run=dry_run)
+            found = _compare(connection, span, rules.meaning_of)
+        reread, wrong = 0, found.wrong
+        if any(found):
+            reread, wrong = _correct(database, span, rules, found.untidy, dry_run=dry_run)
         yield Rebuilt(len(keys), reread, wrong)
         after = span.last
 
@@ -137,25 +154,40 @@ _KNOWN = select(
     *deliveries.c["message_id", "recipient", "expired_at"],
     *(deliveries.c[name] for name in Status._fields),
 )
+_IS_IT = and_(
+    reports.c.message_id == bindparam("of_message"),
+    reports.c.recipient == bindparam("of_recipient"),
+    reports.c.fingerprint == bindparam("of_fingerprint"),
+)
+_REPORT = select(reports).where(_IS_IT)
 _HISTORY = select(
     *reports.c["message_id", "recipient"], *(reports.c[name] for name in KnownReport._fields)
 ).order_by(reports.c.message_id, reports.c.recipient)
 
 
-def _compare(
-    connection: Connection, span: Span, meaning_of: Meaning
-) -> tuple[Misread, list[Correction]]:
-    """The misread claims, and the deliveries with a wrong status."""
+class Found(NamedTuple):
+    """What today's rules would change in a span."""
+
+    misread: Misread
+    untidy: list[ReportKey]
+    wrong: list[Correction]
+
+
+def _of(message_id: str, recipient: str, fingerprint: int) -> dict[str, str | int]:
+    return {"of_message": message_id, "of_recipient": recipient, "of_fingerprint": fingerprint}
+
+
+def _compare(connection: Connection, span: Span, meaning_of: Meaning) -> Found:
     known = {_key(row): row for row in connection.execute(_KNOWN.where(span.of(deliveries)))}
     history = connection.execute(
         _HISTORY.where(span.of(reports)), execution_options={"yield_per": REPORTS_AT_ONCE}
     )
-    misread: Misread = {}
-    wrong = []
+    found = Found({}, [], [])
+    wrong = found.wrong
     for (message_id, recipient), rows in groupby(history, key=_key):
         row = known.pop((message_id, recipient), None)
         expired_at = None if row is None else row.expired_at
-        status = fold(_understood(rows, meaning_of, misread), expired_at)
+        status = fold(_understood(rows, meaning_of, found), expired_at)
         if row is None or row[3:] != status:
             was = None if row is None else row.state
             wrong.append(Correction(message_id, recipient, was, status))
@@ -163,27 +195,40 @@ def _compare(
         status = fold((), row.expired_at)
         if row[3:] != status:
             wrong.append(Correction(message_id, recipient, row.state, status))
-    return misread, sorted(wrong, key=_key)
+    wrong.sort(key=_key)
+    return found
 
 
 def _understood(
-    rows: Iterable[Row[Any]], meaning_of: Meaning, misread: Misread
+    rows: Iterable[Row[Any]], meaning_of: Meaning, found: Found
 ) -> Iterator[KnownReport]:
-    """Read the reports under today's rules, and note those that meant something else."""
+    """Read the reports under today's rules, and note those that meant or said something else."""
     for row in rows:
         report = KnownReport._make(row[2:])
+        if _is_untidy(report.statuscode, report.errcode, report.mcc_mnc):
+            found.untidy.append((row.message_id, row.recipient, report.fingerprint))
         meaning = meaning_of(report.status, report.statuscode, report.errcode)
         if (report.state, report.reason) != meaning:
             words = (report.status, report.statuscode, report.errcode)
-            misread[Claim(*words, report.state, report.reason)] = meaning
+            found.misread[Claim(*words, report.state, report.reason)] = meaning
             report = report._replace(state=meaning[0], reason=meaning[1])
         yield report
 
 
+@lru_cache(maxsize=4096)
+def _is_untidy(*values: str | None) -> bool:
+    return any(value is not None and _UNTIDY.search(value) for value in values)
+
+
 def _correct(
-    database: Database, span: Span, meaning_of: Meaning, *, dry_run: bool
+    database: Database,
+    span: Span,
+    rules: Rules,
+    untidy: Iterable[ReportKey],
+    *,
+    dry_run: bool,
 ) -> tuple[int, list[Correction]]:
-    """Correct a span. Returns the number of misread reports, and the corrections."""
+    """Correct a span. Returns the number of reports read differently, and the corrections."""
     with database.transaction() as connection:
         missing = _begin_missing(connection, span)
         # Lock the deliveries: no writer changes them now, nor adds to their history.
@@ -193,8 +238,9 @@ def _correct(
             .order_by(deliveries.c.message_id, deliveries.c.recipient)
             .with_for_update()
         ).all()
-        misread, wrong = _compare(connection, span, meaning_of)
-        reread = sum(
+        reread = sum(_tidy(connection, key, rules.understand) for key in untidy)
+        misread, _, wrong = _compare(connection, span, rules.meaning_of)
+        reread += sum(
             _reread(connection, span, claim, meaning) for claim, meaning in misread.items()
         )
         if dry_run:
@@ -227,6 +273,36 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
         begun = dialect.insert(deliveries).values(conflicting=False)
         connection.execute(begun.on_conflict_do_nothing(), rows)  # a writer may come first
     return {(key.message_id, key.recipient) for key in keys}
+
+
+def _tidy(connection: Connection, key: ReportKey, understand: Understand) -> bool:
+    """Store a report with the values that its raw query has today. False if it has none.
+
+    The fingerprint follows from the values, so it may become a report that is there already.
+    """
+    row = connection.execute(_REPORT, _of(*key)).one_or_none()
+    if row is None:  # purged meanwhile
+        return False
+    today = understand(row.query.encode(), row.received_at)
+    if isinstance(today, Refusal) or today[:2] != key[:2]:
+        return False
+    same = connection.execute(_REPORT, _of(*today[:3])).one_or_none()
+    if same is None or same.fingerprint == row.fingerprint:
+        names = ("fingerprint", "state", "reason", "status", "statuscode", "errcode", "mcc_mnc")
+        values = {name: getattr(today, name) for name in names}
+    else:
+        now = time.time_ns() // 1000
+        values = {
+            "times_received": same.times_received + row.times_received,
+            "received_at": min(same.received_at, row.received_at),
+            "last_received_at": max(
+                same.last_received_at, row.last_received_at, key=lambda at: order_of(at, now)
+            ),
+        }
+        connection.execute(delete(reports).where(_IS_IT), _of(*key))
+        key = today[:3]
+    connection.execute(update(reports).where(_IS_IT).values(values), _of(*key))
+    return True
 
 
 def _reread(

@@ -61,6 +61,28 @@ def test_replay_stores_what_is_valid_now(stored: Stored) -> None:
     assert {row.state for row in stored.rows(deliveries)} == {"delivered"}
 
 
+def test_replay_stores_what_an_unreadable_word_had_refused(stored: Stored) -> None:
+    words = ("%BF%D5%BA%C5", "a%00b", "%ff", "x" * 300, "100%", "a&statuscode=b")
+    for number, word in enumerate(words):
+        message = {"messageid": f"m-{number}", "status": 404, "statuscode": None, "errcode": None}
+        stored.refuse(f"{a_report(**message)}&statuscode={word}")
+        stored.register(f"m-{number}", "6588888888", at=YESTERDAY - 1)
+    stored.expire(YESTERDAY, now=YESTERDAY + 1)
+    assert {row.state for row in stored.rows(deliveries)} == {"expired"}
+
+    ended = stored.run("quarantine", "replay")
+
+    assert (ended.code, ended.stdout) == (0, "replayed: 6, still rejected: 0\n"), ended.stderr
+    assert [(row.state, row.reason, row.statuscode) for row in stored.rows(deliveries)] == [
+        ("undelivered", "absent_permanent", "空号"),
+        ("undelivered", "unspecified", "a%00b"),
+        ("undelivered", "unspecified", "%ff"),
+        ("undelivered", "unspecified", "x" * 255),
+        ("undelivered", "unspecified", "100%"),
+        ("undelivered", "unspecified", "a"),
+    ]
+
+
 def test_replay_and_delete_of_chosen_rows(stored: Stored) -> None:
     stored.refuse(*many(4))
     first, second, *others = (row.id for row in stored.rows(quarantine))

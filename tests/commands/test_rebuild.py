@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, update
 
-from app.callback.paasoo_codes import meaning_of
-from app.store import rebuild
+from app.callback.parse import parse
+from app.commands.rebuild import RULES
+from app.reports import fingerprint_of
+from app.store import rebuild, write
 from app.store.tables import deliveries, reports
 from tests.commands.conftest import Stored, many
 from tests.fold import expected_status, shown_status
@@ -146,6 +148,102 @@ def test_reports_are_read_by_todays_rules(stored: Stored) -> None:
     assert (stored.rows(reports), without_position(stored)) == right
 
 
+def record_as_before(stored: Stored, query: str, at: int = YESTERDAY, **values: Any) -> None:
+    """Store a report with the values, and the meaning, that an earlier version gave it."""
+    report = parse(query.encode(), at)._replace(**values)
+    fingerprint = fingerprint_of(report.status, report.statuscode, report.errcode, report.mcc_mnc)
+    with stored.database.write.begin() as connection:
+        write.record(connection, [report._replace(fingerprint=fingerprint)])
+
+
+OLDER_MEANING: dict[str, Any] = {"state": "undelivered", "rank": 4, "reason": "unspecified"}
+
+
+def test_words_that_are_new_are_understood_in_old_reports(stored: Stored) -> None:
+    delivered: dict[str, Any] = {"state": "delivered", "rank": 5, "reason": None}
+    for message_id, status, word, older in (
+        ("enroute", 0, "ENROUTE", delivered),
+        ("expired", 0, "EXPIRED", delivered),
+        ("failed", 404, "EXPIRED", OLDER_MEANING),
+        ("none", 404, "空号", OLDER_MEANING),
+    ):
+        query = a_report(messageid=message_id, status=status, statuscode=word, errcode=None)
+        record_as_before(stored, query, YESTERDAY, **older)
+    before = stored.rows(reports), stored.rows(deliveries)
+
+    rehearsed = stored.run("rebuild", "--dry-run")
+    after_rehearsal = stored.rows(reports), stored.rows(deliveries)
+    ended = stored.run("rebuild")
+
+    for line in ("enroute 6588****88: delivered -> accepted", "expired 6588****88: delivered ->"):
+        assert line in rehearsed.stdout
+        assert line in ended.stdout
+    assert rehearsed.stdout.endswith("would be changed: 4; reports with a new meaning: 4\n")
+    assert after_rehearsal == before
+    assert {row.message_id: (row.state, row.reason) for row in stored.rows(deliveries)} == {
+        "enroute": ("accepted", None),
+        "expired": ("unknown", "contradictory"),
+        "failed": ("undelivered", "validity_expired"),
+        "none": ("undelivered", "absent_permanent"),
+    }
+
+
+def test_old_values_lose_their_white_space_and_control_characters(stored: Stored) -> None:
+    query = f"{a_report(network=None, statuscode=None)}&network=52099%0D%0A&statuscode=a%01b"
+    record_as_before(stored, query, mcc_mnc="52099\r\n", statuscode="a\x01b")
+    before = stored.rows(reports), stored.rows(deliveries)
+
+    rehearsed = stored.run("rebuild", "--dry-run")
+    after_rehearsal = stored.rows(reports), stored.rows(deliveries)
+    ended = stored.run("rebuild")
+
+    assert "052804b7368321 6588****88: delivered, in its details\n" in rehearsed.stdout
+    assert rehearsed.stdout.endswith("would be changed: 1; reports with a new meaning: 1\n")
+    assert after_rehearsal == before
+    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 1\n")
+    (report,), (delivery,) = stored.rows(reports), stored.rows(deliveries)
+    today = parse(query.encode(), YESTERDAY)
+    assert report.fingerprint == delivery.fingerprint == today.fingerprint
+    assert (report.mcc_mnc, report.statuscode) == ("52099", "a%01b")
+    assert (delivery.mcc_mnc, delivery.statuscode) == ("52099", "a%01b")
+    assert report.query == query
+    with stored.database.read.connect() as connection:
+        assert counted(connection, KEYS) == recount(connection, KEYS)
+    assert "changed: 0;" in stored.run("rebuild").stdout
+
+
+def test_reports_that_become_equal_are_counted_as_one(stored: Stored) -> None:
+    spaced = f"{a_report(network=None)}&network=52099"
+    record_as_before(stored, f"{spaced}%0A", YESTERDAY, mcc_mnc="52099\n")
+    record_as_before(stored, f"{spaced}%0A", YESTERDAY + 5, mcc_mnc="52099\n")
+    record_as_before(stored, f"{spaced}+", YESTERDAY + 9, mcc_mnc="52099 ")
+    stored.record(a_report(), at=YESTERDAY + 2)
+    stored.record(a_report(status=404, statuscode="failed"), at=YESTERDAY + 3)
+
+    ended = stored.run("rebuild")
+
+    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 2\n")
+    failure, success = sorted(stored.rows(reports), key=lambda row: row.state, reverse=True)
+    assert failure.times_received == 1
+    assert (success.times_received, success.mcc_mnc) == (4, "52099")
+    assert (success.received_at, success.last_received_at) == (YESTERDAY, YESTERDAY + 9)
+    (delivery,) = stored.rows(deliveries)
+    assert (delivery.state, delivery.mcc_mnc, delivery.conflicting) == ("delivered", "52099", True)
+    assert "changed: 0;" in stored.run("rebuild").stdout
+
+
+def test_a_row_whose_query_says_something_else_keeps_its_values(stored: Stored) -> None:
+    record_as_before(stored, a_report(), mcc_mnc="52099\n")
+    with stored.database.write.begin() as connection:
+        connection.execute(update(reports).values(query="type=dlr&messageid=another&to=1"))
+    before = stored.rows(reports), stored.rows(deliveries)
+
+    ended = stored.run("rebuild")
+
+    assert ended.stdout.endswith(", changed: 0; reports with a new meaning: 0\n")
+    assert (stored.rows(reports), stored.rows(deliveries)) == before
+
+
 def test_twenty_examples_are_enough(stored: Stored) -> None:
     stored.record(*many(30))
     with stored.database.write.begin() as connection:
@@ -173,10 +271,10 @@ def test_a_history_longer_than_fits_in_memory_at_once_is_folded_as_one(
     monkeypatch.setattr(rebuild, "REPORTS_AT_ONCE", 2)
     change(eventful, "m-00002", conflicting=True, errcode="x", decided_at=1, fingerprint=2)
 
-    found = list(rebuild.rebuild(eventful.database, meaning_of, dry_run=False))
+    found = list(rebuild.rebuild(eventful.database, RULES, dry_run=False))
 
     assert sum(len(batch.corrections) for batch in found) == 1
-    again = list(rebuild.rebuild(eventful.database, meaning_of, dry_run=True))
+    again = list(rebuild.rebuild(eventful.database, RULES, dry_run=True))
     assert not any(batch.corrections for batch in again)
 
 
@@ -204,7 +302,7 @@ def test_rebuild_beside_writers_changes_nothing_that_is_right(
         try:
             for number in range(20):
                 change(stored, f"m-{number:05}", conflicting=True, errcode="wrong")
-                for found in rebuild.rebuild(stored.database, meaning_of, dry_run=False):
+                for found in rebuild.rebuild(stored.database, RULES, dry_run=False):
                     wrong += len(found.corrections)
         finally:
             done.set()

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from sqlalchemy import URL, select
 
-from app.callback.paasoo_codes import meaning_of
+from app.commands.rebuild import RULES
 from app.store.engine import open_database
 from app.store.rebuild import rebuild
 from app.store.tables import deliveries, reports
@@ -110,7 +110,7 @@ class Ledger:
                 for keys in (KEYS, ("state", "hour"))
                 if counted(connection, keys) != recount(connection, keys)
             ]
-        rebuilt = list(rebuild(database, meaning_of, dry_run=True))
+        rebuilt = list(rebuild(database, RULES, dry_run=True))
         database.close()
         changed = [change for batch in rebuilt for change in batch.corrections]
         lost = [self.fields(report) for report in self.lost(database_url) - {*perhaps_lost}]

@@ -15,7 +15,16 @@ CASES = [
     .read_text()
     .splitlines()
 ]
-EXPECTED_OF_DELIVERY = ("to", "state", "final", "reason", "retryable", "errcode", "network")
+EXPECTED_OF_DELIVERY = (
+    "to",
+    "state",
+    "final",
+    "reason",
+    "retryable",
+    "statuscode",
+    "errcode",
+    "network",
+)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["label"] for case in CASES])
@@ -26,7 +35,7 @@ def test_case(service: Service, case: dict[str, Any]) -> None:
     if case["http"] == 200:
         assert answer.headers["content-type"].startswith("text/plain")
         assert answer.text == "OK"
-        delivery = service.delivery(parse_qs(case["query"])["messageid"][0])
+        delivery = service.delivery(parse_qs(case["query"])["messageid"][0].strip())
         expected = {name: case[name] for name in EXPECTED_OF_DELIVERY if name in case}
         assert {name: delivery[name] for name in expected} == expected
         assert case["query"] not in {refused["query"] for refused in service.quarantine()}
