@@ -302,6 +302,8 @@ def test_rebuild_beside_writers_changes_nothing_that_is_right(
         try:
             for number in range(20):
                 change(stored, f"m-{number:05}", conflicting=True, errcode="wrong")
+                old = f"{a_report(messageid=f'm-{number + 50:05}', network=None)}&network=1%0A"
+                record_as_before(stored, old, mcc_mnc="1\n")
                 for found in rebuild.rebuild(stored.database, RULES, dry_run=False):
                     wrong += len(found.corrections)
         finally:
@@ -309,7 +311,8 @@ def test_rebuild_beside_writers_changes_nothing_that_is_right(
         for writer in writers:
             writer.result()
 
-    assert wrong <= 20
+    assert wrong <= 40
+    assert {row.mcc_mnc for row in stored.rows(reports)} <= {"1", "52099", "52501", None}
     assert "changed: 0;" in stored.run("rebuild", "--dry-run").stdout
 
 
