@@ -19,15 +19,18 @@ from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door
 from app.callback.endpoint import add_callback
-from app.callback.parse import understand
 from app.http.dispatch import Shortcut
 from app.ingest.commit import Committer
 from app.ingest.outage import Outage
 from app.ingest.recovery import Recovery
 from app.ingest.writer import Writer
 from app.ops import docs, health, upkeep
-from app.ops.counting import QuarantineRows
+from app.ops.counting import RowCounts
 from app.ops.periodic import Periodic
+from app.pulling import endpoint as pulling
+from app.pulling.asking import Asking
+from app.pulling.spooled import understand_spooled
+from app.pulling.worker import PullWorker
 from app.quarantine import endpoint as quarantine
 from app.query import changes, deliveries, messages, stats
 from app.query.lookups import PATH as LOOKUP_PATH
@@ -41,7 +44,9 @@ from app.sending.paasoo_client import PaasooClient
 from app.sending.problems import CALL_CODES
 from app.settings import Settings
 from app.store.engine import Database, open_database
+from app.store.pulls import Schedule
 from app.store.spool import Spool
+from app.store.stats import HOUR
 from app.telemetry import Metrics, expect
 
 ROUTERS: Final = (
@@ -50,6 +55,7 @@ ROUTERS: Final = (
     changes.router,
     stats.router,
     sending.router,
+    pulling.router,
     account.router,
     quarantine.router,
     health.router,
@@ -129,14 +135,15 @@ def build(settings: Settings) -> Parts:
         spool=spool,
         outage=outage,
         writer=writer,
-        recovery=Recovery(committer, outage, spool, understand, settings),
+        recovery=Recovery(committer, outage, spool, understand_spooled, settings),
         periodic=Periodic(upkeep.jobs(settings, database, metrics), outage),
-        quarantine_rows=QuarantineRows(database, outage),
+        row_counts=RowCounts(database, outage),
         door=door,
         lookups=lookups,
         watch=Watch(database, outage, writer),
         sending=sender,
         balance=balance_of(settings, sender, metrics),
+        asking=asking_of(settings, sender, writer),
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
             Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
@@ -158,7 +165,33 @@ def sending_of(
         secret.get_secret_value(),
         settings.paasoo_from,
     )
-    return Sending(database, client, metrics, draining, since=time.time_ns() // 1000)
+    schedule = schedule_of(settings)
+    return Sending(database, client, metrics, draining, schedule, since=time.time_ns() // 1000)
+
+
+def schedule_of(settings: Settings) -> Schedule | None:
+    """The times of the questions for missing reports, if there is an address to ask."""
+    if settings.paasoo_report_url is None:
+        return None
+    hours = settings.report_timeout_hours
+    after_us = round(settings.pull_after_minutes * 60_000_000)
+    return Schedule(after_us, hours * HOUR if hours else None)
+
+
+def asking_of(settings: Settings, sender: Sending | None, writer: Writer) -> Asking | None:
+    """The part that asks for missing reports, over the sender's connections."""
+    url = settings.paasoo_report_url
+    if sender is None or sender.schedule is None or url is None:
+        return None
+    return Asking(
+        sender.database,
+        sender.client,
+        url,
+        writer,
+        sender.metrics,
+        sender.schedule,
+        settings.pulls_a_second,
+    )
 
 
 def balance_of(settings: Settings, sender: Sending | None, metrics: Metrics) -> Balance | None:
@@ -176,7 +209,12 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     parts.periodic.start()
     if parts.balance is not None:
         parts.balance.start()
+    worker = PullWorker(parts.asking, parts.outage) if parts.asking is not None else None
+    if worker is not None:
+        worker.start()
     yield
+    if worker is not None:
+        await worker.stop()
     if parts.balance is not None:
         await parts.balance.stop()
     parts.periodic.stop()

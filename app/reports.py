@@ -81,6 +81,10 @@ RETRYABLE_REASONS: Final = frozenset(
 )
 
 
+# The source of a report that PaaSoo was asked for.
+PULL: Final = "pull"
+
+
 class DeliveryReport(NamedTuple):
     """One report, understood.
 
@@ -91,8 +95,8 @@ class DeliveryReport(NamedTuple):
     message_id: str
     recipient: str  # digits only, country code first
     fingerprint: int
-    query: str  # raw, printable ASCII, as `callback.parse.printable` gives it
-    source: str  # `callback`, or `replay` from the quarantine
+    query: str  # raw, printable ASCII, as `callback.parse.printable` gives it; JSON of a `PULL`
+    source: str  # `callback`, `replay` from the quarantine, or `PULL`
     received_at: int
     rank: int
     state: str  # of `State`
@@ -101,6 +105,11 @@ class DeliveryReport(NamedTuple):
     statuscode: str | None
     errcode: str | None
     mcc_mnc: str | None
+
+    @property
+    def spooled(self) -> str:
+        """Its text in the spool. That of a `PULL` begins with a space, which no raw query has."""
+        return f" {self.message_id} {self.query}" if self.source == PULL else self.query
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,11 @@ class Refusal:
     code: str
     detail: str
     received_at: int
+
+    @property
+    def spooled(self) -> str:
+        """Its text in the spool."""
+        return self.query
 
 
 class KnownReport(NamedTuple):

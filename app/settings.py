@@ -154,7 +154,7 @@ def parse_sender_id(text: str) -> str:
     return text
 
 
-def _balance_address(text: str | None) -> str | None:
+def _optional_address(text: str | None) -> str | None:
     return text and _provider_address(text)
 
 
@@ -326,7 +326,25 @@ class Settings(BaseSettings):
         description="The sender id (`from`) of messages that are sent without one of their own: 1 "
         "to 15 digits, or 1 to 11 letters, digits and spaces. Default: they are sent without.",
     )
-    paasoo_balance_url: Annotated[str | None, AfterValidator(_balance_address)] = Field(
+    paasoo_report_url: Annotated[str | None, AfterValidator(_optional_address)] = Field(
+        default=None,
+        description="Where PaaSoo is asked for the reports of a message that never came: "
+        "`https://api.paasoo.com/dlr`. Needs key and secret. Default: nothing is asked.",
+    )
+    pull_after_minutes: float = Field(
+        default=30,
+        gt=0,
+        le=100_000,
+        description="Minutes after which a sent message without a final report is asked about; "
+        "then again after twice as long each time, and a last time before it expires.",
+    )
+    pulls_a_second: float = Field(
+        default=10,
+        gt=0,
+        le=1000,
+        description="How many questions a second at most, all replicas together.",
+    )
+    paasoo_balance_url: Annotated[str | None, AfterValidator(_optional_address)] = Field(
         default=None,
         description="Where the account's balance is asked for, every 5 minutes: "
         "`https://api.paasoo.com/balance`. Needs key and secret. Default: it isn't asked for.",
@@ -357,7 +375,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must be set if {PREFIX}PAASOO_KEY is, and only then")
         return secret
 
-    @field_validator("paasoo_balance_url")
+    @field_validator("paasoo_report_url", "paasoo_balance_url")
     @classmethod
     def _with_an_account(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is not None and info.data.get("paasoo_key", url) is None:
@@ -376,7 +394,7 @@ class Settings(BaseSettings):
         """The names of the settings whose addresses get the account over plain `http`."""
         if self.paasoo_key is None:
             return []
-        names = ("paasoo_url", "paasoo_balance_url")
+        names = ("paasoo_url", "paasoo_report_url", "paasoo_balance_url")
         schemes = {name: urlsplit(getattr(self, name) or "").scheme for name in names}
         return [f"{PREFIX}{name.upper()}" for name in names if schemes[name] == "http"]
 

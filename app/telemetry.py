@@ -152,6 +152,10 @@ DOCUMENTATION: Final = {
         "Time of the question that was last answered with a balance; 0 before the first"
     ),
     "dlr_balance_questions": "Questions for the balance, by outcome",
+    "dlr_pulls": (
+        "Questions for missing reports, by step: asked, answered, found a report, not understood"
+    ),
+    "dlr_pulls_waiting": "Questions for missing reports that are due; at most 10,000 are counted",
     "dlr_commit_seconds": "Time to commit one batch",
     "dlr_batch_reports": "Reports and refusals committed together",
     "dlr_failed_batches": (
@@ -174,6 +178,8 @@ DOCUMENTATION: Final = {
 }
 COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 BATCH_REPORTS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+# Of a question for missing reports.
+PULL_STEPS: Final = ("asked", "answered", "found", "not_understood")
 # Of a batch that fails.
 FAULTS: Final = ("database", "data")
 
@@ -216,6 +222,9 @@ class Metrics:
         self.balance = self._gauge("dlr_balance", "currency")
         self.balance_asked_at = self._gauge("dlr_balance_asked_timestamp_seconds")
         self.balance_questions = self._counter("dlr_balance_questions", "outcome")
+        self.pulls = self._counter("dlr_pulls", "step")
+        expect(self.pulls, PULL_STEPS)
+        self.pulls_waiting = self._gauge("dlr_pulls_waiting")
         self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)
         self.batch_reports = self._histogram("dlr_batch_reports", BATCH_REPORTS)
         self.failed_batches = self._counter("dlr_failed_batches", "fault")

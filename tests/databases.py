@@ -13,10 +13,11 @@ from app.store.engine import open_database
 from app.store.tables import metadata
 from tests.postgres import new_database
 
-# Positions in the feed must only grow, so its beginning stays. Triggers on `deliveries` count what
-# is deleted, so the counts go after it.
-_TABLES = ["deliveries", *sorted(metadata.tables.keys() - {"deliveries", "feed"})]
-_TRUNCATE = f"TRUNCATE {', '.join(_TABLES)}"
+# Positions in the feed must only grow, so its beginning stays, and so does the one row of the rate.
+# Triggers on `deliveries` count what is deleted, so the counts go after it.
+_TABLES = ["deliveries", *sorted(metadata.tables.keys() - {"deliveries", "feed", "pull_rate"})]
+_NO_TURN_TAKEN = "UPDATE pull_rate SET next_at = 0"
+_TRUNCATE = f"TRUNCATE {', '.join(_TABLES)}; {_NO_TURN_TAKEN}"
 # A digest of what a test may change beside rows: tables, triggers, functions, settings, the version
 # of the schema, the beginning of the feed.
 _STRUCTURE = b"""
@@ -110,6 +111,7 @@ def empty(url: URL) -> None:
         with closing(sqlite3.connect(url.database)) as opened, opened:
             for table in _TABLES:
                 opened.execute(f"DELETE FROM {table}")
+            opened.execute(_NO_TURN_TAKEN)
         return
     with _connected(url) as connection:
         connection.execute(_TRUNCATE.encode())

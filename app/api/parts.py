@@ -15,8 +15,9 @@ if TYPE_CHECKING:  # packages above this one
     from app.ingest.outage import Outage
     from app.ingest.recovery import Recovery
     from app.ingest.writer import Writer
-    from app.ops.counting import QuarantineRows
+    from app.ops.counting import RowCounts
     from app.ops.periodic import Periodic
+    from app.pulling.asking import Asking
     from app.query.lookups import Lookups
     from app.query.waiting import Watch
     from app.sending.balance import Balance
@@ -39,12 +40,13 @@ class Parts:
     writer: Writer
     recovery: Recovery
     periodic: Periodic
-    quarantine_rows: QuarantineRows
+    row_counts: RowCounts
     door: Door
     lookups: Lookups
     watch: Watch
     sending: Sending | None  # none without an account at PaaSoo
     balance: Balance | None  # none without an address to ask
+    asking: Asking | None  # none without an address to ask
     shortcuts: tuple[Shortcut, ...]
     draining: threading.Event  # set once the process is about to end
 

@@ -204,7 +204,7 @@ class Writer:
         if self._spool is None:
             return [Outcome.UNAVAILABLE] * len(entries)
         try:
-            self._spool.put([(entry.received_at, entry.query) for entry in entries])
+            self._spool.put([(entry.received_at, entry.spooled) for entry in entries])
         except SQLAlchemyError as error:
             self._outage.spool_fails(faults.description(error), len(entries))
             return [Outcome.UNAVAILABLE] * len(entries)

@@ -1,33 +1,40 @@
-"""The number of rows in the quarantine, for a scrape that must not wait for the database."""
+"""Numbers of rows, for a scrape that must not wait for the database."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.outage import Outage
-from app.store import quarantine
+from app.store import pulls, quarantine
 from app.store.engine import Database
 
 # A hanging database holds up a scrape no longer. The count itself takes about a millisecond.
 WAIT_S: Final = 0.5
 
 
-class QuarantineRows:
-    """Counts on a thread of its own, and knows the last count: 0 until the first."""
+class Rows(NamedTuple):
+    """Rows in the quarantine, and questions for missing reports that are due."""
+
+    quarantine: int = 0
+    pulls_due: int = 0
+
+
+class RowCounts:
+    """Counts on a thread of its own, and knows the last numbers: 0 until the first."""
 
     def __init__(self, database: Database, outage: Outage) -> None:
         self._database = database
         self._outage = outage
-        self._rows = 0
+        self._rows = Rows()
         self._lock = threading.Lock()
         self._counting: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "counting")
 
-    def latest(self) -> int:
-        """The number of rows now; the last one known while the database doesn't answer."""
+    def latest(self) -> Rows:
+        """The numbers now; the last ones known while the database doesn't answer."""
         if self._outage.database_answers:
             with suppress(TimeoutError, SQLAlchemyError):
                 self._start().result(WAIT_S)
@@ -42,4 +49,4 @@ class QuarantineRows:
 
     def _count(self) -> None:
         with self._database.read.connect() as connection:
-            self._rows = quarantine.count(connection)
+            self._rows = Rows(quarantine.count(connection), pulls.count_due(connection))

@@ -58,6 +58,13 @@ class Delivery(TypedDict):
         TimeText | None, Field(description="The time it was sent, if that is known.")
     ]
     reference: Annotated[str | None, Field(description="The sender's own name for it.")]
+    price: Annotated[
+        str | None,
+        Field(description="Its price as PaaSoo tells it when asked, if it did.", examples=["0.05"]),
+    ]
+    parts: Annotated[
+        int | None, Field(description="The parts that PaaSoo split the text into, likewise.")
+    ]
 
 
 def delivery_of(row: Sequence[Any]) -> Delivery:
@@ -76,6 +83,8 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         last_received_at,
         submitted_at,
         reference,
+        price,
+        parts,
     ) = tuple(row)
     first = rfc3339(first_received_at) if first_received_at else None
     if last_received_at == first_received_at:  # most deliveries have one report
@@ -98,6 +107,8 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         "last_received_at": last,
         "submitted_at": rfc3339(submitted_at) if submitted_at is not None else None,
         "reference": reference,
+        "price": price,
+        "parts": parts,
     }
 
 
@@ -198,9 +209,13 @@ class Report(BaseModel):
     errcode: str | None = Field(description="PaaSoo's `errcode`.")
     network: str | None = Field(description="PaaSoo's `network`.")
     source: str = Field(
-        description="How it came to us: `callback`, or `replay` from the quarantine."
+        description="How it came to us: `callback`, `replay` from the quarantine, or `pull`, an "
+        "answer to our question."
     )
-    query: str = Field(description="The raw query as received; other than ASCII percent-encoded.")
+    query: str = Field(
+        description="The raw query as received; other than ASCII percent-encoded. Of a `pull`, "
+        "what PaaSoo answered about this recipient: JSON, other than ASCII escaped."
+    )
 
     @classmethod
     def of(cls, row: Row[Any]) -> Self:

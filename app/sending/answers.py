@@ -23,14 +23,17 @@ class NumberText(str):
     __slots__ = ()
 
 
-def read_json(body: bytes, content_encoding: str) -> Any:
-    """The JSON of an answer, its numbers as `NumberText`; None if there is none, or too much."""
+def read_text(body: bytes, content_encoding: str) -> str:
+    """The text of an answer, without white space around it; none if it is too much."""
     plain = _unpacked(body, content_encoding)
-    if len(plain) > MAX_ANSWER_BYTES:
-        return None
+    return _text(plain) if len(plain) <= MAX_ANSWER_BYTES else ""
+
+
+def read_json(text: str) -> Any:
+    """The JSON of an answer, its numbers as `NumberText`; None if there is none."""
     try:
         return json.loads(
-            _text(plain), parse_int=NumberText, parse_float=NumberText, parse_constant=_no_number
+            text, parse_int=NumberText, parse_float=NumberText, parse_constant=_no_number
         )
     except (ValueError, RecursionError):
         return None

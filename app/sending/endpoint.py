@@ -19,7 +19,7 @@ from app.query.schemas import Message, message_of
 from app.sending.once import Order, Sending, send_once
 from app.sending.problems import SendingNotConfiguredError
 from app.settings import SENDER_ID_PATTERN, Role, parse_sender_id
-from app.store import read, submissions
+from app.store import pulls, read, submissions
 from app.store.submissions import Submission
 
 router = api_router("/v1/messages", tag="sending", role=Role.SEND)
@@ -207,9 +207,13 @@ def register_message(
     same call changes nothing; a different one adds its recipients and replaces the fields it gives.
     """
     refuse_while_away(request)
-    database = parts_of(request).database
+    parts = parts_of(request)
+    database, now = parts.database, time.time_ns() // 1000
     submission = Submission(messageid, sent.to, sent.reference, sent.submitted_at)
-    with database.batch() as connection:
-        submissions.register(connection, submission, time.time_ns() // 1000)
+    with database.transaction() as connection:
+        submissions.register(connection, submission, now)
+        if parts.asking is not None:
+            at = {messageid: now if sent.submitted_at is None else sent.submitted_at}
+            pulls.add(connection, at, parts.asking.schedule, now)
     with database.read.connect() as connection:
         return json_response(message_of(read.deliveries_of(connection, messageid)))

@@ -33,16 +33,14 @@ from app.sending.problems import (
     PerhapsSentError,
     SendInProgressError,
 )
-from app.store import faults, read, sends, submissions
+from app.store import faults, pulls, read, sends, submissions
 from app.store.engine import Database
+from app.store.pulls import Schedule
 from app.store.sends import Send
-from app.store.submissions import Submission
+from app.store.submissions import UNKNOWN_ID, Submission
 from app.telemetry import Metrics
 
 log = logging.getLogger(__name__)
-
-# A send whose outcome is unknown has no id of PaaSoo's. It is registered under one of ours.
-UNKNOWN_ID: Final = "outcome-unknown:"
 
 # Between attempts to record the outcome of a send.
 PAUSES_S: Final = (0.1, 0.5, 2)
@@ -64,6 +62,7 @@ class Sending:
     client: PaasooClient
     metrics: Metrics
     draining: threading.Event
+    schedule: Schedule | None  # None: PaaSoo isn't asked for missing reports
     since: int  # start of this process; microseconds since 1970 UTC
 
 
@@ -197,6 +196,9 @@ async def _record(
                 submissions.withdraw(connection, UNKNOWN_ID + send.attempt)
             submission = Submission(message_id, order.recipients, order.reference, send.started_at)
             submissions.register(connection, submission, send.started_at)
+            if sending.schedule is not None and problem is None:
+                at = {message_id: send.started_at}
+                pulls.add(connection, at, sending.schedule, send.started_at)
             if problem is None:
                 message = message_of(read.deliveries_of(connection, message_id))
                 answer = SendAnswer(201, to_json(message).decode())

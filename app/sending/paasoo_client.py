@@ -16,7 +16,7 @@ from urllib.parse import quote, quote_plus, urlencode
 import httpx2
 
 from app.reports import is_digits, is_printable_ascii
-from app.sending.answers import MAX_ANSWER_BYTES, NumberText, read_json
+from app.sending.answers import MAX_ANSWER_BYTES, NumberText, read_json, read_text
 from app.sending.problems import (
     NotSentError,
     OutcomeUnknownError,
@@ -110,6 +110,14 @@ class PaasooClient:
     async def ask(self, url: str, parameters: Mapping[str, str]) -> Any:
         """The JSON that an address answers our account, as `read_json` gives it.
 
+        Raises as `ask_in_words`.
+        """
+        _, text = await self.ask_in_words(url, parameters)
+        return read_json(text)
+
+    async def ask_in_words(self, url: str, parameters: Mapping[str, str]) -> tuple[int, str]:
+        """What an address answers our account: the HTTP status, and the body as text.
+
         Raises `ProviderUnreachableError` if nothing of the question has left. After any other
         error, some may have.
         """
@@ -140,15 +148,15 @@ class PaasooClient:
             finally:
                 self._deadlines.discard(deadline)
 
-    async def _get(self, url: str) -> Any:
-        """The answer's JSON. The body is read no further than shows that it is too long."""
+    async def _get(self, url: str) -> tuple[int, str]:
+        """The answer. The body is read no further than shows that it is too long."""
         body = b""
         async with self._http.stream("GET", url) as response:
             async for chunk in response.aiter_raw():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     break
-        return read_json(body, response.headers.get("Content-Encoding", ""))
+        return response.status_code, read_text(body, response.headers.get("Content-Encoding", ""))
 
 
 def message_id_of(answer: object, secrets: Sequence[str]) -> str:

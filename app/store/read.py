@@ -37,6 +37,8 @@ SHOWN = deliveries.c[
     "last_received_at",
     "submitted_at",
     "reference",
+    "price",
+    "parts",
 ]
 
 _OF_MESSAGES = select(*SHOWN).order_by(deliveries.c.message_id, deliveries.c.recipient)

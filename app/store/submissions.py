@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, delete, func, literal_column, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -10,6 +10,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.reports import RANK, State
 from app.store.changes import POSITION, begin_change
 from app.store.tables import deliveries
+
+# Before an id of ours: that of a send whose outcome is unknown, and which has none of PaaSoo's.
+UNKNOWN_ID: Final = "outcome-unknown:"
 
 
 @dataclass(frozen=True, slots=True)

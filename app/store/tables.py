@@ -106,6 +106,8 @@ deliveries = Table(
         server_default=text("0"),
         comment="position in the change feed",
     ),
+    Column("price", Text, comment="PaaSoo's, as it came"),
+    Column("parts", Integer, comment="that the text was split into"),
     # One index for each query of the status API, in the order of its answers.
     Index("ix_deliveries_latest", "last_received_at", "message_id", "recipient"),
     Index("ix_deliveries_changed", "changed_in", "message_id", "recipient"),
@@ -185,6 +187,29 @@ sends = Table(
     Column("status", SmallInteger, comment="HTTP's; NULL while it is under way"),
     Column("answer", Text, comment="JSON"),
     Index(None, "started_at"),  # the order in which they are forgotten
+)
+
+# Messages to ask PaaSoo about, until they are final or given up.
+pulls = Table(
+    "pulls",
+    metadata,
+    Column("message_id", Ascii, primary_key=True),
+    Column("sent_at", BigInteger, nullable=False, comment="us since 1970 UTC"),
+    Column("due_at", BigInteger, nullable=False, comment="of the next question; us since 1970 UTC"),
+    Column("asked", Integer, nullable=False, comment="questions so far"),
+    Index(None, "due_at"),
+)
+
+# One row: all replicas together ask no faster than PaaSoo bears.
+pull_rate = Table(
+    "pull_rate",
+    metadata,
+    Column(
+        "next_at",
+        BigInteger,
+        nullable=False,
+        comment="earliest time of any replica's next question; us since 1970 UTC",
+    ),
 )
 
 # Refused callbacks: kept until an operator deletes or replays them, or newer ones push them out.

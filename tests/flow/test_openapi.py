@@ -88,7 +88,7 @@ def check_all(service: Service, mode: GenerationMode, checks: list[Any]) -> set[
                 # Nor that a time is not to be before 1970.
                 assume(str(body.get("submitted_at") or "2026") > "1970-01-03")
             answer = call(bounded(case))
-            not_set_up = answer.status_code == 503 and b"sending_not_configured" in answer.content
+            not_set_up = answer.status_code == 503 and b"_not_configured" in answer.content
             case.validate_response(
                 answer,
                 checks=checks,

@@ -51,6 +51,8 @@ def test_message_has_every_field_of_the_guides_sample(service: Service) -> None:
         "network": "52099",
         "submitted_at": None,
         "reference": None,
+        "price": None,
+        "parts": None,
     }
 
 

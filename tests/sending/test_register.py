@@ -41,6 +41,8 @@ def test_a_registered_message_is_pending_until_a_report_comes(service: Service) 
                 "last_received_at": None,
                 "submitted_at": SENT_AT,
                 "reference": "order 17",
+                "price": None,
+                "parts": None,
             }
             for to in ("6588888888", "6588888889")
         ],

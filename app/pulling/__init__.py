@@ -1,0 +1,1 @@
+"""Ask PaaSoo for the reports of a message that never came."""
