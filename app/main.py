@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from platform import python_version
@@ -143,7 +143,7 @@ def build(settings: Settings) -> Parts:
         watch=Watch(database, outage, writer),
         sending=sender,
         balance=balance_of(settings, sender, metrics),
-        asking=asking_of(settings, sender, writer),
+        asking=asking_of(settings, sender, writer, door.take_time),
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
             Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
@@ -178,7 +178,9 @@ def schedule_of(settings: Settings) -> Schedule | None:
     return Schedule(after_us, hours * HOUR if hours else None)
 
 
-def asking_of(settings: Settings, sender: Sending | None, writer: Writer) -> Asking | None:
+def asking_of(
+    settings: Settings, sender: Sending | None, writer: Writer, take_time: Callable[[], int]
+) -> Asking | None:
     """The part that asks for missing reports, over the sender's connections."""
     url = settings.paasoo_report_url
     if sender is None or sender.schedule is None or url is None:
@@ -191,6 +193,7 @@ def asking_of(settings: Settings, sender: Sending | None, writer: Writer) -> Ask
         sender.metrics,
         sender.schedule,
         settings.pulls_a_second,
+        take_time,
     )
 
 

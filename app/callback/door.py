@@ -82,9 +82,7 @@ class Door:
         if refusal is not None:
             reply(self._counted(refusal, refusal.status, began))
             return
-        # Never back, if the clock is set back: the report that came later must win.
-        self._now = max(time.time_ns() // 1000, self._now + 1)
-        entry = understand(request.query, self._now)
+        entry = understand(request.query, self.take_time())
         if isinstance(entry, Refusal):
             log.warning(
                 "callback refused",
@@ -103,6 +101,14 @@ class Door:
             self._writer.admit_report(entry, conclude)
         except QueueFullError:
             conclude(Outcome.UNAVAILABLE)
+
+    def take_time(self) -> int:
+        """A time of receipt, in microseconds since 1970 UTC: later than all before.
+
+        If the clock is set back, the report that came later must still win.
+        """
+        self._now = max(time.time_ns() // 1000, self._now + 1)
+        return self._now
 
     def _counted(self, answer: Answer, name: int | str, began: float) -> Answer:
         """Count the answer by its name in the metrics, and its time."""

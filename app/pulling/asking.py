@@ -4,7 +4,7 @@ A callback may come before the answer, after it or at the same time: the fold ta
 """
 
 import asyncio
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,13 +12,13 @@ from starlette.concurrency import run_in_threadpool
 
 from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError, Writer
-from app.pulling.answer import NotUnderstoodError, Told, read_answer
+from app.pulling.answer import NotUnderstoodError, read_answer
 from app.reports import DeliveryReport
 from app.sending.paasoo_client import PaasooClient
 from app.sending.problems import ProviderUnreachableError
 from app.store import pulls
 from app.store.engine import Database
-from app.store.pulls import Schedule
+from app.store.pulls import Cost, Schedule
 from app.telemetry import Metrics
 
 # A proxy in front of PaaSoo that can't reach it, or one that finds us too fast.
@@ -44,6 +44,7 @@ class Asking:
     metrics: Metrics
     schedule: Schedule
     a_second: float  # questions of all replicas together
+    take_time: Callable[[], int]  # of receipt, in microseconds since 1970 UTC
 
 
 async def ask(asking: Asking, message_id: str) -> None:
@@ -57,18 +58,19 @@ async def ask(asking: Asking, message_id: str) -> None:
     text = await _question(asking, message_id)
     count("answered").inc()
     try:
-        told = read_answer(text, message_id, time.time_ns() // 1000)
+        told = read_answer(text, message_id, asking.take_time())
     except NotUnderstoodError:
         count("not_understood").inc()
         raise
     reports = [one.report for one in told if one.report is not None]
     # First, because a message whose reports are final is not asked about again.
-    has_all = await run_in_threadpool(_note_costs, asking.database, message_id, told)
+    costs = [(one.recipient, one.price, one.parts) for one in told if one.price or one.parts]
+    has_all = await run_in_threadpool(_note_costs, asking.database, message_id, costs)
     if reports:
         count("found").inc()
         await _store(asking.writer, reports)
     if reports and not has_all:
-        await run_in_threadpool(_note_costs, asking.database, message_id, told)
+        await run_in_threadpool(_note_costs, asking.database, message_id, costs)
 
 
 async def _question(asking: Asking, message_id: str) -> str:
@@ -83,9 +85,11 @@ async def _question(asking: Asking, message_id: str) -> str:
     return text
 
 
-def _note_costs(database: Database, message_id: str, told: list[Told]) -> bool:
+def _note_costs(database: Database, message_id: str, costs: list[Cost]) -> bool:
+    """False if one of the recipients has no delivery yet."""
+    if not costs:
+        return True
     with database.transaction() as connection:
-        costs = [(one.recipient, one.price, one.parts) for one in told]
         return pulls.note_costs(connection, message_id, costs)
 
 

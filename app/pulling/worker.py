@@ -94,11 +94,11 @@ class PullWorker:
             await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _succeeds(self, work: Callable[..., Awaitable[None]], *arguments: int) -> bool:
-        """False if the database fails, which is logged once. The next time may succeed."""
+        """False if it fails, which is logged once. The next time may succeed."""
         try:
             await work(*arguments)
-        except SQLAlchemyError as error:
-            self._complain("the database fails what asks PaaSoo", faults.description(error))
+        except Exception as error:  # noqa: BLE001 - nothing else would ask
+            self._complain("asking PaaSoo for reports fails", faults.description(error))
             return False
         return True
 
@@ -160,6 +160,8 @@ class PullWorker:
             self._complain("an answer to a question is not understood", "more are only counted")
         except (NotStoredError, SQLAlchemyError):
             await self._put_back(question, NOT_STORED_PAUSE_S)
+        except Exception as error:  # noqa: BLE001 - the next question comes by the schedule
+            self._complain("asking PaaSoo about a message fails", faults.description(error))
         else:
             self._backoff.succeed()
 

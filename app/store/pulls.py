@@ -169,20 +169,18 @@ def count_due(connection: Connection) -> int:
     return int(connection.execute(counted).scalar_one())
 
 
-def note_costs(
-    connection: Connection, message_id: str, costs: Iterable[tuple[str, str | None, int | None]]
-) -> bool:
-    """Keep what PaaSoo says of each recipient: number, price, parts. The caller commits.
+Cost = tuple[str, str | None, int | None]  # recipient, price, parts
+
+
+def note_costs(connection: Connection, message_id: str, costs: Iterable[Cost]) -> bool:
+    """Keep at least one recipient's price and parts. The caller commits.
 
     False if one of the recipients has no delivery yet.
     """
     rows = [
         {"of_recipient": recipient, "of_price": price, "of_parts": parts}
         for recipient, price, parts in sorted(costs, key=itemgetter(0))
-        if price is not None or parts is not None
     ]
-    if not rows:
-        return True
     noted = connection.execute(
         update(deliveries)
         .where(
