@@ -136,7 +136,7 @@ def build(settings: Settings) -> Parts:
         outage=outage,
         writer=writer,
         recovery=Recovery(committer, outage, spool, understand_spooled, settings),
-        periodic=Periodic(upkeep.jobs(settings, database, metrics), outage),
+        periodic=Periodic(upkeep.jobs(settings, database, metrics, outage), outage),
         row_counts=RowCounts(database, outage),
         door=door,
         lookups=lookups,

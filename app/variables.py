@@ -72,16 +72,18 @@ def of_kubernetes() -> set[str]:
 
     For a service `dlr` they are `DLR_PORT=tcp://…`, `DLR_SERVICE_HOST` and others.
     """
+    # Only ours: a namespace may have hundreds of services, and all of them are in the environment.
+    ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX[:-1])}
     services = [
         name.removesuffix("_PORT")
-        for name, value in os.environ.items()
+        for name, value in ours.items()
         if name.endswith("_PORT") and is_service_address(value)
     ]
     return {
         name
-        for name in os.environ
+        for name in ours
         for service in services
-        if re.fullmatch(f"{service}_(PORT(_.*)?|SERVICE_HOST|SERVICE_PORT(_.*)?)", name)
+        if re.fullmatch(f"{re.escape(service)}_(PORT(_.*)?|SERVICE_HOST|SERVICE_PORT(_.*)?)", name)
     }
 
 

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import URL, select
 
 from app.ops import upkeep
-from app.store import retention
+from app.store import retention, sends, tables
 from app.store.retention import Purged
+from app.store.sends import Send
 from app.store.tables import deliveries, delivery_counts, quarantine, reports
 from tests.commands.conftest import Stored, many
 from tests.process import run, run_afresh, serving, until
@@ -198,6 +199,33 @@ def test_serve_purges_nothing_if_the_clock_seems_wrong(
     ended = stored.run("purge", "--yes", "--days", "90")
     assert "unusual" in ended.stderr
     assert ended.stdout.startswith("purged: 52 deliveries")
+
+
+def test_a_quarantine_of_old_rows_alone_is_not_purged_either(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "PURGE_AFTER_S", 0)
+    stored.refuse("type=dlr", at=ago(days=400))
+
+    with running_service(stored.url, retention_days=90):
+        until(lambda: "nothing was purged" in caplog.text)
+
+    assert stored.count(quarantine) == 1
+
+
+def test_no_idempotency_key_is_forgotten_if_the_clock_seems_wrong(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "PURGE_AFTER_S", 0)
+    with stored.database.write.begin() as connection:
+        for number in range(30):  # as if the clock were so far ahead
+            started = ago(days=400) if number else ago(days=0)
+            assert sends.start(connection, Send(f"key-{number}", "body", "attempt", started))
+
+    with running_service(stored.url):
+        until(lambda: "no idempotency key was forgotten" in caplog.text)
+
+    assert stored.count(tables.sends) == 30
 
 
 def test_serve_waits_with_the_purge_after_its_start(stored: Stored) -> None:
