@@ -142,3 +142,13 @@ def service(
     """A service whose database is empty, once for each kind of database."""
     yield kept_services[request.param]
     empty_again[request.param]()
+
+
+@pytest.fixture
+def both_services(
+    kept_services: dict[str, Service], empty_again: dict[str, Callable[[], None]]
+) -> Iterator[list[Service]]:
+    """The same on both kinds in one test, for one that takes long to find out what to ask."""
+    yield [*kept_services.values()]
+    for empty in empty_again.values():
+        empty()
