@@ -1,5 +1,6 @@
 """A database for every test that asks for one: the test runs on both kinds."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -152,3 +153,9 @@ def both_services(
     yield [*kept_services.values()]
     for empty in empty_again.values():
         empty()
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from scanning all that was loaded, again and again."""
+    gc.collect()
+    gc.freeze()
