@@ -4,6 +4,7 @@ As a program (`make faults`) it runs a long campaign on both databases, with pro
 """
 
 import argparse
+import math
 import random
 import tempfile
 import time
@@ -49,6 +50,7 @@ class Campaign:
     database_url: URL
     folder: Path
     server: StoppableServer | None = None  # for a PostgreSQL database
+    reports_a_second: float = math.inf
     kills: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class Campaign:
     def run(self, kills: int, reports: int, on_progress: Callable[[], None] = lambda: None) -> None:
         """Run until so many kills and acknowledged reports are reached, then check the ledger."""
         assert run("migrate", **self._environment).code == 0
-        load = Load(self.ledger, [self._port])
+        load = Load(self.ledger, [self._port], a_second=self.reports_a_second)
         load.start()
         plan = PLANS["postgresql" if self.server else "sqlite"]
         try:

@@ -50,8 +50,9 @@ def is_ready(program: Serving) -> bool:
 
 
 @contextmanager
-def under_load(ledger: Ledger, *programs: Serving) -> Iterator[None]:
-    load = Load(ledger, [port_of(program) for program in programs])
+def under_load(ledger: Ledger, program: Serving, a_second: float = 1_000) -> Iterator[None]:
+    """Send reports throughout the block: every one that was acknowledged is checked later."""
+    load = Load(ledger, [port_of(program)], a_second=a_second)
     load.start()
     try:
         until(lambda: ledger.answers.total() > 100)

@@ -64,7 +64,7 @@ def test_a_full_disk_refuses_and_recovers_without_a_restart(
 def test_a_disk_that_the_spool_has_filled_loses_nothing_and_is_freed(
     seed: int, disk_for_a_spool: Path, server: StoppableServer, server_database: URL
 ) -> None:
-    ledger = Ledger(seed)
+    ledger = Ledger(seed, padding=1000)
     settings = settings_for(server_database, DLR_DATA_DIR=str(disk_for_a_spool))
     with serving(**settings) as program:
         load = Load(ledger, [port_of(program)])

@@ -208,7 +208,7 @@ def test_a_lock_on_the_table_is_waited_out_in_the_spool(
 def test_a_full_spool_refuses_and_keeps_what_it_has(
     seed: int, server: StoppableServer, server_database: URL
 ) -> None:
-    ledger = Ledger(seed)
+    ledger = Ledger(seed, padding=1000)
     with serving(**settings_for(server_database, DLR_SPOOL_MAX_BYTES=str(1024**2))) as program:
         with under_load(ledger, program):
             server.stop("immediate")
