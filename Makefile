@@ -10,7 +10,8 @@ SYNCED := .venv/.synced
 SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync --locked --python .venv/bin/python
 
 # Four at a time, because many tests wait for a process. To watch one at a time: ARGS='-n0 -s'.
-PYTEST := .venv/bin/pytest -n 4 --dist worksteal
+# Bytecode is kept even where the environment says otherwise: else each of the four compiles everything.
+PYTEST := PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test check faults bench bench-scale bench-replicas format clean

@@ -83,6 +83,13 @@ def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL
         yield url
 
 
+@pytest.fixture
+def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """The same on SQLite alone: one database is enough for tests that don't depend on it."""
+    with migrated_database("sqlite", tmp_path, request) as url:
+        yield url
+
+
 @pytest.fixture(params=DATABASES)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
     """A database without any table for this test alone, once for each kind."""

@@ -263,8 +263,10 @@ def test_commands_need_a_database_of_this_version(
     empty_database_url: URL, command: tuple[str, ...]
 ) -> None:
     url = empty_database_url.render_as_string(hide_password=False)
+    # Once afresh: nothing but the command itself may load what it needs.
+    run_it = run_afresh if empty_database_url.get_backend_name() == "sqlite" else run
 
-    ended = run_afresh(*command, DLR_DATABASE_URL=url)
+    ended = run_it(*command, DLR_DATABASE_URL=url)
 
     assert ended.code == 2
     assert len(ended.errors) == 1

@@ -186,9 +186,9 @@ def test_status_api_is_documented_with_its_key(service: Service) -> None:
     ],
 )
 def test_document_is_valid_for_the_validator(
-    database_url: URL, changes: dict[str, str | None], server: str, callback: str
+    sqlite_url: URL, changes: dict[str, str | None], server: str, callback: str
 ) -> None:
-    with running_service(database_url, **changes) as service:
+    with running_service(sqlite_url, **changes) as service:
         document = the_document(service)
 
     openapi_spec_validator.validate(document)

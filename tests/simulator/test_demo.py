@@ -2,7 +2,7 @@
 
 import re
 
-from tests.process import run_python
+from tests.process import run_module, run_python
 
 
 def test_the_demonstration_ends_with_an_agreement_and_the_figures() -> None:
@@ -18,7 +18,7 @@ def test_the_demonstration_ends_with_an_agreement_and_the_figures() -> None:
 
 
 def test_a_wrong_time_is_refused() -> None:
-    ended = run_python("-m", "simulator.demo", "--seconds", "0")
+    ended = run_module("simulator.demo", "--seconds", "0")
 
     assert ended.code == 2
     assert "--seconds" in ended.stderr
