@@ -53,7 +53,8 @@ def unquoted(value: Any) -> Any:
 def unknown(known: Iterable[str], in_file: Iterable[str]) -> dict[str, str | None]:
     """Names that no setting has, each with the nearest that exists: most likely they are misspelt.
 
-    They come from the environment and from `.env`. Those that Kubernetes sets are left out.
+    They come from the environment, `.env` and the secrets directory. Those that Kubernetes sets are
+    left out.
     """
     names_known = {name.removeprefix(PREFIX) for name in known}
     given = {name.upper() for name in (*os.environ, *in_file)} - of_kubernetes()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from app.ingest.outage import Outage
 from app.ops.periodic import Job
 from app.settings import Settings
-from app.store import changes, retention, sends, stats, submissions
+from app.store import changes, postgresql, retention, sends, stats, submissions
 from app.store.engine import Database
 from app.telemetry import Metrics
 
@@ -32,6 +32,10 @@ PAUSE_S: Final = 0.02
 US_A_DAY: Final = stats.HOURS_A_DAY * stats.HOUR
 # The life of an `Idempotency-Key` (docs/api.md).
 DAYS_OF_KEYS: Final = 30
+
+
+class ClockIsAheadError(Exception):
+    """Our clock is far ahead of the database's."""
 
 
 def jobs(settings: Settings, database: Database, metrics: Metrics, outage: Outage) -> list[Job]:
@@ -61,7 +65,13 @@ def jobs(settings: Settings, database: Database, metrics: Metrics, outage: Outag
 
 
 def expire(database: Database, metrics: Metrics, hours: int, stopping: threading.Event) -> None:
-    """Mark messages without a final report as expired, `hours` after they were sent."""
+    """Mark messages without a final report as expired, `hours` after they were sent.
+
+    Raises `ClockIsAheadError`: for whoever reads it, `expired` is final.
+    """
+    with database.read.connect() as connection:
+        if -postgresql.clock_difference_s(connection) > retention.MAX_CLOCK_DIFFERENCE_S:
+            raise ClockIsAheadError
 
     def expire_some(connection: Connection) -> int:
         now = time.time_ns() // 1000

@@ -62,6 +62,11 @@ def was_cut(error: Exception) -> bool:
     )
 
 
+def is_of_the_server(error: Exception) -> bool:
+    """True if the server itself answered with it."""
+    return getattr(_cause(error), "sqlstate", None) is not None
+
+
 def description(error: Exception) -> str:
     """The kind of an error and its code, for the log: a driver's text may quote the row.
 
