@@ -19,6 +19,7 @@ READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
 SQLITE_CACHE_KIB = 32 * 1024
+ANOTHER_SERVER = "another server answers than the one written to"
 
 
 @dataclass(slots=True)
@@ -29,8 +30,9 @@ class Database:
     write: Engine
     look: Engine  # a new connection each time, to see which server answers now
     files: OpenFiles | None = None  # of the embedded database
-    # The server that the change feed is settled on (`postgresql.server_of`), once one is.
-    server: str | None = None
+    # The server that the change feed is settled on, once one is, and `feed.base` there.
+    server: postgresql.Server | None = None
+    feed_base: int = 0
 
     @property
     def is_embedded(self) -> bool:
@@ -58,7 +60,7 @@ class Database:
     def _certain(self, engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             with connection.begin():
-                if self.server is not None and postgresql.server_of(connection) != self.server:
+                if self.server is not None and self.is_another(postgresql.server_of(connection)):
                     raise faults.no_certainty("another server answers than before")
                 yield connection
             self.require_in_place()
@@ -82,6 +84,14 @@ class Database:
         if self.files is not None:
             self.files.require_in_place()
 
+    def is_outdated(self, server: postgresql.Server) -> bool:
+        """True for a server that the one settled on has taken over from."""
+        return self.server is not None and server.is_outdated_by(self.server)
+
+    def is_another(self, server: postgresql.Server) -> bool:
+        """True for any but the server settled on, once there is one."""
+        return self.server not in {None, server}
+
     def close(self) -> None:
         """Let go of every connection. New ones, which any use opens, may find another server."""
         self.read.dispose()
@@ -96,18 +106,36 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url, hurried)
     read_timeout_s, write_timeout_s = (READ_TIMEOUT_S, WRITE_TIMEOUT_S) if hurried else (None, None)
+
+    def is_outdated(server: postgresql.Server) -> bool:
+        return database.is_outdated(server)
+
     # A batch is one statement, so a transaction around it would only add round trips.
-    write = postgresql.engine(url, write_timeout_s, pool_size=2, pool_timeout=READ_TIMEOUT_S)
-    read = postgresql.engine(
-        url, read_timeout_s, pool_size=8, pool_timeout=READ_TIMEOUT_S, pool_pre_ping=True
+    write = postgresql.engine(
+        url, write_timeout_s, is_outdated, pool_size=2, pool_timeout=READ_TIMEOUT_S
     )
-    look = postgresql.engine(url, read_timeout_s, poolclass=NullPool)
+    read = postgresql.engine(
+        url,
+        read_timeout_s,
+        is_outdated,
+        pool_size=8,
+        pool_timeout=READ_TIMEOUT_S,
+        pool_pre_ping=True,
+    )
+    look = postgresql.engine(url, read_timeout_s, is_outdated, poolclass=NullPool)
     database = Database(read, write, look)
 
     @event.listens_for(read, "connect")
     def refuse_another_server(connection: postgresql.ServerConnection, _record: object) -> None:
-        if database.server not in {None, connection.server}:
-            raise postgresql.AnotherServerError("another server answers than the one written to")
+        if database.is_another(connection.server):
+            raise postgresql.AnotherServerError(ANOTHER_SERVER)
+
+    @event.listens_for(read, "begin")
+    def refuse_another_server_behind_a_pooler(connection: Connection) -> None:
+        if postgresql.is_pooled(connection) and database.is_another(
+            postgresql.server_of(connection)
+        ):
+            raise faults.unusable(postgresql.AnotherServerError(ANOTHER_SERVER))
 
     return database
 

@@ -32,6 +32,18 @@ def no_certainty(why: str) -> OperationalError:
     return OperationalError(None, None, NoCertaintyError(why))
 
 
+def unusable(cause: psycopg.OperationalError) -> OperationalError:
+    """The error of a server that answers and must not be used, for those who catch SQLAlchemy's."""
+    return OperationalError(None, None, cause)
+
+
+class OldPrimaryError(psycopg.OperationalError):
+    """The address leads to a server that another has taken over from."""
+
+    def __init__(self) -> None:
+        super().__init__("an old primary answers, from which another server has taken over")
+
+
 class ServerHangsError(psycopg.OperationalError):
     """The connection to the server stands, but the server doesn't answer."""
 
@@ -45,6 +57,11 @@ def is_fault_of_data(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return False
     return isinstance(error, DataError | IntegrityError) or not isinstance(error, SQLAlchemyError)
+
+
+def is_of_an_old_primary(error: Exception) -> bool:
+    """True if the server was refused because another has taken over from it."""
+    return isinstance(_cause(error), OldPrimaryError)
 
 
 def is_collision(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -130,6 +131,41 @@ def test_the_feed_skips_nothing_after_a_failover_that_lost_commits(pair: Pair) -
         assert sorted(after) == sorted(f"new-{number}" for number in range(20))
         messages = [line["message"] for line in program.log_lines()]
         assert any("another server has taken over" in message for message in messages)
+
+
+def test_the_feed_skips_nothing_if_two_standbys_are_promoted_one_after_the_other(
+    pair: Pair,
+) -> None:
+    """The second one never followed the first, so both have the same timeline."""
+    first = pair.standby
+    second = pair.stand_by()
+    with serving(**settings_for(pair.url("dlr"))) as program:
+        assert call_back(program, "before") == 200
+        for node in (first, second):
+            until(partial(has_a_report, node))
+        take_over(pair.primary, first, pair)
+        until(lambda: is_ready(program))
+        for number in range(50):
+            assert call_back(program, f"first-{number}") == 200
+        _, cursor = changes_after(program, None)
+
+        take_over(first, second, pair)
+        for number in range(20):
+            assert call_back(program, f"second-{number}") == 200
+        until(lambda: is_ready(program) and spool_is_empty(program))
+        after, _ = changes_after(program, cursor)
+
+        assert sorted(after) == sorted(f"second-{number}" for number in range(20))
+
+
+def has_a_report(node: Node) -> bool:
+    return bool(node.execute("SELECT 1 FROM deliveries", "dlr"))
+
+
+def take_over(old: Node, new: Node, pair: Pair) -> None:
+    old.crash()
+    new.promote()
+    pair.move_to(new)
 
 
 @pytest.mark.parametrize("old", ["read-only", "unfenced"])
