@@ -109,7 +109,7 @@ class Recovery:
                 self._outage.end(number)
             self._drain_abandoned()
         except DatabaseFaultError as error:
-            self._outage.begin(str(error))
+            self._outage.begin(str(error), error.kind)
             return False
         except Exception as error:  # noqa: BLE001 - only this thread can end an outage, so go on
             self._complain("the recovery failed; it goes on", error)

@@ -1,5 +1,8 @@
 """Connections, each with the same promise: a commit that returned is on disk."""
 
+import logging
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +16,15 @@ from app.store import faults, postgresql
 from app.store.fair_pool import FairPool
 from app.store.open_files import OpenFiles
 
+log = logging.getLogger(__name__)
+
 # Limits for a lock that another session holds, and for a server that doesn't answer.
 SQLITE_LOCK_TIMEOUT_S = 1
 READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
 SQLITE_CACHE_KIB = 32 * 1024
+TELL_OF_IDS_EACH_S = 3600
 ANOTHER_SERVER = "another server answers than the one written to"
 
 
@@ -33,6 +39,7 @@ class Database:
     # The server that the change feed is settled on, once one is, and `feed.base` there.
     server: postgresql.Server | None = None
     feed_base: int = 0
+    told_of_ids_at: float = -math.inf
 
     @property
     def is_embedded(self) -> bool:
@@ -64,8 +71,23 @@ class Database:
                     raise faults.no_certainty("another server answers than before")
                 yield connection
             self.require_in_place()
-            if not self.is_embedded and (warning := postgresql.warning_of(connection)):
-                raise faults.no_certainty(f"the server warned: {warning}")
+            if not self.is_embedded:
+                self._heed_warnings(connection)
+
+    def _heed_warnings(self, connection: Connection) -> None:
+        if of_ids := postgresql.warning_of_ids(connection):
+            self._tell_of_ids(of_ids.words)
+        if warning := postgresql.warning_of(connection):
+            why = f"the server warned: {warning.words}"
+            raise faults.no_certainty(why, kind=f"warning {warning.sqlstate}")
+
+    def _tell_of_ids(self, words: str) -> None:
+        if time.monotonic() - self.told_of_ids_at >= TELL_OF_IDS_EACH_S:
+            self.told_of_ids_at = time.monotonic()
+            log.error(
+                "PostgreSQL runs out of transaction ids, and will refuse every write: vacuum it",
+                extra={"error": words},
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:

@@ -16,7 +16,14 @@ _COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization failure, dea
 
 
 class DatabaseFaultError(Exception):
-    """The database takes no reports now, and no single row is to blame."""
+    """The database takes no reports now, and no single row is to blame.
+
+    `kind` tells faults apart, where their words have a count or an address in them.
+    """
+
+    def __init__(self, why: str, kind: str | None = None) -> None:
+        super().__init__(why)
+        self.kind = kind or why
 
 
 class NotWritableError(DatabaseFaultError):
@@ -26,10 +33,14 @@ class NotWritableError(DatabaseFaultError):
 class NoCertaintyError(Exception):
     """The commit returned, and yet the rows may be lost: the text says why."""
 
+    def __init__(self, why: str, kind: str | None = None) -> None:
+        super().__init__(why)
+        self.kind = kind or why
 
-def no_certainty(why: str) -> OperationalError:
+
+def no_certainty(why: str, kind: str | None = None) -> OperationalError:
     """The error of a commit whose outcome is unknown, for those who catch SQLAlchemy's."""
-    return OperationalError(None, None, NoCertaintyError(why))
+    return OperationalError(None, None, NoCertaintyError(why, kind))
 
 
 def unusable(cause: psycopg.OperationalError) -> OperationalError:
@@ -90,6 +101,12 @@ def description(error: Exception) -> str:
         code = words(error)
     name = type(cause).__name__
     return f"{name} {code}" if code else name
+
+
+def kind(error: Exception) -> str:
+    """The description without the words of a warning."""
+    cause = _cause(error)
+    return cause.kind if isinstance(cause, NoCertaintyError) else description(error)
 
 
 def words(error: Exception) -> str:

@@ -60,6 +60,21 @@ class Server(NamedTuple):
         return cluster == other_cluster and timeline < other_timeline  # eight digits each
 
 
+# The functions of PostgreSQL that warn, at each commit, that ids run out. Such a commit is good.
+_OF_THE_END_OF_IDS: Final = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
+
+
+class Warned(NamedTuple):
+    """A warning of the server's."""
+
+    sqlstate: str
+    text: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.sqlstate} {self.text}"
+
+
 # True for a server that must never be used.
 IsOutdated = Callable[[Server], bool]
 
@@ -79,7 +94,8 @@ class ServerConnection(psycopg.Connection[Any]):
     server = Server(UNKNOWN_PLACE, None)
     # True if an earlier host of the address is an old primary.
     passed_over_an_old_primary = False
-    warning: str | None = None
+    warning: Warned | None = None  # that a commit may be lost
+    warning_of_ids: Warned | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -91,8 +107,13 @@ class ServerConnection(psycopg.Connection[Any]):
             raise ServerHangsError("the server doesn't answer") from error
 
     def note(self, notice: psycopg.errors.Diagnostic) -> None:
-        if notice.severity_nonlocalized == "WARNING":
-            self.warning = f"{notice.sqlstate} {notice.message_primary}"
+        if notice.severity_nonlocalized != "WARNING":
+            return
+        warned = Warned(notice.sqlstate or "", notice.message_primary or "")
+        if notice.source_function in _OF_THE_END_OF_IDS:
+            self.warning_of_ids = warned
+        else:
+            self.warning = warned
 
 
 def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options: Any) -> Engine:
@@ -128,7 +149,7 @@ def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options
     @event.listens_for(created, "begin")
     def begin(connection: Connection) -> None:
         raw = _raw(connection)
-        raw.warning = None
+        raw.warning = raw.warning_of_ids = None
         if raw.is_pooled:
             raw.autocommit = False
             ask = f"{in_transaction}, {raw.place_sql}, {raw.history_sql}"
@@ -223,10 +244,15 @@ def is_pooled(connection: Connection) -> bool:
     return _raw(connection).is_pooled
 
 
-def warning_of(connection: Connection) -> str | None:
-    """The SQLSTATE and the text of what the server warned of since the transaction began.
+def warning_of(connection: Connection) -> Warned | None:
+    """The server's warning since the transaction began.
 
     A commit that it warns about may be on this server alone, and lost with it: a wait for a
     synchronous standby that was cancelled, for example.
     """
     return _raw(connection).warning
+
+
+def warning_of_ids(connection: Connection) -> Warned | None:
+    """The server's warning that it will soon refuse every write, unless it is vacuumed."""
+    return _raw(connection).warning_of_ids
