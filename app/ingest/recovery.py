@@ -63,6 +63,8 @@ class Recovery:
         # Spools with callbacks that can't be read.
         self.damaged: set[Path] = set()
         self._clocks_differ = False
+        self._look_fails = False
+        self._meets_an_old_primary = False
         self._complaint = ""
         self._schema_was_current = False
         self._stopping = threading.Event()
@@ -107,7 +109,7 @@ class Recovery:
                 self._outage.end(number)
             self._drain_abandoned()
         except DatabaseFaultError as error:
-            self._outage.begin(str(error))
+            self._outage.begin(str(error), error.kind)
             return False
         except Exception as error:  # noqa: BLE001 - only this thread can end an outage, so go on
             self._complain("the recovery failed; it goes on", error)
@@ -138,18 +140,34 @@ class Recovery:
         self._looked_at_server_at = time.monotonic()
         try:
             with self._database.look.connect() as connection:
-                is_another = postgresql.server_of(connection) != self._database.server
+                is_another = self._database.is_another(postgresql.server_of(connection))
                 is_read_only = schema.is_read_only(connection)
+                self._note_old_primary(postgresql.passed_over_an_old_primary(connection))
                 self._compare_clocks(postgresql.clock_difference_s(connection))
         except SQLAlchemyError as error:
-            log.warning("no new connection", extra={"error": faults.description(error)})
-            self._outage.note_look(failed=True)
+            if faults.is_of_an_old_primary(error):
+                self._note_old_primary(True)
+            self._note_look(faults.description(error))
             return
-        self._outage.note_look(failed=False)
+        self._note_look(None)
         if is_another or is_read_only:
             self._database.close()
             why = "another server has taken its address" if is_another else "it is read-only"
             raise NotWritableError(why)
+
+    def _note_look(self, why_failed: str | None) -> None:
+        fails = why_failed is not None
+        self._outage.note_look(failed=fails)
+        if fails and not self._look_fails:
+            log.warning("no new connection", extra={"error": why_failed})
+        if self._look_fails and not fails:
+            log.warning("new connections again")
+        self._look_fails = fails
+
+    def _note_old_primary(self, is_met: bool) -> None:
+        if is_met and not self._meets_an_old_primary:
+            log.error("an old primary answers: fence it; nothing is read from it or written to it")
+        self._meets_an_old_primary = is_met
 
     def _compare_clocks(self, difference_s: float) -> None:
         is_wrong = abs(difference_s) > MAX_CLOCK_DIFFERENCE_S

@@ -16,7 +16,14 @@ _COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization failure, dea
 
 
 class DatabaseFaultError(Exception):
-    """The database takes no reports now, and no single row is to blame."""
+    """The database takes no reports now, and no single row is to blame.
+
+    `kind` tells faults apart, where their words have a count or an address in them.
+    """
+
+    def __init__(self, why: str, kind: str | None = None) -> None:
+        super().__init__(why)
+        self.kind = kind or why
 
 
 class NotWritableError(DatabaseFaultError):
@@ -26,10 +33,26 @@ class NotWritableError(DatabaseFaultError):
 class NoCertaintyError(Exception):
     """The commit returned, and yet the rows may be lost: the text says why."""
 
+    def __init__(self, why: str, kind: str | None = None) -> None:
+        super().__init__(why)
+        self.kind = kind or why
 
-def no_certainty(why: str) -> OperationalError:
+
+def no_certainty(why: str, kind: str | None = None) -> OperationalError:
     """The error of a commit whose outcome is unknown, for those who catch SQLAlchemy's."""
-    return OperationalError(None, None, NoCertaintyError(why))
+    return OperationalError(None, None, NoCertaintyError(why, kind))
+
+
+def unusable(cause: psycopg.OperationalError) -> OperationalError:
+    """The error of a server that answers and must not be used, for those who catch SQLAlchemy's."""
+    return OperationalError(None, None, cause)
+
+
+class OldPrimaryError(psycopg.OperationalError):
+    """The address leads to a server that another has taken over from."""
+
+    def __init__(self) -> None:
+        super().__init__("an old primary answers, from which another server has taken over")
 
 
 class ServerHangsError(psycopg.OperationalError):
@@ -45,6 +68,11 @@ def is_fault_of_data(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return False
     return isinstance(error, DataError | IntegrityError) or not isinstance(error, SQLAlchemyError)
+
+
+def is_of_an_old_primary(error: Exception) -> bool:
+    """True if the server was refused because another has taken over from it."""
+    return isinstance(_cause(error), OldPrimaryError)
 
 
 def is_collision(error: Exception) -> bool:
@@ -78,6 +106,12 @@ def description(error: Exception) -> str:
         code = words(error)
     name = type(cause).__name__
     return f"{name} {code}" if code else name
+
+
+def kind(error: Exception) -> str:
+    """The description without the words of a warning."""
+    cause = _cause(error)
+    return cause.kind if isinstance(cause, NoCertaintyError) else description(error)
 
 
 def words(error: Exception) -> str:
