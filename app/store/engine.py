@@ -143,4 +143,7 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
     def prepare_reading(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA query_only=ON")
 
-    return Database(read, write, read, OpenFiles(Path(url.database)))
+    files = OpenFiles(Path(url.database))
+    for engine in (write, read):
+        files.watch(engine)
+    return Database(read, write, read, files)

@@ -89,6 +89,31 @@ def test_nothing_is_acknowledged_into_a_spool_that_was_taken_away(
         assert checks["spool"] != "ok"
 
 
+@pytest.mark.parametrize("take_away", [delete_all, move, replace])
+def test_nothing_is_acknowledged_into_a_spool_that_was_taken_away_before_its_first_use(
+    server: StoppableServer,
+    server_database: URL,
+    tmp_path: Path,
+    take_away: Callable[[Path], None],
+) -> None:
+    settings = settings_for(server_database, DLR_DATA_DIR=str(tmp_path))
+    with serving(**settings) as program:
+        take_away(tmp_path / "spool-0.db")
+        server.stop("immediate")
+
+        assert [call_back(program, f"m-{number}") for number in range(5)] == [503] * 5
+        assert program.http.get("/readyz").json()["checks"]["spool"] != "ok"
+
+
+def test_a_database_is_watched_before_its_first_report(tmp_path: Path) -> None:
+    settings = {"DLR_DATA_DIR": str(tmp_path), "DLR_RETENTION_DAYS": "0", **SECRETS}
+    with serving(**settings) as program:
+        until(lambda: Path(tmp_path / "dlr.db-wal").exists())
+        delete_all(tmp_path / "dlr.db")
+
+        assert [call_back(program, f"m-{number}") for number in range(5)] == [503] * 5
+
+
 def test_with_a_full_disk_it_is_not_ready_until_a_write_succeeds(
     disk_for_a_database: Path,
 ) -> None:
