@@ -3,6 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,57 @@ def test_a_database_that_is_put_back_is_used_again(tmp_path: Path) -> None:
         file.with_suffix(".moved").rename(file)
 
         assert call_back(program, "afterwards") == 200
+        assert is_ready(program)
+
+
+def opened(file: Path) -> closing[sqlite3.Connection]:
+    """The database as an operator's shell has it, in autocommit."""
+    return closing(sqlite3.connect(file, isolation_level=None, timeout=10))
+
+
+def test_a_database_that_was_overwritten_is_not_written_to_again(tmp_path: Path) -> None:
+    file, copy = tmp_path / "dlr.db", tmp_path / "copy.db"
+    with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
+        with opened(file) as source, opened(copy) as target:
+            source.backup(target)
+        for number in range(50):
+            assert call_back(program, f"m-{number}") == 200
+        with opened(file) as shell:
+            shell.execute("PRAGMA wal_checkpoint").fetchall()
+        assert call_back(program, "last") == 200
+        file.write_bytes(copy.read_bytes())
+        assert not is_ready(program)
+        with opened(file) as shell:  # as the service's own would, after some more reports
+            shell.execute("PRAGMA wal_checkpoint").fetchall()
+            assert file.stat().st_size > copy.stat().st_size
+            before = [Path(f"{file}{end}").read_bytes() for end in ("", "-wal")]
+
+            assert [call_back(program, f"after-{number}") for number in range(5)] == [503] * 5
+            assert not is_ready(program)
+        program.terminate()
+        assert [Path(f"{file}{end}").read_bytes() for end in ("", "-wal")] == before
+
+
+def test_a_database_may_be_vacuumed_meanwhile(tmp_path: Path) -> None:
+    file = tmp_path / "dlr.db"
+    with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
+        for number in range(100):
+            assert call_back(program, f"m-{number}") == 200
+        with opened(file) as shell:
+            shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            assert call_back(program, "then") == 200
+            before = file.stat().st_size
+            shell.execute("DELETE FROM reports")
+            shell.execute("VACUUM")
+            shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            assert file.stat().st_size < before
+
+        assert is_ready(program)
+        assert call_back(program, "after") == 200
+        with opened(file) as shell:
+            shell.execute("VACUUM")
+            shell.execute("PRAGMA wal_checkpoint").fetchall()
+        assert call_back(program, "in the end".replace(" ", "-")) == 200
         assert is_ready(program)
 
 
