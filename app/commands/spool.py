@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.commands import progress
 from app.settings import SettingsError, load_settings
 from app.store import faults
-from app.store.spool import Spool, locked
+from app.store.spool import Spool, locked, possible_time
 
 ROWS_AT_ONCE: Final = 500
 # Ids in a row that can't be read; behind so many there is nothing more.
@@ -63,17 +63,19 @@ def _copy(damaged: Path, spool: Spool) -> int:
     return copied
 
 
-def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str | bytes]]:
     """Each row that can be read, as (received_at, query), in the order of ids."""
     last_id = unreadable = 0
     while unreadable < MAX_UNREADABLE:
         try:
             rows = connection.execute(
-                "SELECT id, received_at, query FROM spooled WHERE id > ? ORDER BY id", (last_id,)
+                "SELECT id, coalesce(CAST(received_at AS INTEGER), 0),"
+                " coalesce(CAST(query AS BLOB), x'') FROM spooled WHERE id > ? ORDER BY id",
+                (last_id,),
             )
             for last_id, received_at, query in rows:  # noqa: B007 - where to go on
                 unreadable = 0
-                yield received_at, query
+                yield possible_time(received_at), query.decode() if query.isascii() else query
         except sqlite3.Error:
             last_id, unreadable = last_id + 1, unreadable + 1
         else:

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from tests.faults.programs import call_back, is_ready, metrics_of, settings_for
+from tests.faults.programs import (
+    AUTHORIZED,
+    call_back,
+    is_ready,
+    metrics_of,
+    settings_for,
+    spool_is_empty,
+)
 from tests.faults.test_limits import SECRETS, fill_up
 from tests.postgres import StoppableServer
 from tests.process import Serving, run, serving, until
+from tests.service import READ_KEY, a_report
 
 
 def delete(file: Path) -> None:
@@ -221,6 +229,48 @@ def test_what_can_be_read_of_a_damaged_spool_is_recovered(
         until(lambda: is_ready(program), 30)
         until(lambda: _found(program) == recovered, 30)
     assert not spool.exists() or list(tmp_path.glob("*.damaged"))
+
+
+# Each damages the query of a row as a disk may: in SQLite's eyes the file is whole.
+DAMAGED_QUERIES = {
+    "not UTF-8": "CAST(x'747970653dff' || CAST(query AS BLOB) AS TEXT)",
+    "another type": "CAST(query AS BLOB)",
+    "a NUL": "CAST(CAST(query AS BLOB) || x'00' AS TEXT)",
+    "a number": "17",
+    "an answer of PaaSoo's": "' m-5 {\"to\":\"658888' || x'e1' || '8\"'",
+    "half an answer": "' m-5 [{'",
+}
+
+
+@pytest.mark.parametrize("damaged", DAMAGED_QUERIES.values(), ids=DAMAGED_QUERIES)
+@pytest.mark.parametrize("is_recovered", [False, True], ids=["drained", "recovered"])
+def test_a_damaged_row_of_a_spool_holds_up_no_other(
+    postgres_url: URL, tmp_path: Path, damaged: str, is_recovered: bool
+) -> None:
+    spool = tmp_path / "spool-0.db"
+    settings = settings_for(
+        postgres_url,
+        DLR_DATA_DIR=str(tmp_path),
+        DLR_API_KEYS=f"reader:admin:{READ_KEY}",
+    )
+    with serving(**settings):
+        pass  # it makes the spool
+    with opened(spool) as shell:
+        rows = [(a_report(messageid=f"m-{number}"),) for number in range(50)]
+        shell.executemany("INSERT INTO spooled (received_at, query) VALUES (17, ?)", rows)
+        shell.execute(f"UPDATE spooled SET received_at = 'x', query = {damaged} WHERE id = 6")
+    if is_recovered:
+        done = run("spool", "recover", str(spool), **settings)
+        assert done.stdout.startswith("recovered 50 callbacks"), done
+
+    with serving(**settings) as program:
+        until(lambda: spool_is_empty(program) and is_ready(program), 30)
+        until(lambda: _found(program) >= 49)
+        assert call_back(program, "afterwards") == 200
+        refused = program.http.get("/v1/quarantine", headers=AUTHORIZED).json()["items"]
+        assert _found(program) + len(refused) == 50
+        assert "6588888888" not in program.stderr
+        assert "Traceback" not in program.stderr
 
 
 def _found(program: Serving) -> int:
