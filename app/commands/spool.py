@@ -1,5 +1,6 @@
 """`paasoo-dlr spool recover`: get acknowledged callbacks out of a damaged spool."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.commands import progress
-from app.settings import SettingsError, load_settings
+from app.settings import Settings, SettingsError, load_settings
 from app.store import faults
 from app.store.spool import Spool, locked, possible_time
 
@@ -19,12 +20,14 @@ ROWS_AT_ONCE: Final = 500
 # Ids in a row that can't be read; behind so many there is nothing more.
 MAX_UNREADABLE: Final = 100_000
 KEPT_AS: Final = ".damaged"
+NAME: Final = re.compile(rf"spool-\d+\.db({re.escape(KEPT_AS)})?")
 
 
 def recover(file: Path) -> None:
     settings = load_settings()
     if not file.exists():
         raise SettingsError(f"{file}: there is no such file")
+    _require_spool(file, settings)
     with locked(file) as lock:
         if lock is None:
             raise SettingsError(f"{file}: `serve` is using it; stop it first")
@@ -36,6 +39,28 @@ def recover(file: Path) -> None:
             raise SettingsError(f"{file.parent}: {faults.words(error)}") from None
     typer.echo(f"recovered {recovered} callbacks into {spool.file}, which `serve` drains")
     typer.echo(f"the damaged file is kept as {kept}")
+
+
+def _require_spool(file: Path, settings: Settings) -> None:
+    """Refuse any file but a spool: it is renamed, even while another process writes to it.
+
+    A spool in the data folder is known by its name, however damaged; any other file must be
+    readable so far that SQLite finds a spool's table in it.
+    """
+    database = Path(settings.database.database or "") if settings.is_embedded else None
+    if database is not None and database.exists() and file.samefile(database):
+        raise SettingsError(f"{file}: is the database, not a spool")
+    is_ours = file.resolve().parent == settings.data_dir.resolve()
+    is_named_so = is_ours and NAME.fullmatch(file.name) is not None
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as opened:
+            found = opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'spooled'").fetchone()
+    except sqlite3.Error as error:
+        if not is_named_so:
+            raise SettingsError(f"{file}: can't be read as a spool: {error}") from None
+    else:
+        if found is None:
+            raise SettingsError(f"{file}: is not a spool: it has no table `spooled`")
 
 
 def _set_aside(file: Path) -> Path:

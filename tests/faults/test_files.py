@@ -273,6 +273,51 @@ def test_a_damaged_row_of_a_spool_holds_up_no_other(
         assert "Traceback" not in program.stderr
 
 
+def test_only_a_spool_is_recovered(tmp_path: Path) -> None:
+    database = tmp_path / "dlr.db"
+    other, text = tmp_path / "other.db", tmp_path / "a-text"
+    text.write_text("no database at all " * 100)
+    with opened(other) as shell:
+        shell.execute("CREATE TABLE of_another_program (id)")
+    settings = {"DLR_DATA_DIR": str(tmp_path), **SECRETS}
+    with serving(**settings) as program:
+        assert call_back(program, "before") == 200
+        files = sorted(tmp_path.iterdir())
+
+        for wrong in (database, other, text, tmp_path):
+            done = run("spool", "recover", str(wrong), **settings)
+            assert (done.code, done.stdout) == (2, ""), done
+            assert str(wrong) in done.stderr
+            assert "Traceback" not in done.stderr
+        elsewhere = {**settings, "DLR_DATA_DIR": "elsewhere"}
+        assert run("spool", "recover", str(database), **elsewhere).code == 2
+        assert sorted(tmp_path.iterdir()) == files
+        assert call_back(program, "after") == 200
+
+
+def test_what_another_program_mended_of_a_spool_is_recovered(tmp_path: Path) -> None:
+    mended = tmp_path / "mended.db"
+    with opened(mended) as shell:
+        shell.execute("CREATE TABLE spooled (id INTEGER PRIMARY KEY, received_at, query)")
+        shell.execute("INSERT INTO spooled VALUES (1, 17, 'type=dlr')")
+
+    done = run("spool", "recover", str(mended), DLR_DATA_DIR=str(tmp_path))
+
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("recovered 1 callbacks")
+
+
+def test_a_spool_without_a_readable_page_is_set_aside(tmp_path: Path) -> None:
+    spool = tmp_path / "spool-0.db"
+    spool.write_bytes(b"\xff" * 8192)
+
+    done = run("spool", "recover", str(spool), DLR_DATA_DIR=str(tmp_path))
+
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("recovered 0 callbacks")
+    assert spool.with_suffix(".db.damaged").exists()
+
+
 def _found(program: Serving) -> int:
     paths = [f"m-{number}" for number in range(400)]
     key = {"Authorization": "Bearer a-key-that-reads"}
