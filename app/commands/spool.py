@@ -1,9 +1,10 @@
 """`paasoo-dlr spool recover`: get acknowledged callbacks out of a damaged spool."""
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -12,6 +13,7 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.commands import progress
+from app.commands.private import close_to_others
 from app.settings import Settings, SettingsError, load_settings
 from app.store import faults
 from app.store.spool import Spool, locked, possible_time
@@ -27,6 +29,7 @@ def recover(file: Path) -> None:
     settings = load_settings()
     if not file.exists():
         raise SettingsError(f"{file}: there is no such file")
+    close_to_others(settings)
     _require_spool(file, settings)
     with locked(file) as lock:
         if lock is None:
@@ -35,6 +38,9 @@ def recover(file: Path) -> None:
         try:
             with closing(Spool.claim(file.parent, settings.spool_max_bytes)) as spool:
                 recovered = _copy(kept, spool)
+                _give_to_owner_of(kept, spool.file, file.with_suffix(".lock"))
+        except OSError as error:
+            raise SettingsError(f"{file.parent}: {error}") from None
         except SQLAlchemyError as error:
             raise SettingsError(f"{file.parent}: {faults.words(error)}") from None
     typer.echo(f"recovered {recovered} callbacks into {spool.file}, which `serve` drains")
@@ -75,6 +81,14 @@ def _set_aside(file: Path) -> Path:
         if part.exists():
             part.rename(f"{kept}{suffix}")
     return kept
+
+
+def _give_to_owner_of(damaged: Path, spool: Path, lock: Path) -> None:
+    """Let `serve` open what root has recovered."""
+    owner = damaged.stat()
+    for file in (lock, spool, spool.with_suffix(".lock"), *spool.parent.glob(f"{spool.name}-*")):
+        with suppress(PermissionError):  # only root may, and anybody else need not
+            os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def _copy(damaged: Path, spool: Spool) -> int:

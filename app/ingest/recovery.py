@@ -19,7 +19,7 @@ from app.reports import DeliveryReport, Refusal
 from app.settings import Settings
 from app.store import changes, faults, postgresql, schema
 from app.store.faults import DatabaseFaultError, NotWritableError
-from app.store.spool import Spool, Spooled
+from app.store.spool import Spool, Spooled, is_closed_to_us
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +184,8 @@ class Recovery:
             self._complaints.pop(spool.file, None)
             self.damaged.discard(spool.file)
 
-    def _note_damage(self, file: Path, error: SQLAlchemyError) -> None:
-        if not faults.is_damage(error):  # no space, say
+    def _note_damage(self, file: Path, error: SQLAlchemyError | OSError) -> None:
+        if not (faults.is_damage(error) or is_closed_to_us(file)):  # no space, say
             self._complain(file, f"{file} can't be used", error)
             return
         if file not in self.damaged:
@@ -205,7 +205,7 @@ class Recovery:
         for file in sorted(self._spool_folder.glob("spool-*.db")):
             try:
                 spool = Spool.take(file, self._spool_max_bytes)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, PermissionError) as error:
                 self._note_damage(file, error)
                 continue
             if spool is not None:

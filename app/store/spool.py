@@ -6,6 +6,7 @@ It keeps raw queries, not parsed reports, so a later version can drain the spool
 
 import fcntl
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -64,6 +65,12 @@ def possible_time(received_at: int) -> int:
     return received_at if 0 < received_at < _END_OF_TIME_US else time.time_ns() // 1000
 
 
+def is_closed_to_us(file: Path) -> bool:
+    """True if another user has made the spool, or a file beside it, so that we may not open it."""
+    files = (file, Path(f"{file}-wal"), Path(f"{file}-shm"), file.with_suffix(".lock"))
+    return any(each.exists() and not os.access(each, os.R_OK | os.W_OK) for each in files)
+
+
 def _lock_of(file: Path) -> IO[str] | None:
     """The lock of a spool, until it is closed. None if another process has it."""
     lock = file.with_suffix(".lock").open("w")
@@ -120,8 +127,8 @@ class Spool:
             file = folder / f"spool-{number}.db"
             try:
                 spool = cls.take(file, max_bytes)
-            except DatabaseError as error:
-                if not faults.is_damage(error):
+            except (DatabaseError, PermissionError) as error:
+                if not (faults.is_damage(error) or is_closed_to_us(file)):
                     raise  # no space or no permission, so the next file would fail too
                 log.error(  # noqa: TRY400 - SQLite's text is enough
                     "this spool is damaged; the next one is used",

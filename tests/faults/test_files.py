@@ -1,10 +1,13 @@
 """Files taken away under the process: nothing is acknowledged into a file that no path leads to."""
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from stat import S_IMODE
+from typing import Final
 
 import pytest
 from sqlalchemy import URL
@@ -293,6 +296,38 @@ def test_only_a_spool_is_recovered(tmp_path: Path) -> None:
         assert run("spool", "recover", str(database), **elsewhere).code == 2
         assert sorted(tmp_path.iterdir()) == files
         assert call_back(program, "after") == 200
+
+
+# Root without the right to open what belongs to others, so as any other user.
+NO_ROOT: Final = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
+A_USER: Final = 12345
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_a_spool_of_another_user_counts_as_damaged(postgres_url: URL, tmp_path: Path) -> None:
+    settings = settings_for(postgres_url, DLR_DATA_DIR=str(tmp_path))
+    spool = tmp_path / "spool-0.db"
+    spool.touch(0o600)
+    os.chown(spool, A_USER, A_USER)
+
+    with serving(*NO_ROOT, **settings) as program:
+        assert "spool-0.db is damaged" in program.http.get("/readyz").json()["detail"]
+        assert "\ndlr_spool_damaged 1.0\n" in metrics_of(program)
+        assert call_back(program, "all-the-same") == 200
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_root_leaves_a_recovered_spool_to_its_owner(tmp_path: Path) -> None:
+    spool = tmp_path / "spool-0.db"
+    with opened(spool) as shell:
+        shell.execute("CREATE TABLE spooled (id INTEGER PRIMARY KEY, received_at, query)")
+    os.chown(spool, A_USER, A_USER)
+
+    assert run("spool", "recover", str(spool), DLR_DATA_DIR=str(tmp_path)).code == 0
+
+    left = [file.stat() for file in tmp_path.glob("spool-*") if file.suffix != ".damaged"]
+    assert {(found.st_uid, S_IMODE(found.st_mode)) for found in left} == {(A_USER, 0o600)}
+    assert len(left) == 3  # a new spool, its lock, and that of the damaged one
 
 
 def test_what_another_program_mended_of_a_spool_is_recovered(tmp_path: Path) -> None:
