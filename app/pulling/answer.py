@@ -55,8 +55,15 @@ def read_answer(text: str, message_id: str, received_at: int) -> list[Told]:
 
 
 def read_report(raw: str, message_id: str, received_at: int) -> DeliveryReport | None:
-    """The report in what an answer says of one recipient, as `DeliveryReport.query` has it."""
-    told = _told(_DECODER.decode(raw), raw, message_id, received_at)
+    """The report in what an answer says of one recipient, as `DeliveryReport.query` has it.
+
+    None if there is none, or if the text has been damaged since.
+    """
+    try:
+        item = _DECODER.decode(raw)
+    except (ValueError, RecursionError):
+        return None
+    told = _told(item, raw, message_id, received_at) if isinstance(item, dict) else None
     return None if told is None else told.report
 
 

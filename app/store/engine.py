@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,11 @@ class Database:
     def _certain(self, engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             with connection.begin():
+                self._require_files(connection)  # before anything is written into the wrong file
                 if self.server is not None and self.is_another(postgresql.server_of(connection)):
                     raise faults.no_certainty("another server answers than before")
                 yield connection
-            self.require_in_place()
+            self._require_files(connection)
             if not self.is_embedded:
                 self._heed_warnings(connection)
 
@@ -103,8 +104,19 @@ class Database:
 
     def require_in_place(self) -> None:
         """Raise `OperationalError` if a file of the embedded database was taken away."""
+
+        def ask_for_size() -> int:
+            with closing(self.write.raw_connection()) as pooled:
+                return _size_in_bytes(pooled.dbapi_connection)
+
         if self.files is not None:
-            self.files.require_in_place()
+            self.files.require_in_place(ask_for_size)
+
+    def _require_files(self, connection: Connection) -> None:
+        """As `require_in_place`, for the thread that has the connection that writes."""
+        if self.files is not None:
+            raw = connection.connection.dbapi_connection
+            self.files.require_in_place(lambda: _size_in_bytes(raw))
 
     def is_outdated(self, server: postgresql.Server) -> bool:
         """True for a server that the one settled on has taken over from."""
@@ -116,8 +128,18 @@ class Database:
 
     def close(self) -> None:
         """Let go of every connection. New ones, which any use opens, may find another server."""
+        if self.files is not None and self.files.is_overwritten:
+            return  # SQLite's last connection would write its log into the file
         self.read.dispose()
         self.write.dispose()
+
+
+def _size_in_bytes(connection: Any) -> int:
+    """The size of a SQLite database, as this connection sees it."""
+    pages, page_bytes = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
+    return int(pages * page_bytes)
 
 
 def open_database(url: URL, *, hurried: bool = True) -> Database:
@@ -193,4 +215,7 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
     def prepare_reading(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA query_only=ON")
 
-    return Database(read, write, read, OpenFiles(Path(url.database)))
+    files = OpenFiles(Path(url.database))
+    for engine in (write, read):
+        files.watch(engine)
+    return Database(read, write, read, files)

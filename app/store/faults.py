@@ -1,5 +1,6 @@
 """The meaning of a database error: whose fault it is, if a retry helps, and what to log."""
 
+import sqlite3
 from typing import Final
 
 import psycopg
@@ -13,6 +14,14 @@ from sqlalchemy.exc import (
 
 # PostgreSQL's codes for two transactions that got in each other's way.
 _COLLISIONS: Final = frozenset({"40001", "40P01"})  # serialization failure, deadlock
+
+# The beginnings of SQLite's codes for a disk that is full, a file in use, one that we may not open
+# or write to, and no memory: nothing of what is in the file is damaged.
+_NO_DAMAGE: Final = (
+    *("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_CANTOPEN", "SQLITE_READONLY"),
+    *("SQLITE_NOMEM", "SQLITE_IOERR_NOMEM", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC"),
+    *("SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_DELETE", "SQLITE_IOERR_LOCK", "SQLITE_IOERR_SHM"),
+)
 
 
 class DatabaseFaultError(Exception):
@@ -81,6 +90,14 @@ def is_collision(error: Exception) -> bool:
     return getattr(cause, "sqlstate", None) in _COLLISIONS
 
 
+def is_damage(error: Exception) -> bool:
+    """True if what is in a SQLite file can't be read, now or later."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    # Of a text that it can't decode the driver itself complains, without a code.
+    name = getattr(cause, "sqlite_errorname", "")
+    return isinstance(cause, sqlite3.Error) and not name.startswith(_NO_DAMAGE)
+
+
 def was_cut(error: Exception) -> bool:
     """True if the connection was lost to a server that will probably take another."""
     return (
@@ -98,11 +115,16 @@ def is_of_the_server(error: Exception) -> bool:
 def description(error: Exception) -> str:
     """The kind of an error and its code, for the log: a driver's text may quote the row.
 
-    Without a code there was no connection either, so the text quotes no row and says why.
+    Without a code there was no connection either, so the text quotes no row and says why. (SQLite's
+    driver has none for a text that it can't decode, and quotes it.)
     """
     cause = _cause(error)
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code is None and isinstance(error, OperationalError):
+    if (
+        code is None
+        and isinstance(error, OperationalError)
+        and not isinstance(cause, sqlite3.Error)
+    ):
         code = words(error)
     name = type(cause).__name__
     return f"{name} {code}" if code else name

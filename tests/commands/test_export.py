@@ -85,6 +85,7 @@ def test_a_file_is_for_its_owner_alone(filled: Stored, tmp_path: Path) -> None:
         ("--format", "csv", "--since", "yesterday"),
         ("--format", "csv", "--until", "2000-01-31T08:00:00"),
         ("--format", "csv", "--state", "lost"),
+        ("--format", "jsonl", "--spreadsheet-safe"),
         ("--format", "csv", "--output", "/proc/nowhere/x.csv"),
     ],
     ids=" ".join,
@@ -145,6 +146,7 @@ def test_memory_does_not_grow_with_what_is_exported(stored: Stored) -> None:
 def test_an_existing_file_is_overwritten_only_by_force(filled: Stored, tmp_path: Path) -> None:
     file = tmp_path / "kept.csv"
     file.write_text("precious")
+    file.chmod(0o644)
 
     refused = filled.run("export", "--format", "csv", "--output", str(file))
     kept = file.read_text()
@@ -156,6 +158,25 @@ def test_an_existing_file_is_overwritten_only_by_force(filled: Stored, tmp_path:
     assert forced.code == 0
     assert "3/3" in forced.stderr
     assert forced.stderr.endswith("exported: 3 deliveries\n")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_what_is_no_regular_file_is_written_to_without_force(filled: Stored) -> None:
+    to_output = filled.run("export", "--format", "jsonl", "--output", "/dev/stdout")
+    to_nothing = filled.run("export", "--format", "jsonl", "--output", "/dev/null")
+
+    assert (to_output.code, to_nothing.code) == (0, 0), to_output.stderr
+    assert ids(to_output.stdout) == ["sent", "a", "b"]
+    assert to_nothing.stdout == ""
+
+
+def test_an_empty_option_is_as_none(filled: Stored) -> None:
+    empty = [word for name in ("output", "state", "since", "until") for word in (f"--{name}", "")]
+
+    ended = filled.run("export", "--format", "jsonl", *empty)
+
+    assert ended.code == 0, ended.stderr
+    assert ids(ended.stdout) == ["sent", "a", "b"]
 
 
 @pytest.mark.parametrize("to_file", [True, False], ids=["file", "standard output"])

@@ -73,6 +73,15 @@ def test_a_message_goes_whole_or_stays_whole(stored: Stored) -> None:
     ]
 
 
+def test_empty_days_are_those_of_the_setting(stored: Stored) -> None:
+    of_the_setting = stored.run("purge", "--days", "", "--yes", DLR_RETENTION_DAYS="30")
+    without = stored.run("purge", "--days", "", "--yes")
+
+    assert of_the_setting.code == 0, of_the_setting.stderr
+    assert without.code == 2
+    assert "DLR_RETENTION_DAYS" in without.stderr
+
+
 def test_more_days_than_there_were_are_refused(stored: Stored) -> None:
     ended = stored.run("purge", "--days", "999999999")
 
