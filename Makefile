@@ -38,7 +38,7 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	.venv/bin/hadolint Dockerfile
 	$(PYTEST)
 
-faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks and 20 failovers; about 55 minutes (ARGS=--seed N)
+faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 20 failovers, and asking through 20 kills; about an hour (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
 
 bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARGS='--rounds 5')
