@@ -28,7 +28,7 @@ from tests.process import run, serving, until
 from tests.replication import Node, replicated
 
 # Reports a second: PgBouncer looks for a server that was away only every 15 s.
-RARELY = 100
+RARELY = 200
 
 
 @pytest.fixture(params=["session", "transaction"])
