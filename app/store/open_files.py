@@ -37,8 +37,9 @@ class OpenFiles:
         @event.listens_for(engine, "do_connect")
         def look_before(*_: object) -> None:
             # With a look before and after, it is the file in between that the connection opened.
+            # Were it away, SQLite would make an empty one, and delete the log that lies beside it.
             with self._lock:
-                if self._file.exists():
+                if self._file in self._known or self._file.exists():
                     self._note(self._file)
 
         @event.listens_for(engine, "connect")

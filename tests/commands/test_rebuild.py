@@ -55,7 +55,8 @@ def change(stored: Stored, message_id: str, **values: Any) -> None:
 
 def without_position(stored: Stored) -> list[tuple[Any, ...]]:
     """Every status without its position in the change feed."""
-    return [tuple(row)[:-1] for row in stored.rows(deliveries)]
+    named = (row._asdict() for row in stored.rows(deliveries))
+    return [tuple(value for name, value in it.items() if name != "changed_in") for it in named]
 
 
 def test_rebuild_changes_nothing(eventful: Stored) -> None:
