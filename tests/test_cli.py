@@ -92,6 +92,11 @@ WRONG_SETTINGS = [
     ("DLR_PAASOO_KEY", SECRET),  # without the secret
     ("DLR_PAASOO_SECRET", SECRET),
     ("DLR_PAASOO_FROM", "My Shop in Town"),
+    ("DLR_PAASOO_REPORT_URL", "api.paasoo.com/dlr"),
+    ("DLR_PAASOO_REPORT_URL", f"https://api.paasoo.com/dlr?secret={SECRET}"),
+    ("DLR_PAASOO_REPORT_URL", "https://api.paasoo.com/dlr"),  # without an account
+    ("DLR_PULL_AFTER_MINUTES", "0"),
+    ("DLR_PULLS_A_SECOND", "many"),
     ("DLR_PAASOO_BALANCE_URL", "api.paasoo.com/balance"),
     ("DLR_PAASOO_BALANCE_URL", f"https://api.paasoo.com/balance?secret={SECRET}"),
     ("DLR_PAASOO_BALANCE_URL", "https://api.paasoo.com/balance"),  # without an account

@@ -156,7 +156,7 @@ def test_more_streams_than_may_be_are_refused(database_url: URL) -> None:
         with ExitStack() as stack:
             for key in (READ_KEY, SEND_KEY):
                 open_streams(service, stack, key, 100)
-            until(lambda: service.metric("dlr_streams") == 200)
+            until(lambda: service.metric("dlr_streams") == 200, 30)
             assert_refused(service.get("/v1/changes/stream", ADMIN_KEY))
 
         until(lambda: service.metric("dlr_streams") == 0)
