@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -15,9 +15,8 @@ from app.api.times import EPOCH, rfc3339
 from app.console import charts
 from app.console.access import PageRoute, Reader
 from app.console.messages import country_of_network
-from app.console.pages import page
+from app.console.pages import counted, page
 from app.reports import FINAL_STATES, State
-from app.settings import Role
 from app.store import quarantine, read, stats
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -44,6 +43,14 @@ SPANS: Final = {
     "7d": Span("7 days", 7, 3, "3 hours"),
     "30d": Span("30 days", 30, 24, "day"),
 }
+
+
+class Need(NamedTuple):
+    """Something that a person should look at, and the page that shows it, if one does."""
+
+    text: str
+    path: str = ""
+
 
 ByState = Mapping[str, int]
 ByHour = Mapping[int, ByState]
@@ -80,7 +87,7 @@ class Silence:
 
 
 @router.get("/")
-def show_overview(request: Request, session: Reader) -> Response:
+def show_overview(request: Request, _session: Reader) -> Response:
     """Everything is counted by hour in the database; no delivery is read but the last."""
     parts = parts_of(request)
     key = request.query_params.get("span", "24h")
@@ -111,7 +118,7 @@ def show_overview(request: Request, session: Reader) -> Response:
         countries=_countries(counts),
         networks=[it for it in places if country is None or (it.country or "") == country],
         country=country,
-        needs=_needs(parts, refused, _totals(counts), session.key.role),
+        needs=_needs(parts, refused, _totals(counts), rfc3339(since)),
     )
 
 
@@ -218,27 +225,37 @@ def _place(name: str | None, states: Counter[str], reasons: Counter[str]) -> Pla
     )
 
 
-def _needs(parts: Parts, refused: int, totals: ByState, role: Role) -> list[dict[str, str]]:
+def _needs(parts: Parts, refused: int, totals: ByState, since: str) -> list[Need]:
     """Whatever a person should look at, the most urgent first."""
-    found = []
+    return [
+        *_needs_of_machines(parts),
+        *_if_any(refused, "refused callback", "in the quarantine.", "/quarantine"),
+        *_if_any(
+            totals.get(State.UNKNOWN, 0),
+            "message",
+            "unclear: the reports say neither yes nor no.",
+            f"/deliveries?state=unknown&since={since}",
+        ),
+        *_if_any(
+            totals.get(State.EXPIRED, 0),
+            "message",
+            "without a report in time.",
+            f"/deliveries?state=expired&since={since}",
+        ),
+    ]
 
-    def say(text: str, path: str = "") -> None:
-        found.append({"text": text, "path": path})
 
+def _needs_of_machines(parts: Parts) -> Iterator[Need]:
     if not parts.outage.database_answers:
-        say("The database takes no reports. New ones are kept in the spool, or refused.")
+        yield Need("The database takes no reports. New ones go to the spool, or are refused.")
     if parts.recovery.damaged:
-        say("A file of the spool is damaged: run “paasoo-dlr spool recover”.")
-    if waiting := len(parts.spool or ()):
-        say(f"{waiting:,} reports wait in the spool for the database.")
-    if refused:
-        path = "/quarantine" if role is Role.ADMIN else ""
-        say(f"{refused:,} refused callbacks are in the quarantine.", path)
-    if unclear := totals.get(State.UNKNOWN, 0):
-        say(
-            f"{unclear:,} deliveries are unclear: their reports say neither yes nor no.",
-            "/deliveries?state=unknown",
-        )
-    if expired := totals.get(State.EXPIRED, 0):
-        say(f"{expired:,} messages had no report in time.", "/deliveries?state=expired")
-    return found
+        yield Need("A file of the spool is damaged: run “paasoo-dlr spool recover”.")
+    yield from _if_any(len(parts.spool or ()), "report", "in the spool for the database.")
+    known = parts.balance.known if parts.balance is not None else None
+    if known is not None and float(known.balance) <= 0:
+        yield Need(f"The account at PaaSoo has no balance: {known.balance} {known.currency}.")
+
+
+def _if_any(number: int, noun: str, rest: str, path: str = "") -> Iterator[Need]:
+    if number:
+        yield Need(f"{counted(number, noun)} {rest}", path)
