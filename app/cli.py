@@ -14,6 +14,7 @@ import typer
 from app.reports import State
 
 MAX_PORT: Final = 65535
+MAX_DAYS: Final = 100_000
 
 program = typer.Typer(
     invoke_without_command=True,
@@ -63,13 +64,36 @@ def options(
         raise typer.Exit
 
 
+# An empty value is no value, as with a variable: a script may pass one on.
+
+
 def parse_port(text: str) -> int | None:
-    # As an empty variable: a script may pass one on.
+    return _whole_number(text, MAX_PORT)
+
+
+def parse_days(text: str) -> int | None:
+    return _whole_number(text, MAX_DAYS)
+
+
+def _whole_number(text: str, most: int) -> int | None:
     if not text.strip():
         return None
-    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_PORT:
-        raise typer.BadParameter(f"must be a whole number from 1 to {MAX_PORT}")
+    if not text.strip().isdecimal() or not 1 <= int(text) <= most:
+        raise typer.BadParameter(f"must be a whole number from 1 to {most}")
     return int(text)
+
+
+def parse_state(text: str) -> State | None:
+    if not text.strip():
+        return None
+    try:
+        return State(text)
+    except ValueError:
+        raise typer.BadParameter(f"must be one of {', '.join(State)}") from None
+
+
+def parse_path(text: str) -> Path | None:
+    return Path(text) if text.strip() else None
 
 
 @program.command()
@@ -100,7 +124,8 @@ def migrate() -> None:
 @program.command()
 def purge(
     days: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Days to keep [DLR_RETENTION_DAYS].")
+        int | None,
+        typer.Option(parser=parse_days, metavar="DAYS", help="Days to keep [DLR_RETENTION_DAYS]."),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only count what would go.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
@@ -127,7 +152,9 @@ def rebuild(
     rebuild.rebuild(dry_run=dry_run)
 
 
-def parse_time(text: str) -> int:
+def parse_time(text: str) -> int | None:
+    if not text.strip():
+        return None
     from app.commands import export
 
     return export.parse_time(text)
@@ -139,7 +166,10 @@ def export(  # noqa: PLR0913, PLR0917 - one for each option
         Literal["csv", "jsonl"], typer.Option("--format", help="CSV with a header, or JSON lines.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="File to write; default: standard output.")
+        Path | None,
+        typer.Option(
+            parser=parse_path, metavar="FILE", help="File to write; default: standard output."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     spreadsheet_safe: Annotated[
@@ -149,7 +179,10 @@ def export(  # noqa: PLR0913, PLR0917 - one for each option
             help="Put a quote before what a spreadsheet takes for a formula: = + - @ tab.",
         ),
     ] = False,
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[
+        State | None,
+        typer.Option(parser=parse_state, metavar="STATE", help="Only those in this state."),
+    ] = None,
     since: Annotated[
         int | None,
         typer.Option(

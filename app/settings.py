@@ -372,6 +372,16 @@ class Settings(BaseSettings):
     def _unquoted(cls, value: Any) -> Any:
         return variables.unquoted(value)
 
+    @field_validator("api_keys")
+    @classmethod
+    def _each_once(cls, keys: tuple[ApiKey, ...]) -> tuple[ApiKey, ...]:
+        user_of: dict[bytes, tuple[str, Role]] = {}
+        for key in keys:
+            known = user_of.setdefault(key.digest, (key.name, key.role))
+            if known != (key.name, key.role):
+                raise ValueError(f"{known[0]} and {key.name} have the same key")
+        return keys
+
     @field_validator("paasoo_secret")
     @classmethod
     def _both_or_none(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -447,8 +457,10 @@ def unknown_variables() -> dict[str, str | None]:
     """Variables with the settings' prefix that no setting has, each with the nearest setting."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
     # A pipe gives its content only once.
-    is_file = Path(".env").is_file()
-    return variables.unknown(known, DotEnvSettingsSource(Settings).env_vars if is_file else ())
+    in_files = set(DotEnvSettingsSource(Settings).env_vars) if Path(".env").is_file() else set()
+    if folder := _secrets_dir():
+        in_files |= {file.name for file in Path(folder).iterdir()}
+    return variables.unknown(known, in_files)
 
 
 def _explain(problem: ErrorDetails, options: Collection[str]) -> str:

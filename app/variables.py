@@ -53,7 +53,8 @@ def unquoted(value: Any) -> Any:
 def unknown(known: Iterable[str], in_file: Iterable[str]) -> dict[str, str | None]:
     """Names that no setting has, each with the nearest that exists: most likely they are misspelt.
 
-    They come from the environment and from `.env`. Those that Kubernetes sets are left out.
+    They come from the environment, `.env` and the secrets directory. Those that Kubernetes sets are
+    left out.
     """
     names_known = {name.removeprefix(PREFIX) for name in known}
     given = {name.upper() for name in (*os.environ, *in_file)} - of_kubernetes()
@@ -72,16 +73,18 @@ def of_kubernetes() -> set[str]:
 
     For a service `dlr` they are `DLR_PORT=tcp://…`, `DLR_SERVICE_HOST` and others.
     """
+    # Only ours: a namespace may have hundreds of services, and all of them are in the environment.
+    ours = {name: value for name, value in os.environ.items() if name.startswith(PREFIX[:-1])}
     services = [
         name.removesuffix("_PORT")
-        for name, value in os.environ.items()
+        for name, value in ours.items()
         if name.endswith("_PORT") and is_service_address(value)
     ]
     return {
         name
-        for name in os.environ
+        for name in ours
         for service in services
-        if re.fullmatch(f"{service}_(PORT(_.*)?|SERVICE_HOST|SERVICE_PORT(_.*)?)", name)
+        if re.fullmatch(f"{re.escape(service)}_(PORT(_.*)?|SERVICE_HOST|SERVICE_PORT(_.*)?)", name)
     }
 
 

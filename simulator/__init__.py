@@ -10,8 +10,9 @@ made twice to go unnoticed.
     simulation.py  the run, from the first message to the last report
     behaviours.py  the table of PaaSoo's behaviours and their shares
     traffic.py     draws messages and their reports, from a seed and the shares
-    exchange.py    takes messages, and starts their reports
-    send_api.py    `GET /json` and `GET /balance`, as the guide and the public pages have them
+    exchange.py    takes messages, starts their reports, and answers questions about them
+    send_api.py    `GET /json`, `/dlr` and `/balance`, as the guide and the public pages have them
+    inquiries.py   what is answered to a question about a message
     accounts.py    the rules of an account, of either kind
     forms.py       odd forms of an answer
     reporter.py    sends the reports to the callback address, at a rate

@@ -96,6 +96,12 @@ class Till:
         left = BALANCE_OF_ANY if self._left == inf else str(PRICE * int(self._left))
         return {"balance": left, "currency": CURRENCY}
 
+    def asked_about(self, query: bytes, peer: str | None) -> str:
+        """The message that a question is about. Raises `RefusedSendError`."""
+        values = self._values(query, ("key", "secret", "messageid"))
+        self._check_caller(values, peer)
+        return values["messageid"]
+
     def _needed(self) -> Sequence[str]:
         if self._account.kind is Kind.PUBLIC:
             return ("key", "secret", "from", "to", "text")

@@ -64,7 +64,8 @@ Retries = Annotated[
 Listen = Annotated[
     str | None,
     typer.Option(
-        metavar="HOST:PORT", help="Serve the send API, GET /json and GET /balance, on this address."
+        metavar="HOST:PORT",
+        help="Serve the send API, GET /json, /dlr and /balance, on this address.",
     ),
 ]
 AccountKey = Annotated[
@@ -122,6 +123,15 @@ OddAnswers = Annotated[
         max=1,
         help="Share of the answers in an odd form: compressed, with numbers, a byte order mark,"
         " white space, or in GBK; from 0 to 1.",
+    ),
+]
+OddPulls = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of the questions about a message (GET /dlr) that are answered oddly: no report"
+        " yet, unknown id, HTML, HTTP 500, slowly, cut off; from 0 to 1.",
     ),
 ]
 LoseAnswers = Annotated[

@@ -39,6 +39,8 @@ class Behaviour:
     malformed: bool = False  # the reports are spoiled by a row of `MALFORMED`
     prefixes: tuple[str, ...] = ("",)  # how `to` begins, one of them
     endings: tuple[str, ...] = ("",)  # raw, how the query ends, one of them
+    is_called_back: bool = True  # if not, its reports are told only when asked for
+    like: tuple[str, ...] = ()  # its reports are those of one of these behaviours
 
 
 DELIVERED: Final = {"status": "0", "statuscode": "delivered", "errcode": "1"}  # the guide's sample
@@ -64,6 +66,13 @@ SPACED: Final = (
 TWO_WORDS: Final = (
     *("&statuscode=delivered&statuscode=failed", "&statuscode=accepted&statuscode=delivered"),
     *("&errcode=1&errcode=2", "&statuscode=&statuscode=delivered", "&network=1&network=2"),
+)
+
+
+# Of a message that is never called back, some more often than others.
+LIKELY: Final = (
+    *("delivered", "delivered", "delivered", "delivered", "accepted-first", "absent-temporary"),
+    *("unauthorized", "old-failed-dead", "smpp-expired", "gbk-label", "new-label", "bare-failure"),
 )
 
 
@@ -139,6 +148,7 @@ BEHAVIOURS: Final[dict[str, Behaviour]] = {
     "early": Behaviour(3, (DELIVERED,), Timing.EARLY),
     "malformed": Behaviour(2, (DELIVERED,), malformed=True),
     "never": Behaviour(3),
+    "never-called-back": Behaviour(3, is_called_back=False, like=LIKELY),
 }
 
 

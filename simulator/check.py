@@ -2,8 +2,10 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -13,6 +15,7 @@ import httpx2
 from simulator import oracle
 from simulator.ledger import LedgerError, events
 from simulator.options import Check, OptionError
+from simulator.oracle import Claim, claim_of, claim_of_answer
 
 # The API's limit for one lookup and for one page.
 MOST_AT_ONCE: Final = 1000
@@ -24,6 +27,9 @@ ASK_AGAIN_AFTER_S: Final = 0.25
 UNCLEAR_ANSWERS: Final = frozenset({None, 502, 503, 504})
 
 MAX_SHOWN: Final = 20
+
+# The price and the parts of a delivery that was never asked about.
+NOT_TOLD: Final = (None, None)
 
 
 class ApiUnavailableError(Exception):
@@ -37,6 +43,13 @@ class Delivery:
     behaviour: str
     via: str
     reports: list[dict[str, Any]] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)  # the answers about it
+    perhaps_told: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_called_back(self) -> bool:
+        """True if one of its good reports was certainly stored."""
+        return any(not it["malformed"] and it["answer"] == 200 for it in self.reports)
 
 
 @dataclass(slots=True)
@@ -45,11 +58,22 @@ class Sent:
 
     messages: dict[str, dict[str, Delivery]] = field(default_factory=dict)
     reports: int = 0
+    stored: int = 0
     unclear: int = 0
+    questions: int = 0
 
     @property
     def deliveries(self) -> int:
         return sum(map(len, self.messages.values()))
+
+
+class Source(StrEnum):
+    """How the service knows a delivery: by its callbacks, else by asking, else by sending."""
+
+    CALLED_BACK = "called back"
+    ASKED = "told only when asked"
+    SENT = "sent, without a report"
+    UNKNOWN = "not known to the service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +82,7 @@ class Verdict:
 
     sent: Sent
     differences: list[str]
+    known: Counter["Source"]  # every delivery, by how the service knows it
     quarantine_was_compared: bool
 
 
@@ -94,25 +119,48 @@ def read_sent(path: Path) -> Sent:
             elif event["event"] == "report":
                 sent.messages[event["messageid"]][event["to"]].reports.append(event)
                 sent.reports += 1
+                sent.stored += event["answer"] == 200
                 sent.unclear += event["answer"] in UNCLEAR_ANSWERS
+            elif event["event"] == "asked":
+                sent.questions += 1
+                _add_told(sent, event)
     except KeyError as missing:
         raise LedgerError(f"lacks {missing}, so it can't be compared") from None
     return sent
 
 
+def _add_told(sent: Sent, event: dict[str, Any]) -> None:
+    """Note what an answer tells. An odd one may not have been understood, or not been awaited."""
+    for told in event["told"]:
+        delivery = sent.messages[event["messageid"]][told["to"]]
+        (delivery.perhaps_told if event["odd"] else delivery.told).append(told)
+
+
 def compare(api: "Api", sent: Sent) -> Verdict:
     """Compare every delivery of the ledger with the API as it is now."""
     differences = list(_wrong_answers(sent))
+    known: Counter[Source] = Counter()
     found = api.messages(list(sent.messages))
     for message_id, deliveries in sent.messages.items():
         shown = found.get(message_id)
+        rows = {} if shown is None else {row["to"]: row for row in shown["deliveries"]}
+        known.update(_source(delivery, rows.get(to)) for to, delivery in deliveries.items())
         differences += [
-            f"{message_id} {difference}" for difference in _differences(deliveries, shown)
+            f"{message_id} {difference}" for difference in _differences(deliveries, shown, rows)
         ]
     refused = api.quarantine() if any(_refused(sent)) else {}
     if refused is not None:
         differences += _missing_in_quarantine(sent, refused)
-    return Verdict(sent, differences, quarantine_was_compared=refused is not None)
+    return Verdict(sent, differences, known, quarantine_was_compared=refused is not None)
+
+
+def _source(delivery: Delivery, shown: Any) -> Source:
+    if shown is None:
+        return Source.UNKNOWN
+    if shown["state"] == oracle.PENDING["state"]:
+        return Source.SENT
+    is_told = delivery.told or delivery.perhaps_told
+    return Source.ASKED if is_told and not delivery.is_called_back else Source.CALLED_BACK
 
 
 def _wrong_answers(sent: Sent) -> Iterator[str]:
@@ -147,32 +195,28 @@ def _code(body: str) -> object:
     return problem.get("code") if isinstance(problem, dict) else None
 
 
-def _differences(deliveries: dict[str, Delivery], shown: Any) -> Iterator[str]:
+def _differences(
+    deliveries: dict[str, Delivery], shown: Any, rows: dict[str, Any]
+) -> Iterator[str]:
     """The differences of one message. `shown` is None if the API doesn't know it."""
-    shown_deliveries = {} if shown is None else {row["to"]: row for row in shown["deliveries"]}
     for to, delivery in deliveries.items():
-        difference = _difference(delivery, shown_deliveries.get(to))
+        difference = _difference(delivery, rows.get(to)) or _cost(delivery, rows.get(to))
         if difference:
             yield f"to {masked(to)} ({delivery.behaviour}): {difference}"
-    for to in shown_deliveries.keys() - deliveries.keys():
+    for to in rows.keys() - deliveries.keys():
         yield f"to {masked(to)}: is shown, and was never sent"
     if shown is not None:
-        states = {row["state"] for row in shown_deliveries.values()}
+        states = {row["state"] for row in rows.values()}
         state = states.pop() if len(states) == 1 else "mixed"
-        final = all(row["final"] for row in shown_deliveries.values())
+        final = all(row["final"] for row in rows.values())
         if (shown["state"], shown["final"]) != (state, final):
             yield f"is {shown['state']}, final {shown['final']}, unlike its deliveries"
 
 
 def _difference(delivery: Delivery, shown: Any) -> str | None:
-    good = [report for report in delivery.reports if not report["malformed"]]
-    stored = [report["query"] for report in good if report["answer"] == 200]
-    perhaps = [report["query"] for report in good if report["answer"] != 200]
-    acceptable = oracle.acceptable_statuses(
-        map(oracle.claim_of, stored), map(oracle.claim_of, perhaps)
-    )
-    if None in acceptable and delivery.via == "api":
-        # The service sent it, so it knows the delivery without a report.
+    acceptable = oracle.acceptable_statuses(*_claims(delivery))
+    if None in acceptable:
+        # The service knows a delivery without a report if it sent it, or if it was registered.
         acceptable.append(oracle.PENDING)
     compared = None if shown is None else {name: shown.get(name) for name in oracle.PENDING}
     if compared in acceptable:
@@ -185,6 +229,30 @@ def _difference(delivery: Delivery, shown: Any) -> str | None:
         for name in expected
         if compared[name] != expected[name]
     )
+
+
+def _claims(delivery: Delivery) -> tuple[list[Claim], list[Claim]]:
+    """The claims of the reports that the service has stored, and of those that it perhaps has."""
+    good = [report for report in delivery.reports if not report["malformed"]]
+    stored = [claim_of(report["query"]) for report in good if report["answer"] == 200]
+    perhaps = [claim_of(report["query"]) for report in good if report["answer"] != 200]
+    stored += map(claim_of_answer, delivery.told)
+    perhaps += map(claim_of_answer, delivery.perhaps_told)
+    return stored, perhaps
+
+
+def _cost(delivery: Delivery, shown: Any) -> str | None:
+    """The difference in price and parts: only an answer tells them."""
+    if shown is None or "price" not in shown:  # a version that shows none
+        return None
+    certain, perhaps = map(_costs, (delivery.told, delivery.perhaps_told))
+    costs = (shown["price"], shown["parts"])
+    acceptable = certain or [NOT_TOLD, *perhaps]
+    return None if costs in acceptable else f"price, parts are {costs}, must be {acceptable[0]}"
+
+
+def _costs(told: list[dict[str, Any]]) -> list[tuple[str | None, int | None]]:
+    return [(json.dumps(one["price"]), one["counts"]) for one in told]
 
 
 def _state(status: dict[str, Any] | None) -> str:

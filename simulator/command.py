@@ -77,6 +77,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
     lose_answers: arguments.LoseAnswers = 0,
     system_errors: arguments.SystemErrors = 0,
     odd_answers: arguments.OddAnswers = 0,
+    odd_pulls: arguments.OddPulls = 0,
     answer_delay_s: arguments.AnswerDelay = 0,
     ledger: arguments.LedgerFile = None,
     force: arguments.Force = False,
@@ -97,7 +98,7 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
         allowed = parse_network(allowed_network)
         account = Account(account_kind, account_key, account_secret, balance, rate_allowed, allowed)
         with _writable(ledger, overwrite=force) as path:
-            faults = (lose_answers, system_errors, odd_answers, answer_delay_s)
+            faults = (lose_answers, system_errors, odd_answers, odd_pulls, answer_delay_s)
             send_api = None if listen is None else SendApi(open_listener(listen), account, *faults)
             _simulate(Run(mix, calls, send_api, messages, seconds), path)
             if asked:
@@ -160,10 +161,12 @@ def _simulate(run: Run, path: Path) -> None:
 
 
 def _summary(tally: "Tally", seed: int) -> str:
-    from simulator.progress import answers
+    from simulator.progress import answers, counted
 
     sent = f"sent {tally.messages:,} messages to {tally.deliveries:,} recipients (seed {seed})"
     lines = [f"{sent}; reports answered: {answers(tally)}"]
+    if tally.questions:
+        lines.append(f"questions answered: {counted(tally.questions)}")
     if tally.refused_sends:
         lines.append(f"{tally.refused_sends:,} sends were refused")
     if tally.given_up:
@@ -176,6 +179,7 @@ def _judge(asked: Check, path: Path) -> None:
     from simulator.check import MAX_SHOWN, check
 
     verdict = check(asked, path)
+    typer.echo(f"{verdict.sent.deliveries:,} deliveries: {_sources(verdict)}")
     for difference in verdict.differences[:MAX_SHOWN]:
         typer.echo(difference)
     if not verdict.quarantine_was_compared:
@@ -185,6 +189,13 @@ def _judge(asked: Check, path: Path) -> None:
         raise typer.Exit(1)
 
 
+def _sources(verdict: "Verdict") -> str:
+    """Counts that add up to the deliveries sent."""
+    from simulator.check import Source
+
+    return ", ".join(f"{verdict.known[it]:,} {it}" for it in Source if verdict.known[it])
+
+
 def _conclusion(verdict: "Verdict") -> str:
     sent, count = verdict.sent, len(verdict.differences)
     unclear = f" ({sent.unclear:,} perhaps not stored)" if sent.unclear else ""
@@ -192,6 +203,8 @@ def _conclusion(verdict: "Verdict") -> str:
         f"{len(sent.messages):,} messages, {sent.deliveries:,} deliveries,"
         f" {sent.reports:,} reports{unclear}"
     )
+    if sent.questions:
+        compared += f", {sent.questions:,} questions"
     if count:
         return f"{compared}: {count:,} {'difference' if count == 1 else 'differences'}"
     return f"{compared}: all agree"

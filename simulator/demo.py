@@ -1,7 +1,8 @@
 """`make demo`: the service and the simulator together for a minute, and the figures.
 
-The service runs as its users run it, in a temporary folder, and sends through the simulator. The
-simulator also reports on messages that it makes up, and at the end checks what the service shows.
+The service runs as its users run it, in a temporary folder, sends through the simulator, and asks
+it for the reports that never came. The simulator also reports on messages that it makes up, and at
+the end checks what the service shows.
 """
 
 import argparse
@@ -23,6 +24,10 @@ import httpx2
 from rich.console import Console
 from rich.table import Table
 
+from simulator.check import Source, check
+from simulator.ledger import LedgerError
+from simulator.options import Check, OptionError
+
 PROGRAM: Final = Path(sys.executable).with_name("paasoo-dlr")
 HOST: Final = "127.0.0.1"
 START_WITHIN_S: Final = 30.0
@@ -30,9 +35,13 @@ END_WITHIN_S: Final = 10.0
 SETTLE_S: Final = 10.0
 
 REPORTS_A_SECOND: Final = 100
-SENDS_A_SECOND: Final = 2.0
+SENDS_A_SECOND: Final = 5.0
 MANY: Final = 1_000_000  # more messages than the time allows
 RECIPIENTS: Final = (1, 1, 1, 2, 5)
+NEVER_CALLED_BACK: Final = 12  # the weight among all behaviours
+ODD_PULLS: Final = 0.1
+# The service asks after so long, or sooner in a short demonstration.
+ASK_AFTER_S: Final = 6.0
 MOST_GROUPS: Final = 12
 
 console = Console(highlight=False, soft_wrap=True)
@@ -50,7 +59,7 @@ def main() -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="paasoo-dlr-demo-") as folder:
             return demonstrate(Path(folder), seconds)
-    except (DemoError, httpx2.HTTPError) as error:
+    except (DemoError, LedgerError, OptionError, httpx2.HTTPError) as error:
         print(f"demo: {error or type(error).__name__}", file=sys.stderr)  # noqa: T201 - the output
         return 2
     except KeyboardInterrupt:
@@ -66,10 +75,10 @@ def _seconds(text: str) -> float:
 
 def demonstrate(folder: Path, seconds: float) -> int:
     """Start both, send, wait for the check, and print the figures. Return the exit code."""
-    demo = Demo.new(folder)
+    demo = Demo.new(folder, seconds)
     console.print(f"The service, with a database that lasts as long as this: {demo.service}/docs")
     console.print(f"Its key, for `Authorization: Bearer`: {demo.api_key}")
-    console.print(f"The simulator, in PaaSoo's place: {demo.provider}")
+    console.print(f"The simulator, in PaaSoo's place: {demo.provider}/json")
     console.print(f"For {seconds:g} s it makes up messages, and the service sends some through it.")
     with (
         running(folder, demo.serve(), demo.service_settings(), demo.log) as program,
@@ -81,13 +90,15 @@ def demonstrate(folder: Path, seconds: float) -> int:
         ) as http,
     ):
         await_answer(program, f"{demo.service}/readyz", demo.log)
-        with running(folder, demo.simulate(seconds), demo.simulator_settings(), None) as simulator:
+        with running(folder, demo.simulate(), demo.simulator_settings(), None) as simulator:
             # Not the send API: it would count a refused send.
             await_answer(simulator, f"http://{HOST}:{demo.provider_port}/", None)
-            # The simulator ends by itself, a little after the last send.
-            sent = send_until(time.monotonic() + seconds * 0.9, http, simulator)
+            # The simulator ends by itself: leave time to ask about the last send.
+            deadline = time.monotonic() + seconds * 0.9 - demo.ask_after_s
+            sent = send_until(deadline, http, simulator)
             code = simulator.wait()
-        console.print(f"{sent:,} of the messages went through POST /v1/messages.\n")
+        console.print(f"{sent:,} of the messages went through POST /v1/messages.")
+        explain(demo, http)
         summarise(http)
     return code
 
@@ -97,6 +108,7 @@ class Demo:
     """Addresses and secrets of a service and a simulator that know each other."""
 
     folder: Path
+    seconds: float
     port: int
     provider_port: int
     token: str
@@ -105,10 +117,10 @@ class Demo:
     account_secret: str
 
     @classmethod
-    def new(cls, folder: Path) -> Self:
+    def new(cls, folder: Path, seconds: float) -> Self:
         port, provider_port = free_ports(2)
         token, api_key, key, secret = (secrets.token_urlsafe(24) for _ in range(4))
-        return cls(folder, port, provider_port, token, api_key, key, secret)
+        return cls(folder, seconds, port, provider_port, token, api_key, key, secret)
 
     @property
     def service(self) -> str:
@@ -116,11 +128,19 @@ class Demo:
 
     @property
     def provider(self) -> str:
-        return f"http://{HOST}:{self.provider_port}/json"
+        return f"http://{HOST}:{self.provider_port}"
+
+    @property
+    def ask_after_s(self) -> float:
+        return min(ASK_AFTER_S, self.seconds / 5)
 
     @property
     def log(self) -> Path:
         return self.folder / "service.log"
+
+    @property
+    def ledger(self) -> Path:
+        return self.folder / "ledger.jsonl"
 
     def serve(self) -> list[str]:
         return ["serve", "--host", HOST, "--port", str(self.port)]
@@ -130,19 +150,23 @@ class Demo:
             "DLR_DATA_DIR": str(self.folder / "data"),
             "DLR_CALLBACK_TOKENS": self.token,
             "DLR_API_KEYS": f"demo:admin:{self.api_key}",
-            "DLR_PAASOO_URL": self.provider,
+            "DLR_PAASOO_URL": f"{self.provider}/json",
+            "DLR_PAASOO_REPORT_URL": f"{self.provider}/dlr",
+            "DLR_PULL_AFTER_MINUTES": str(self.ask_after_s / 60),
             "DLR_PAASOO_KEY": self.account_key,
             "DLR_PAASOO_SECRET": self.account_secret,
         }
 
-    def simulate(self, seconds: float) -> list[str]:
+    def simulate(self) -> list[str]:
         options = {
             "--listen": f"{HOST}:{self.provider_port}",
             "--messages": MANY,
-            "--seconds": seconds,
+            "--seconds": self.seconds,
             "--rate": REPORTS_A_SECOND,
-            "--late-s": min(10.0, seconds),
-            "--ledger": self.folder / "ledger.jsonl",
+            "--late-s": min(10.0, self.seconds),
+            "--share": f"never-called-back={NEVER_CALLED_BACK}",
+            "--odd-pulls": ODD_PULLS,
+            "--ledger": self.ledger,
             "--api": self.service,
             "--settle-s": SETTLE_S,
         }
@@ -177,6 +201,22 @@ def send_until(deadline: float, http: httpx2.Client, simulator: "subprocess.Pope
         sent += 1
         time.sleep(max(0, started + sent / SENDS_A_SECOND - time.monotonic()))
     return sent
+
+
+def explain(demo: Demo, http: httpx2.Client) -> None:
+    """Say how the reports came, and which deliveries the tables leave out."""
+    verdict = check(Check(demo.service, demo.api_key, settle_s=0), demo.ledger)
+    called_back, asked = verdict.sent.stored, verdict.known[Source.ASKED]
+    total = stats(http, "state")["totals"]["total"]
+    unknown = verdict.sent.deliveries - total
+    console.print(
+        f"Reports: {called_back:,} came by callback, {asked:,} only when the service asked."
+    )
+    console.print(
+        f"Deliveries: {verdict.sent.deliveries:,} by the simulator's count, less {unknown:,} that"
+        " the service can't know of\n"
+        f"(made up, and without a valid report): {total:,} in the tables.\n"
+    )
 
 
 def summarise(http: httpx2.Client) -> None:

@@ -1,10 +1,11 @@
-"""Takes messages, invented ones and those of the send API, and starts their reports."""
+"""Takes messages, invented ones and those of the send API, and tells what becomes of them."""
 
 import asyncio
 from enum import StrEnum
 
 from simulator import traffic
 from simulator.accounts import Order
+from simulator.inquiries import Answer, Kind, Memory, parts_invented, parts_of
 from simulator.ledger import Ledger
 from simulator.options import Run, SendApi
 from simulator.reporter import Reporter, Tally
@@ -20,7 +21,10 @@ class Fate(StrEnum):
 
 
 class Exchange:
-    """The way of every message of a run: into the ledger first, then to the reporter."""
+    """The way of every message of a run: into the ledger first, then to the reporter.
+
+    It remembers messages too, if it may be asked about them.
+    """
 
     def __init__(
         self, run: Run, ledger: Ledger, tally: Tally, reporter: Reporter, tasks: asyncio.TaskGroup
@@ -30,7 +34,9 @@ class Exchange:
         self._tally = tally
         self._reporter = reporter
         self._tasks = tasks
+        self._memory = Memory() if run.send_api is not None else None
         self._sends = 0
+        self._questions = 0
 
     @property
     def mix(self) -> Mix:
@@ -39,7 +45,7 @@ class Exchange:
     def invent(self, number: int) -> Message:
         """Take a made-up message, and start all its reports."""
         message = traffic.invent(self._run.mix, number)
-        self._write_down(message, via="invented")
+        self._write_down(message, parts_invented(self.mix.generator("parts", number)), "invented")
         for delivery in message.deliveries:
             self._start(message, delivery)
         return message
@@ -54,12 +60,25 @@ class Exchange:
         elif traffic.happens(self.mix, "system error", self._sends, send_api.system_errors):
             fate = Fate.SYSTEM_ERROR
         sender = {} if order.sender is None else {"from": order.sender}
-        self._write_down(message, via="api", text=order.text, answer=fate, **sender)
+        fields = {"text": order.text, "answer": fate, **sender}
+        self._write_down(message, parts_of(order.text), "api", **fields)
         return message, fate
 
     def refuse(self, status: int, why: str) -> None:
         self._tally.refused_sends += 1
         self._ledger.write("refused", status=status, why=why)
+
+    def answer(self, message_id: str, odd_share: float) -> Answer:
+        """Answer a question about a message; a share of the answers is odd."""
+        assert self._memory
+        self._questions += 1
+        random = self.mix.generator("question", self._questions)
+        answer = self._memory.answer(message_id, random, odd_share)
+        self._write_question(message_id, answer)
+        return answer
+
+    def refuse_question(self, why: str) -> None:
+        self._write_question(None, Answer(Kind.REFUSED), why=why)
 
     async def report_before_the_answer(self, message: Message) -> None:
         """Send the early reports, and wait until they are answered."""
@@ -77,7 +96,20 @@ class Exchange:
     def _start(self, message: Message, delivery: Delivery) -> None:
         self._tasks.create_task(self._reporter.report(message.message_id, delivery))
 
-    def _write_down(self, message: Message, **fields: str) -> None:
+    def _write_question(self, message_id: str | None, answer: Answer, **fields: str) -> None:
+        self._tally.questions[answer.kind] += 1
+        self._ledger.write(
+            "asked",
+            messageid=message_id,
+            answer=answer.kind,
+            odd=answer.is_odd,
+            told=answer.told,
+            **fields,
+        )
+
+    def _write_down(self, message: Message, parts: int, via: str, **fields: str) -> None:
+        if self._memory is not None:
+            self._memory.remember(message, parts)
         self._tally.messages += 1
         for delivery in message.deliveries:
             self._tally.deliveries += 1
@@ -86,5 +118,6 @@ class Exchange:
                 messageid=message.message_id,
                 to=delivery.recipient,
                 behaviour=delivery.behaviour,
+                via=via,
                 **fields,
             )

@@ -1,8 +1,9 @@
 """The ledger of a run: a file of JSON lines, one for each event.
 
 `run` comes first; then `sent` for each recipient, `report` for each call to the callback address
-once it is answered or has failed, and `refused` for each send that the send API turned down. Each
-line is flushed, so a killed run leaves a usable file that lacks only the calls under way.
+once it is answered or has failed, `asked` for each question about a message, and `refused` for each
+send that the send API turned down. Each line is flushed, so a killed run leaves a usable file that
+lacks only the calls under way.
 """
 
 import json

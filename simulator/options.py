@@ -49,6 +49,7 @@ class SendApi:
     lost_answers: float
     system_errors: float
     odd_answers: float
+    odd_pulls: float
     answer_delay_s: float
 
 

@@ -8,11 +8,11 @@ Sources: "guide" is PaaSoo's integration guide, "status report"; "older guide" i
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, combinations
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlencode
 
 # Guide, table of the labels that explain a status 404, with its explanations in Chinese.
 LABELS: Final = {
@@ -114,6 +114,21 @@ def claim_of(query: str) -> Claim:
         state, reason = _meaning(status, _label(word), errcode)
         claims.append(Claim(state, reason, status, word, errcode, network))
     return min(claims, key=lambda claim: claim.rank)
+
+
+# The parameters of a callback, and the names that an answer to a question gives them.
+ANSWERED: Final = {
+    "status": "drStatus",
+    "statuscode": "drStatuscode",
+    "errcode": "drErrcode",
+    "network": "network",
+}
+
+
+def claim_of_answer(told: Mapping[str, Any]) -> Claim:
+    """The claim about one recipient in an answer: that of a callback with the same values."""
+    values = {name: told.get(its) for name, its in ANSWERED.items()}
+    return claim_of(urlencode({name: it for name, it in values.items() if it is not None}))
 
 
 def _text(value: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -19,6 +20,8 @@ def line(tally: Tally) -> str:
     parts = [f"{tally.messages:,} messages to {tally.deliveries:,} recipients"]
     if tally.refused_sends:
         parts.append(f"{tally.refused_sends:,} sends refused")
+    if tally.questions:
+        parts.append(f"{tally.questions.total():,} questions")
     parts += [
         f"{tally.answers.total():,} reports ({answers(tally)})",
         f"{tally.rate():,.0f}/s",
@@ -29,8 +32,11 @@ def line(tally: Tally) -> str:
 
 def answers(tally: Tally) -> str:
     """The answers to the reports, counted: `1,200 x 200, 31 x 400`."""
-    counted = sorted(tally.answers.items())
-    return ", ".join(f"{count:,} x {answer}" for answer, count in counted) or "none yet"
+    return counted(tally.answers) or "none yet"
+
+
+def counted(answers: Counter[str]) -> str:
+    return ", ".join(f"{count:,} x {answer}" for answer, count in sorted(answers.items()))
 
 
 @asynccontextmanager

@@ -35,6 +35,7 @@ class Tally:
     outstanding: int = 0  # reports to come or under way
     waiting: int = 0  # those among them that are due and wait for a connection
     answers: Counter[str] = field(default_factory=Counter)  # by HTTP status, or `NO_ANSWER`
+    questions: Counter[str] = field(default_factory=Counter)  # by the kind of their answer
     given_up: int = 0  # reports that the run was stopped before
     _lately: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=20))
 
@@ -99,7 +100,7 @@ class Answer:
 
 
 class Reporter:
-    """Reports on deliveries, and writes down each answer."""
+    """Calls the reports on deliveries back, and writes down each answer."""
 
     def __init__(self, calls: Calls, ledger: Ledger, tally: Tally, stopping: Stopping) -> None:
         parts = urlsplit(calls.callback)
@@ -124,13 +125,14 @@ class Reporter:
         await self._client.aclose()
 
     async def report(self, message_id: str, delivery: Delivery) -> None:
-        """Send all reports of a delivery when they are due: one after the other, or at once."""
-        self._tally.outstanding += len(delivery.reports)
+        """Call a delivery's reports back when they are due: one after the other, or at once."""
+        calls = delivery.calls
+        self._tally.outstanding += len(calls)
         one = partial(self._report, message_id, delivery.recipient)
         if delivery.is_at_once:
-            await asyncio.gather(*map(one, delivery.reports))
+            await asyncio.gather(*map(one, calls))
         else:
-            for report in delivery.reports:
+            for report in calls:
                 await one(report)
 
     async def _report(self, message_id: str, recipient: str, report: PlannedReport) -> None:

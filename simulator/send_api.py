@@ -1,12 +1,13 @@
-"""The addresses that an account calls: `GET /json` sends, `GET /balance` tells the balance.
+"""The addresses that an account calls: one sends, one tells of a message, one tells the balance.
 
-The guide and the public pages give no HTTP status, so every answer is 200, and the JSON alone tells
-success from refusal. `accounts.py` has the rules.
+The guide and the public pages give no HTTP status, so every honest answer is 200, and the JSON
+alone tells success from refusal. `accounts.py` has the rules, `inquiries.py` what is told.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
@@ -20,11 +21,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from simulator import forms
 from simulator.accounts import SYSTEM_ERROR, RefusedSendError, Till
 from simulator.exchange import Exchange, Fate
+from simulator.inquiries import Kind
 from simulator.options import SendApi
 from simulator.reporter import Stopping
 from simulator.traffic import Mix
 
 HANG_UP: Final = "simulator.hang_up"
+
+Form = Callable[[forms.Values], Response]
 
 
 def server_for(settings: SendApi, exchange: Exchange, stopping: Stopping) -> uvicorn.Server:
@@ -46,6 +50,7 @@ def make_app(settings: SendApi, exchange: Exchange, stopping: Stopping) -> Starl
     """All addresses of one account as an app. One more is one more route."""
     till = Till(settings.account)
     answer = answers_in_forms(exchange.mix, settings.odd_answers)
+    tell = teller(settings.odd_pulls, exchange, till, answer, stopping)
 
     async def send(request: Request) -> Response:
         try:
@@ -75,12 +80,36 @@ def make_app(settings: SendApi, exchange: Exchange, stopping: Stopping) -> Starl
     return Starlette(
         routes=[
             Route("/json", send, methods=["GET"]),
+            Route("/dlr", tell, methods=["GET"]),
             Route("/balance", show_balance, methods=["GET"]),
         ]
     )
 
 
-def answers_in_forms(mix: Mix, odd_share: float) -> Callable[[forms.Values], Response]:
+def teller(
+    odd_share: float, exchange: Exchange, till: Till, answer: Form, stopping: Stopping
+) -> Callable[[Request], Awaitable[Response]]:
+    """Answer questions about messages."""
+
+    async def tell(request: Request) -> Response:
+        try:
+            message_id = till.asked_about(*asked_by(request))
+        except RefusedSendError as refusal:
+            exchange.refuse_question(refusal.text)
+            return answer(refused(refusal))
+        told = exchange.answer(message_id, odd_share)
+        await stopping.sleep(told.after_s)
+        if told.kind in forms.PAGES:
+            return forms.page(told.kind)
+        response = answer(told.items)
+        if told.kind is Kind.CUT_OFF:
+            return forms.cut_off(response, partial(hang_up, request) if told.hangs_up else None)
+        return response
+
+    return tell
+
+
+def answers_in_forms(mix: Mix, odd_share: float) -> Form:
     """Make answers, a share of them in an odd form. The seed decides which, and in which form."""
     numbers = itertools.count(1)
 

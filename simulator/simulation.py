@@ -48,8 +48,9 @@ async def _take_messages(run: Run, exchange: Exchange, tally: Tally, stopping: S
     """Invent messages and take sends until the run's time is up."""
     async with asyncio.TaskGroup() as taking:
         server = None
+        closing = Stopping()  # what is answered late is answered now
         if run.send_api is not None:
-            server = server_for(run.send_api, exchange, stopping)
+            server = server_for(run.send_api, exchange, closing)
             taking.create_task(server.serve([run.send_api.listener]))
         try:
             async with asyncio.timeout(run.seconds):
@@ -58,6 +59,7 @@ async def _take_messages(run: Run, exchange: Exchange, tally: Tally, stopping: S
                     await stopping.sleep(None)
         except TimeoutError:
             pass
+        closing.set()
         if server is not None:
             server.should_exit = True
 
@@ -71,7 +73,7 @@ async def _invent(run: Run, exchange: Exchange, tally: Tally, stopping: Stopping
         while tally.waiting > run.calls.connections and not stopping:
             await stopping.sleep(0.01)
         message = exchange.invent(number)
-        reports = sum(len(delivery.reports) for delivery in message.deliveries)
+        reports = sum(len(delivery.calls) for delivery in message.deliveries)
         await pace.turn(max(1, reports))
 
 

@@ -60,10 +60,11 @@ class Mix:
 
 @dataclass(frozen=True, slots=True)
 class PlannedReport:
-    """One call to the callback address: its raw query, and its delay after the call before."""
+    """One report: the raw query that calls it back, and its delay after the report before."""
 
     query: str
     after_s: float
+    meant: str  # the query as it would be if nothing of it were malformed
     malformed: str | None = None  # the code of the refusal that it must get
 
 
@@ -74,6 +75,11 @@ class Delivery:
     recipient: str
     behaviour: str
     reports: tuple[PlannedReport, ...]
+
+    @property
+    def calls(self) -> tuple[PlannedReport, ...]:
+        """The reports that are called back."""
+        return self.reports if BEHAVIOURS[self.behaviour].is_called_back else ()
 
     @property
     def is_early(self) -> bool:
@@ -139,18 +145,20 @@ def _reports(
     random: Random, message_id: str, recipient: str, name: str, delays: Delays
 ) -> tuple[PlannedReport, ...]:
     behaviour = BEHAVIOURS[name]
+    if behaviour.like:
+        behaviour = BEHAVIOURS[random.choice(behaviour.like)]
     known = {"type": "dlr", "messageid": message_id, "to": recipient}
     network = random.choice(_networks(recipient))
     planned: list[PlannedReport] = []
     for template in behaviour.reports:
         parameters = {**known, **_worded(random, template), "network": network}
-        query, malformed = _query(random, parameters, behaviour)
+        query, meant, malformed = _query(random, parameters, behaviour)
         times = random.randint(2, 5) if behaviour.repeated else 1
         for _ in range(times):
             delay_s = _delay_s(random, behaviour if not planned else None, delays)
             if planned and behaviour.at_once:
                 delay_s = planned[0].after_s
-            planned.append(PlannedReport(query, delay_s, malformed))
+            planned.append(PlannedReport(query, delay_s, meant, malformed))
     return tuple(planned)
 
 
@@ -175,18 +183,20 @@ def _worded(random: Random, template: Template) -> dict[str, str]:
 
 def _query(
     random: Random, parameters: dict[str, str], behaviour: Behaviour
-) -> tuple[str, str | None]:
-    """The raw query, and the code of its refusal if it is malformed."""
+) -> tuple[str, str, str | None]:
+    """The raw query, its meaning, and the code of its refusal if it is malformed."""
     # The guide doesn't say if a space comes as `+` or as `%20`.
     quoted = random.choice((quote, quote_plus))
     if behaviour.malformed:
         way = random.choice(MALFORMED)
         changed = {**parameters, **way.changes}
         kept = {name: value for name, value in changed.items() if value is not None}
-        return urlencode(kept, quote_via=quoted) + way.ending, way.code
+        query = urlencode(kept, quote_via=quoted) + way.ending
+        return query, urlencode(parameters), way.code
     prefix = random.choice(behaviour.prefixes)
     query = urlencode(parameters, quote_via=quoted) + random.choice(behaviour.endings)
-    return query.replace("&to=", f"&to={prefix}", 1), None
+    query = query.replace("&to=", f"&to={prefix}", 1)
+    return query, query, None
 
 
 def _delay_s(random: Random, first: Behaviour | None, delays: Delays) -> float:

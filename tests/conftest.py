@@ -1,6 +1,7 @@
 """A database for every test that asks for one: the test runs on both kinds."""
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copyfile
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import URL
 
-from tests.databases import MigratedDatabases, empty, migrate
+from tests.databases import MigratedDatabases, emptying, migrate
 from tests.postgres import new_database, running_server
 from tests.process import until
 from tests.service import Service, running_service
@@ -82,6 +83,13 @@ def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL
         yield url
 
 
+@pytest.fixture
+def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
+    """The same on SQLite alone: one database is enough for tests that don't depend on it."""
+    with migrated_database("sqlite", tmp_path, request) as url:
+        yield url
+
+
 @pytest.fixture(params=DATABASES)
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[URL]:
     """A database without any table for this test alone, once for each kind."""
@@ -116,10 +124,45 @@ def kept_services(
         yield services
 
 
+@pytest.fixture(scope="session")
+def empty_again(kept_services: dict[str, Service]) -> Iterator[dict[str, Callable[[], None]]]:
+    """A function for each of them that deletes all rows, once no report waits for its commit."""
+    with ExitStack() as stack:
+
+        def emptying_of(kept: Service) -> Callable[[], None]:
+            delete_rows = stack.enter_context(emptying(kept.database_url))
+
+            def empty() -> None:
+                until(lambda: kept.app.parts.writer.queued == 0)
+                delete_rows()
+
+            return empty
+
+        yield {kind: emptying_of(kept) for kind, kept in kept_services.items()}
+
+
 @pytest.fixture(params=DATABASES)
-def service(request: pytest.FixtureRequest, kept_services: dict[str, Service]) -> Iterator[Service]:
+def service(
+    request: pytest.FixtureRequest,
+    kept_services: dict[str, Service],
+    empty_again: dict[str, Callable[[], None]],
+) -> Iterator[Service]:
     """A service whose database is empty, once for each kind of database."""
-    kept = kept_services[request.param]
-    yield kept
-    until(lambda: kept.app.parts.writer.queued == 0)
-    empty(kept.database_url)
+    yield kept_services[request.param]
+    empty_again[request.param]()
+
+
+@pytest.fixture
+def both_services(
+    kept_services: dict[str, Service], empty_again: dict[str, Callable[[], None]]
+) -> Iterator[list[Service]]:
+    """The same on both kinds in one test, for one that takes long to find out what to ask."""
+    yield [*kept_services.values()]
+    for empty in empty_again.values():
+        empty()
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from scanning all that was loaded, again and again."""
+    gc.collect()
+    gc.freeze()

@@ -251,11 +251,12 @@ def client_of(port: int, timeout_s: float = 30) -> httpx2.Client:
 
 
 def until(holds: Callable[[], bool], within_s: float = 10) -> None:
-    """Check again and again until the condition holds. Fail at the deadline."""
-    deadline = time.monotonic() + within_s
+    """Check until the condition holds, soon and then ever less often. Fail at the deadline."""
+    deadline, pause_s = time.monotonic() + within_s, 0.01
     while not holds():
         assert time.monotonic() < deadline, f"not within {within_s} s"
-        time.sleep(0.02)
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, 0.1)  # most conditions take a request
 
 
 def free_port() -> int:

@@ -1,8 +1,8 @@
 """The expected statistics: deliveries counted one by one, in Python."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from sqlalchemy import Connection, select
 
@@ -16,10 +16,12 @@ def recount(
     connection: Connection, keys: Sequence[str], since: int | None = None, until: int | None = None
 ) -> Counter[tuple[Any, ...]]:
     """The number of deliveries with the same keys and state."""
+    of_keys = [_OF_KEY[key] for key in keys]
     return Counter(
-        (*(key_of(row, key) for key in keys), row.state)
+        (*(of_key(row, moment) for of_key in of_keys), row.state)
         for row in connection.execute(select(deliveries))
-        if (since is None or moment_of(row) >= since) and (until is None or moment_of(row) < until)
+        for moment in (moment_of(row),)
+        if (since is None or moment >= since) and (until is None or moment < until)
     )
 
 
@@ -38,14 +40,17 @@ def moment_of(row: Any) -> int:
     return int(row.last_received_at or row.submitted_at or 0)
 
 
-def key_of(row: Any, key: str) -> Any:
-    if key == "mcc":
-        is_number = row.mcc_mnc is not None and set(row.mcc_mnc) <= set("0123456789")
-        return row.mcc_mnc[:3] if is_number else ""
-    return {
-        "network": row.mcc_mnc or "",
-        "state": row.state,
-        "reason": row.reason or "",
-        "hour": moment_of(row) // 3_600_000_000,
-        "day": moment_of(row) // (24 * 3_600_000_000),
-    }[key]
+def _mcc_of(row: Any, _moment: int) -> str:
+    is_number = row.mcc_mnc is not None and set(row.mcc_mnc) <= set("0123456789")
+    return row.mcc_mnc[:3] if is_number else ""
+
+
+# Of a delivery and its moment.
+_OF_KEY: Final[dict[str, Callable[[Any, int], Any]]] = {
+    "network": lambda row, _moment: row.mcc_mnc or "",
+    "mcc": _mcc_of,
+    "state": lambda row, _moment: row.state,
+    "reason": lambda row, _moment: row.reason or "",
+    "hour": lambda _row, moment: moment // 3_600_000_000,
+    "day": lambda _row, moment: moment // (24 * 3_600_000_000),
+}

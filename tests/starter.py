@@ -1,13 +1,16 @@
 """Starts programs without loading them each time: this process has loaded them, and forks.
 
 Loading takes a second of CPU, and the tests start programs hundreds of times. A forked program is a
-process of its own all the same, with its own environment, folder and output alone.
+process of its own all the same, with its own environment, folder and output alone. It ends as any
+other, threads and exit handlers included, but leaves freeing its memory to the kernel: Python would
+touch, and so copy, all that programs share, which takes longer than most commands.
 
 It takes requests on the socket whose descriptor is its argument: what to run, as JSON, with the
 descriptors for the replies, for stdout and for stderr. The replies are two integers: the process
 id, and in the end the exit code.
 """
 
+import atexit
 import gc
 import json
 import os
@@ -31,7 +34,11 @@ LOADED: Final = (
     "app.commands.serve",
     "simulator.command",
     "tests.faults.doomed",
+    "typer.rich_utils",
 )
+
+# The exit code of the program that this process has become, once its `main` has ended.
+_ended_with: int | None = None
 
 
 def start_on_request(requests: socket.socket) -> None:
@@ -83,12 +90,42 @@ def _run(given: dict[str, Any], stdout: int, stderr: int) -> None:
     os.environ.update(given["environment"])
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, say, has it ignored
     sys.argv = given["arguments"]
-    import_module(given["module"]).main()
+    _run_main(given["module"])
+
+
+def _run_main(module: str) -> None:
+    global _ended_with  # noqa: PLW0603 - for `_end_at_once`, which gets no argument
+    try:
+        import_module(module).main()
+    except SystemExit as ended:
+        _ended_with = ended.code if isinstance(ended.code, int) else None
+        raise
+    _ended_with = 0
+
+
+def _end_at_once() -> None:
+    """End without freeing the memory, unless Python has an error to report."""
+    if _ended_with is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_ended_with)
+
+
+def analyse_endpoints() -> None:
+    """Do it for all, too: FastAPI does so when it first needs the routes."""
+    from fastapi.routing import iter_route_contexts  # noqa: PLC0415 - `main` loads what it needs
+
+    from app.main import ROUTES  # noqa: PLC0415
+
+    for _ in iter_route_contexts(ROUTES):
+        pass
 
 
 def main() -> None:
+    atexit.register(_end_at_once)  # the first to be registered is the last to be called
     for module in LOADED:
         import_module(module)
+    analyse_endpoints()
     gc.collect()
     gc.freeze()  # so that no collection touches, and copies, what all programs share
     with socket.socket(fileno=int(sys.argv[1])) as requests:

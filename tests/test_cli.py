@@ -196,7 +196,7 @@ def test_migrate_makes_the_schema_and_then_leaves_it_alone(empty_database_url: U
     url = empty_database_url.render_as_string(hide_password=False)
 
     first = run_afresh("migrate", DLR_DATABASE_URL=url)
-    second = run_afresh("migrate", DLR_DATABASE_URL=url)
+    second = run("migrate", DLR_DATABASE_URL=url)
 
     assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
     assert first.stdout.startswith("schema: none -> ")
@@ -465,3 +465,34 @@ def test_an_interrupted_start_leaves_no_traceback(tmp_path: Path, pause_s: float
     _, stderr = process.communicate(timeout=30)
 
     assert "Traceback" not in stderr, stderr
+
+
+@pytest.mark.parametrize("command", [("migrate",), ("quarantine", "list")], ids=" ".join)
+def test_a_data_folder_of_before_is_closed_to_others(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "data"
+    settings = {"DLR_DATA_DIR": str(folder)}
+    assert run("migrate", **settings).code == 0
+    for name in ("callback-token", "spool-0.db", "spool-0.lock"):
+        (folder / name).touch()
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755)
+
+    ended = run(*command, **settings)
+
+    assert ended.code == 0, ended.stderr
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) & 0o077 for file in folder.iterdir()} == {0}
+
+
+def test_a_folder_that_is_not_the_services_alone_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "of another program").mkdir()
+    tmp_path.chmod(0o755)
+
+    ended = run("migrate", DLR_DATA_DIR=str(tmp_path))
+
+    assert ended.code == 0
+    assert "others may enter it" in ended.stderr
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "dlr.db").stat().st_mode) == 0o600

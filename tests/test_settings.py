@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from app.settings import PREFIX, Role, Settings, SettingsError, load_settings
+from app.settings import (
+    PREFIX,
+    Role,
+    Settings,
+    SettingsError,
+    load_settings,
+    unknown_variables,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -32,13 +39,13 @@ def test_a_list_is_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_key_may_be_given_plain_or_by_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     digest = sha256(b"a-key").hexdigest()
-    monkeypatch.setenv("DLR_API_KEYS", f"shop:read:a-key,boss:admin:sha256={digest}")
+    monkeypatch.setenv("DLR_API_KEYS", f"shop:read:a-key,shop:read:sha256={digest}")
 
-    shop, boss = load_settings().api_keys
+    plain, digested = load_settings().api_keys
 
-    assert (shop.name, shop.role) == ("shop", Role.READ)
-    assert (boss.name, boss.role) == ("boss", Role.ADMIN)
-    assert shop.digest == boss.digest == bytes.fromhex(digest)
+    for key in (plain, digested):
+        assert (key.name, key.role) == ("shop", Role.READ)
+        assert key.digest == bytes.fromhex(digest)
 
 
 def test_a_plain_key_may_have_colons_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,3 +338,20 @@ def test_the_page_names_no_setting_that_is_not_there() -> None:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {"DLR_SECRETS_DIR"}
 
     assert set(re.findall(r"DLR_[A-Z_]*[A-Z]", PAGE.read_text())) == known
+
+
+def test_one_key_under_two_names_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLR_API_KEYS", "app:read:the-same-key,boss:admin:the-same-key")
+
+    with pytest.raises(SettingsError, match="DLR_API_KEYS: app and boss have the same key"):
+        load_settings()
+
+
+def test_a_misspelt_file_of_the_secrets_directory_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "dlr_callback_allowed_network").write_text("10.0.0.0/8")
+    (tmp_path / "another_secret").write_text("not ours")
+    monkeypatch.setenv("DLR_SECRETS_DIR", str(tmp_path))
+
+    assert unknown_variables() == {"DLR_CALLBACK_ALLOWED_NETWORK": "DLR_CALLBACK_ALLOWED_NETWORKS"}

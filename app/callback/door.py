@@ -9,7 +9,7 @@ from app.callback.parse import CODES, understand
 from app.exchange import Answer, Reply, Request
 from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError, Writer
-from app.reports import Refusal
+from app.reports import CLOCK_TOLERANCE_US, Refusal
 from app.settings import Settings
 from app.tallies import OTHER
 from app.telemetry import Metrics, expect
@@ -105,9 +105,15 @@ class Door:
     def take_time(self) -> int:
         """A time of receipt, in microseconds since 1970 UTC: later than all before.
 
-        If the clock is set back, the report that came later must still win.
+        If the clock is set back a little, the report that came later must still win. If it is set
+        back by more, it was wrong: the times from then are ahead of now, and the fold knows those.
         """
-        self._now = max(time.time_ns() // 1000, self._now + 1)
+        now = time.time_ns() // 1000
+        if now < self._now - CLOCK_TOLERANCE_US:
+            seconds = (self._now - now) // 1_000_000
+            log.error("the clock was set back", extra={"seconds": seconds})
+            self._now = now
+        self._now = max(now, self._now + 1)
         return self._now
 
     def _counted(self, answer: Answer, name: int | str, began: float) -> Answer:

@@ -10,6 +10,7 @@ from typing import IO
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.commands.private import close_to_others
 from app.settings import Settings, SettingsError
 from app.store import changes, faults, schema
 from app.store.engine import Database, open_database
@@ -23,6 +24,7 @@ def say_which(settings: Settings) -> None:
 @contextmanager
 def opened_database(settings: Settings, *, hurried: bool = False) -> Iterator[Database]:
     """Open the database. Database errors in the block become `SettingsError`."""
+    close_to_others(settings)
     try:
         database = open_database(settings.database, hurried=hurried)
     except OSError as error:

@@ -1,11 +1,12 @@
 """`paasoo-dlr export`: all deliveries, as CSV or as JSON lines."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO, cast
+from typing import Final, Literal, NamedTuple, TextIO, cast
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -42,6 +43,8 @@ class Target(NamedTuple):
 def export(
     form: str, target: Target, state: State | None, since: int | None, until: int | None
 ) -> None:
+    if target.spreadsheet_safe and form != "csv":
+        raise typer.BadParameter("is for CSV alone", param_hint="--spreadsheet-safe")
     settings = load_settings()
     exported = 0
     say_which(settings)
@@ -62,13 +65,17 @@ def opened(target: Target) -> Iterator[TextIO]:
     output = target.output
     name = "standard output" if output is None else f"--output: {output}"
     try:
-        if output is None:
+        if output is None or _is_standard_output(output):
             # In every locale: a state's text may be in any language.
             cast(TextIOWrapper, sys.stdout).reconfigure(encoding="utf-8")
             yield sys.stdout
             sys.stdout.flush()
             return
-        with output.open("w" if target.force else "x", encoding="utf-8", newline="") as file:
+        is_device = output.exists() and not output.is_file()
+        if target.force and output.is_file():
+            output.chmod(0o600)  # it may be open to all
+        mode: Literal["w", "x"] = "w" if target.force or is_device else "x"
+        with output.open(mode, encoding="utf-8", newline="") as file:
             yield file
     except FileExistsError:
         raise SettingsError(f"{name} is there already; --force overwrites it") from None
@@ -76,6 +83,11 @@ def opened(target: Target) -> Iterator[TextIO]:
         raise  # the reader, such as `head`, has enough: no fault of the output
     except OSError as error:
         raise SettingsError(f"{name} can't be written: {error.strerror}") from None
+
+
+def _is_standard_output(output: Path) -> bool:
+    """True for `/dev/stdout`, whatever it is redirected to."""
+    return output.exists() and os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno()))
 
 
 def jsonl_writer(file: TextIO, _safe: bool) -> Callable[[Delivery], object]:

@@ -25,14 +25,14 @@ def purge(days: int | None, *, dry_run: bool, yes: bool) -> None:
     if dry_run:
         with database_to_read(settings) as database, database.read.connect() as connection:
             report("would be purged", retention.due(connection, before))
+            say_if_unusual(retention.objection(connection, before))
         return
     with database_to_write(settings, instead=BY_ITSELF) as database:
         with database.read.connect() as connection:
             due = retention.due(connection, before)
             objection = retention.objection(connection, before)
         report("would be purged", due, err=True)
-        if objection is not None:
-            typer.echo(f"paasoo-dlr: unusual: {objection}; is the clock right?", err=True)
+        say_if_unusual(objection)
         if any(due):
             consent("Purge them?", yes=yes)
         purged = Purged()
@@ -41,6 +41,11 @@ def purge(days: int | None, *, dry_run: bool, yes: bool) -> None:
                 purged = purged.and_also(batch)
                 advance(batch.deliveries + batch.refused)
     report("purged", purged)
+
+
+def say_if_unusual(objection: str | None) -> None:
+    if objection is not None:
+        typer.echo(f"paasoo-dlr: unusual: {objection}; is the clock right?", err=True)
 
 
 def report(what: str, purged: Purged, *, err: bool = False) -> None:

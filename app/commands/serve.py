@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Final
 
 import typer
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
@@ -24,7 +24,7 @@ from app.settings import (
     load_settings,
     unknown_variables,
 )
-from app.store import faults, schema
+from app.store import changes, faults, schema
 from app.telemetry import set_up_logging
 from app.variables import of_kubernetes
 
@@ -164,13 +164,17 @@ def prepare_schema(settings: Settings) -> None:
             before, after = schema.upgrade(database.write)
             if before and before != after:
                 log.info("schema brought up to date", extra={"before": before, "after": after})
+            with database.transaction() as connection:  # a restored file may be somebody else's
+                changes.begin_change(connection)
             return
         try:
             with database.read.connect() as connection:
                 wrong = schema.mismatch(connection)
-        except OperationalError as error:
+        except DBAPIError as error:
             # Nothing tells a wrong password from a server that is full: only the text does, in the
-            # server's language.
+            # server's language. A server that answered may be mended; a wrong option may not.
+            if not (isinstance(error, OperationalError) or faults.is_of_the_server(error)):
+                raise
             log.warning("starting without the database", extra={"error": faults.words(error)})
             return
     if wrong is not None:

@@ -1,8 +1,10 @@
 """`paasoo-dlr spool recover`: get acknowledged callbacks out of a damaged spool."""
 
+import os
+import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -11,20 +13,24 @@ import typer
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.commands import progress
-from app.settings import SettingsError, load_settings
+from app.commands.private import close_to_others
+from app.settings import Settings, SettingsError, load_settings
 from app.store import faults
-from app.store.spool import Spool, locked
+from app.store.spool import Spool, locked, possible_time
 
 ROWS_AT_ONCE: Final = 500
 # Ids in a row that can't be read; behind so many there is nothing more.
 MAX_UNREADABLE: Final = 100_000
 KEPT_AS: Final = ".damaged"
+NAME: Final = re.compile(rf"spool-\d+\.db({re.escape(KEPT_AS)})?")
 
 
 def recover(file: Path) -> None:
     settings = load_settings()
     if not file.exists():
         raise SettingsError(f"{file}: there is no such file")
+    close_to_others(settings)
+    _require_spool(file, settings)
     with locked(file) as lock:
         if lock is None:
             raise SettingsError(f"{file}: `serve` is using it; stop it first")
@@ -32,10 +38,35 @@ def recover(file: Path) -> None:
         try:
             with closing(Spool.claim(file.parent, settings.spool_max_bytes)) as spool:
                 recovered = _copy(kept, spool)
+                _give_to_owner_of(kept, spool.file, file.with_suffix(".lock"))
+        except OSError as error:
+            raise SettingsError(f"{file.parent}: {error}") from None
         except SQLAlchemyError as error:
             raise SettingsError(f"{file.parent}: {faults.words(error)}") from None
     typer.echo(f"recovered {recovered} callbacks into {spool.file}, which `serve` drains")
     typer.echo(f"the damaged file is kept as {kept}")
+
+
+def _require_spool(file: Path, settings: Settings) -> None:
+    """Refuse any file but a spool: it is renamed, even while another process writes to it.
+
+    A spool in the data folder is known by its name, however damaged; any other file must be
+    readable so far that SQLite finds a spool's table in it.
+    """
+    database = Path(settings.database.database or "") if settings.is_embedded else None
+    if database is not None and database.exists() and file.samefile(database):
+        raise SettingsError(f"{file}: is the database, not a spool")
+    is_ours = file.resolve().parent == settings.data_dir.resolve()
+    is_named_so = is_ours and NAME.fullmatch(file.name) is not None
+    try:
+        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as opened:
+            found = opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'spooled'").fetchone()
+    except sqlite3.Error as error:
+        if not is_named_so:
+            raise SettingsError(f"{file}: can't be read as a spool: {error}") from None
+    else:
+        if found is None:
+            raise SettingsError(f"{file}: is not a spool: it has no table `spooled`")
 
 
 def _set_aside(file: Path) -> Path:
@@ -52,6 +83,14 @@ def _set_aside(file: Path) -> Path:
     return kept
 
 
+def _give_to_owner_of(damaged: Path, spool: Path, lock: Path) -> None:
+    """Let `serve` open what root has recovered."""
+    owner = damaged.stat()
+    for file in (lock, spool, spool.with_suffix(".lock"), *spool.parent.glob(f"{spool.name}-*")):
+        with suppress(PermissionError):  # only root may, and anybody else need not
+            os.chown(file, owner.st_uid, owner.st_gid)
+
+
 def _copy(damaged: Path, spool: Spool) -> int:
     copied = 0
     with progress.shown("recovering", None) as advance, closing(sqlite3.connect(damaged)) as opened:
@@ -63,17 +102,19 @@ def _copy(damaged: Path, spool: Spool) -> int:
     return copied
 
 
-def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
+def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str | bytes]]:
     """Each row that can be read, as (received_at, query), in the order of ids."""
     last_id = unreadable = 0
     while unreadable < MAX_UNREADABLE:
         try:
             rows = connection.execute(
-                "SELECT id, received_at, query FROM spooled WHERE id > ? ORDER BY id", (last_id,)
+                "SELECT id, coalesce(CAST(received_at AS INTEGER), 0),"
+                " coalesce(CAST(query AS BLOB), x'') FROM spooled WHERE id > ? ORDER BY id",
+                (last_id,),
             )
             for last_id, received_at, query in rows:  # noqa: B007 - where to go on
                 unreadable = 0
-                yield received_at, query
+                yield possible_time(received_at), query.decode() if query.isascii() else query
         except sqlite3.Error:
             last_id, unreadable = last_id + 1, unreadable + 1
         else:

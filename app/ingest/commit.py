@@ -99,7 +99,7 @@ class Committer:
             return True
         if not faults.is_fault_of_data(error):
             self._metrics.failed_batches.labels("database").inc()
-            raise DatabaseFaultError(found) from error
+            raise DatabaseFaultError(found, faults.kind(error)) from error
         self._metrics.failed_batches.labels("data").inc()
         return False
 

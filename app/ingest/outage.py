@@ -6,8 +6,12 @@ One object with a lock, for every thread to ask and to tell.
 import logging
 import threading
 import time
+from typing import Final
 
 log = logging.getLogger(__name__)
+
+# Reasons that are logged of one outage: a driver's words may differ each time.
+MAX_REASONS: Final = 50
 
 
 class Outage:
@@ -55,16 +59,17 @@ class Outage:
     def spool_is_failing(self) -> bool:
         return self._spool_is_failing
 
-    def begin(self, why: str) -> None:
-        """Note that the database took nothing. Log the reason if it is new in this outage."""
+    def begin(self, why: str, kind: str | None = None) -> None:
+        """Note that the database took nothing. Log the reason if its kind is new in this outage."""
         with self._lock:
             if self._began_at is None:
                 self._number += not self._is_on
                 self._began_at = time.monotonic()
             self._is_on = not self._is_embedded
             # Each reason counts: a server may be back with an outdated schema.
-            is_news = why not in self._said
-            self._said.add(why)
+            is_news = (kind or why) not in self._said and len(self._said) < MAX_REASONS
+            if is_news:
+                self._said.add(kind or why)
         if is_news:
             they_are = self._reports_are
             log.error("the database takes no reports", extra={"error": why, "they_are": they_are})

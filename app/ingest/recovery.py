@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.commit import Committer, Outcome
 from app.ingest.outage import Outage
@@ -19,7 +19,7 @@ from app.reports import DeliveryReport, Refusal
 from app.settings import Settings
 from app.store import changes, faults, postgresql, schema
 from app.store.faults import DatabaseFaultError, NotWritableError
-from app.store.spool import Spool, Spooled
+from app.store.spool import Spool, Spooled, is_closed_to_us
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class Recovery:
         # Spools with callbacks that can't be read.
         self.damaged: set[Path] = set()
         self._clocks_differ = False
-        self._complaint = ""
+        self._look_fails = False
+        self._meets_an_old_primary = False
+        self._complaints: dict[Path | None, str] = {}
         self._schema_was_current = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="recovery", daemon=True)
@@ -107,12 +109,12 @@ class Recovery:
                 self._outage.end(number)
             self._drain_abandoned()
         except DatabaseFaultError as error:
-            self._outage.begin(str(error))
+            self._outage.begin(str(error), error.kind)
             return False
         except Exception as error:  # noqa: BLE001 - only this thread can end an outage, so go on
-            self._complain("the recovery failed; it goes on", error)
+            self._complain(None, "the recovery failed; it goes on", error)
             return False
-        self._complaint = ""
+        self._complaints.pop(None, None)
         return True
 
     def _require_writable(self) -> None:
@@ -138,18 +140,34 @@ class Recovery:
         self._looked_at_server_at = time.monotonic()
         try:
             with self._database.look.connect() as connection:
-                is_another = postgresql.server_of(connection) != self._database.server
+                is_another = self._database.is_another(postgresql.server_of(connection))
                 is_read_only = schema.is_read_only(connection)
+                self._note_old_primary(postgresql.passed_over_an_old_primary(connection))
                 self._compare_clocks(postgresql.clock_difference_s(connection))
         except SQLAlchemyError as error:
-            log.warning("no new connection", extra={"error": faults.description(error)})
-            self._outage.note_look(failed=True)
+            if faults.is_of_an_old_primary(error):
+                self._note_old_primary(True)
+            self._note_look(faults.description(error))
             return
-        self._outage.note_look(failed=False)
+        self._note_look(None)
         if is_another or is_read_only:
             self._database.close()
             why = "another server has taken its address" if is_another else "it is read-only"
             raise NotWritableError(why)
+
+    def _note_look(self, why_failed: str | None) -> None:
+        fails = why_failed is not None
+        self._outage.note_look(failed=fails)
+        if fails and not self._look_fails:
+            log.warning("no new connection", extra={"error": why_failed})
+        if self._look_fails and not fails:
+            log.warning("new connections again")
+        self._look_fails = fails
+
+    def _note_old_primary(self, is_met: bool) -> None:
+        if is_met and not self._meets_an_old_primary:
+            log.error("an old primary answers: fence it; nothing is read from it or written to it")
+        self._meets_an_old_primary = is_met
 
     def _compare_clocks(self, difference_s: float) -> None:
         is_wrong = abs(difference_s) > MAX_CLOCK_DIFFERENCE_S
@@ -170,21 +188,28 @@ class Recovery:
             self._run_drain(spool)
 
     def _run_drain(self, spool: Spool) -> None:
+        """Drain a spool. No fault of its own keeps the outage on, or the other spools waiting."""
         try:
             self._drain.run(spool, self._stopping)
+        except DatabaseFaultError:
+            raise
         except SQLAlchemyError as error:
             # Of the spool: the database's errors are faults by then.
             self._note_damage(spool.file, error)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._complain(spool.file, f"{spool.file} can't be drained", error)
+        else:
+            self._complaints.pop(spool.file, None)
+            self.damaged.discard(spool.file)
 
-    def _note_damage(self, file: Path, error: SQLAlchemyError) -> None:
-        if isinstance(error, OperationalError):  # no space, say
-            self._complain(f"{file} can't be used", error)
+    def _note_damage(self, file: Path, error: SQLAlchemyError | OSError) -> None:
+        if not (faults.is_damage(error) or is_closed_to_us(file)):  # no space, say
+            self._complain(file, f"{file} can't be used", error)
             return
         if file not in self.damaged:
-            why = faults.words(error)
             log.error(
                 "a spool is damaged; `paasoo-dlr spool recover` gets out what can be read",
-                extra={"file": str(file), "error": why},
+                extra={"file": str(file), "error": faults.description(error)},
             )
         self.damaged.add(file)
 
@@ -198,18 +223,22 @@ class Recovery:
         for file in sorted(self._spool_folder.glob("spool-*.db")):
             try:
                 spool = Spool.take(file, self._spool_max_bytes)
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, PermissionError) as error:
                 self._note_damage(file, error)
                 continue
             if spool is not None:
                 with closing(spool):
                     yield spool
 
-    def _complain(self, message: str, error: Exception) -> None:
+    def _complain(self, about: Path | None, message: str, error: Exception) -> None:
         """Log an error unless it is the last one again, which would come every half second."""
         complaint = f"{message} {error!r}"
-        if complaint != self._complaint:
-            self._complaint = complaint
+        if complaint == self._complaints.get(about):
+            return
+        self._complaints[about] = complaint
+        if isinstance(error, SQLAlchemyError):  # its text, and its trace, may quote a row
+            log.error(message, extra={"error": faults.description(error)})
+        else:
             log.error(message, exc_info=error)
 
 
@@ -272,7 +301,7 @@ class Drain:
         reports: dict[int, DeliveryReport] = {}
         refusals: dict[int, Refusal] = {}
         for row in rows:
-            entry = self._understand(row.query.encode(), row.received_at)
+            entry = self._understand(row.query, row.received_at)
             if isinstance(entry, Refusal):
                 refusals[row.id] = entry
             else:

@@ -182,7 +182,7 @@ class Writer:
             try:
                 outcomes = self._committer.commit_reports(reports)
             except DatabaseFaultError as error:
-                self._outage.begin(str(error))
+                self._outage.begin(str(error), error.kind)
             else:
                 self._outage.end()
                 return outcomes

@@ -8,9 +8,10 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from app.ingest.outage import Outage
 from app.ops.periodic import Job
 from app.settings import Settings
-from app.store import retention, sends, stats, submissions
+from app.store import changes, postgresql, retention, sends, stats, submissions
 from app.store.engine import Database
 from app.telemetry import Metrics
 
@@ -21,6 +22,7 @@ EXPIRY_INTERVAL_S: Final = 30
 MAX_EXPIRED: Final = 500
 MAX_FORGOTTEN: Final = 1000
 COMPACTION_INTERVAL_S: Final = 5
+TRIAL_INTERVAL_S: Final = 2
 PURGE_INTERVAL_S: Final = 3600
 # After the start: time for an operator to see that the clock is wrong.
 PURGE_AFTER_S: Final = 180.0
@@ -32,12 +34,23 @@ US_A_DAY: Final = stats.HOURS_A_DAY * stats.HOUR
 DAYS_OF_KEYS: Final = 30
 
 
-def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
+class ClockIsAheadError(Exception):
+    """Our clock is far ahead of the database's."""
+
+
+def jobs(settings: Settings, database: Database, metrics: Metrics, outage: Outage) -> list[Job]:
     """The jobs that these settings ask for."""
     found = [
-        Job("forgetting sends", PURGE_INTERVAL_S, lambda it: forget_sends(database, it)),
+        Job(
+            "forgetting sends",
+            PURGE_INTERVAL_S,
+            lambda it: forget_sends(database, it),
+            PURGE_AFTER_S,
+        ),
         Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)),
     ]
+    if database.is_embedded:
+        found.append(Job("trial", TRIAL_INTERVAL_S, lambda _: try_to_write(database, outage)))
     if settings.report_timeout_hours:
         hours = settings.report_timeout_hours
         found.append(
@@ -52,7 +65,13 @@ def jobs(settings: Settings, database: Database, metrics: Metrics) -> list[Job]:
 
 
 def expire(database: Database, metrics: Metrics, hours: int, stopping: threading.Event) -> None:
-    """Mark messages without a final report as expired, `hours` after they were sent."""
+    """Mark messages without a final report as expired, `hours` after they were sent.
+
+    Raises `ClockIsAheadError`: for whoever reads it, `expired` is final.
+    """
+    with database.read.connect() as connection:
+        if -postgresql.clock_difference_s(connection) > retention.MAX_CLOCK_DIFFERENCE_S:
+            raise ClockIsAheadError
 
     def expire_some(connection: Connection) -> int:
         now = time.time_ns() // 1000
@@ -63,13 +82,28 @@ def expire(database: Database, metrics: Metrics, hours: int, stopping: threading
 
 
 def forget_sends(database: Database, stopping: threading.Event) -> None:
-    """Forget sends whose idempotency keys have expired."""
+    """Forget sends whose idempotency keys have expired, unless the clock seems wrong.
+
+    Without its key a repeated request would be sent, and paid, twice.
+    """
+    with database.read.connect() as connection:
+        if sends.are_mostly_before(connection, days_ago(DAYS_OF_KEYS)):
+            log.error("no idempotency key was forgotten: most of them are old; look at the clock")
+            return
 
     def forget_some(connection: Connection) -> int:
         return sends.forget_before(connection, days_ago(DAYS_OF_KEYS), MAX_FORGOTTEN)
 
     for _ in _batches(database, stopping, MAX_FORGOTTEN, forget_some):
         pass
+
+
+def try_to_write(database: Database, outage: Outage) -> None:
+    """End an outage of the embedded database without waiting for a report to be risked."""
+    if outage.has_begun:
+        with database.transaction() as connection:
+            changes.begin_change(connection)
+        outage.end()
 
 
 def compact(database: Database, stopping: threading.Event) -> None:

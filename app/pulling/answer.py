@@ -20,7 +20,7 @@ MAX_PARTS: Final = 10_000
 NAMES: Final = {"statuscode": "drStatuscode", "errcode": "drErrcode", "network": "network"}
 
 # Numbers keep the form that they came in: a price is shown as it came.
-_DECODER: Final = json.JSONDecoder(parse_float=str)
+_DECODER: Final = json.JSONDecoder(parse_float=str, parse_int=str)
 _SPACE: Final = re.compile(r"\s*")
 _NOT_ASCII: Final = re.compile(r"[^ -~]")
 
@@ -39,7 +39,7 @@ class Told(NamedTuple):
 
 
 def read_answer(text: str, message_id: str, received_at: int) -> list[Told]:
-    """What the answer says of each recipient of this message; about another, it is ignored.
+    """The answer about each recipient of this message; about another, it is ignored.
 
     `received_at` in microseconds since 1970 UTC. Raises `NotUnderstoodError`.
     """
@@ -55,24 +55,33 @@ def read_answer(text: str, message_id: str, received_at: int) -> list[Told]:
 
 
 def read_report(raw: str, message_id: str, received_at: int) -> DeliveryReport | None:
-    """The report in what an answer says of one recipient, as `DeliveryReport.query` has it."""
-    told = _told(_DECODER.decode(raw), raw, message_id, received_at)
+    """The report in what an answer says of one recipient, as `DeliveryReport.query` has it.
+
+    None if there is none, or if the text has been damaged since.
+    """
+    try:
+        item = _DECODER.decode(raw)
+    except (ValueError, RecursionError):
+        return None
+    told = _told(item, raw, message_id, received_at) if isinstance(item, dict) else None
     return None if told is None else told.report
 
 
 def _items(text: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of the array, each with its own text. Raises `ValueError`."""
-    if text.startswith("{") and "drStatus" in (only := _DECODER.decode(text)):
-        yield only, text
+    """The objects of the array, each with its own text. Raises `ValueError`.
+
+    A single object counts as a list of one. Whatever else stands in the array is passed over.
+    """
+    if text.startswith("{"):
+        yield _DECODER.decode(text), text
         return
     if not text.startswith("["):
         raise NotUnderstoodError
     position = _after_space(text, 1)
     while text[position : position + 1] != "]":
         item, end = _DECODER.raw_decode(text, position)
-        if not isinstance(item, dict):
-            raise NotUnderstoodError
-        yield item, text[position:end]
+        if isinstance(item, dict):
+            yield item, text[position:end]
         position = _after_space(text, end)
         if text[position : position + 1] == ",":
             position = _after_space(text, position + 1)
@@ -119,11 +128,11 @@ def _report(
 
 
 def _words(value: object) -> str | None:
-    """Text as it is, a number as text; anything else is nothing."""
-    if isinstance(value, str):
-        # JSON can escape half a character, which no database takes.
-        return value.encode("utf-8", "replace").decode().strip()
-    return str(value) if type(value) is int else None
+    """Text without outer white space, a number's text; anything else is nothing."""
+    if not isinstance(value, str):
+        return None
+    # JSON can escape half a character, which no database takes.
+    return value.encode("utf-8", "replace").decode().strip()
 
 
 def _parts(value: object) -> int | None:

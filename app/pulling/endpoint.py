@@ -13,7 +13,7 @@ from app.api.responses import json_response, problems
 from app.api.routes import api_router
 from app.errors import MessageNotFoundError, documented
 from app.pulling.answer import NotUnderstoodError
-from app.pulling.asking import Asking, NotAnsweredError, NotStoredError, ask
+from app.pulling.asking import Asking, NotAnsweredError, NotStoredError, RefusedError, ask
 from app.pulling.problems import (
     PullBadAnswerError,
     PullBusyError,
@@ -50,7 +50,7 @@ async def pull_message(messageid: MessageId, request: Request) -> Response:
     await _wait_for_a_turn(parts.asking)
     try:
         await ask(parts.asking, messageid)
-    except NotUnderstoodError:
+    except (NotUnderstoodError, RefusedError):
         raise PullBadAnswerError from None
     except (ProviderUnreachableError, NotAnsweredError):
         raise PullUnansweredError from None
@@ -65,11 +65,11 @@ async def pull_message(messageid: MessageId, request: Request) -> Response:
 async def _wait_for_a_turn(asking: Asking) -> None:
     """Keep to the rate that all replicas share."""
 
-    def take() -> float | None:
-        with asking.database.transaction() as connection:
-            return pulls.take_turn(connection, asking.a_second)
+    def take() -> list[float]:
+        with asking.database.batch() as connection:
+            return pulls.take_turns(connection, asking.a_second, 1)
 
-    wait_s = await run_in_threadpool(take)
-    if wait_s is None:
-        raise PullBusyError
-    await asyncio.sleep(wait_s)
+    for wait_s in await run_in_threadpool(take):
+        await asyncio.sleep(wait_s)
+        return
+    raise PullBusyError

@@ -67,6 +67,10 @@ class Delivery(TypedDict):
     ]
 
 
+def _time(received_at: int | None) -> str | None:
+    return rfc3339(received_at) if received_at else None
+
+
 def delivery_of(row: Sequence[Any]) -> Delivery:
     """Make a delivery of a row with the columns of `read.SHOWN`."""
     (
@@ -86,11 +90,8 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         price,
         parts,
     ) = tuple(row)
-    first = rfc3339(first_received_at) if first_received_at else None
-    if last_received_at == first_received_at:  # most deliveries have one report
-        last = first
-    else:
-        last = rfc3339(last_received_at) if last_received_at else None
+    first = _time(first_received_at)
+    last = first if last_received_at == first_received_at else _time(last_received_at)
     return {
         "messageid": message_id,
         "to": recipient,
@@ -105,7 +106,7 @@ def delivery_of(row: Sequence[Any]) -> Delivery:
         "network": mcc_mnc,
         "first_received_at": first,
         "last_received_at": last,
-        "submitted_at": rfc3339(submitted_at) if submitted_at is not None else None,
+        "submitted_at": None if submitted_at is None else rfc3339(submitted_at),
         "reference": reference,
         "price": price,
         "parts": parts,

@@ -196,8 +196,8 @@ async def _record(
                 submissions.withdraw(connection, UNKNOWN_ID + send.attempt)
             submission = Submission(message_id, order.recipients, order.reference, send.started_at)
             submissions.register(connection, submission, send.started_at)
-            if sending.schedule is not None and problem is None:
-                at = {message_id: send.started_at}
+            if sending.schedule is not None:
+                at = {message_id: send.started_at}  # left out if it is one of ours
                 pulls.add(connection, at, sending.schedule, send.started_at)
             if problem is None:
                 message = message_of(read.deliveries_of(connection, message_id))
@@ -217,11 +217,8 @@ async def _record(
     except SQLAlchemyError as error:
         found = faults.description(error)
         log.error("the outcome of a send can't be recorded", extra={"error": found})  # noqa: TRY400
-        raise OutcomeNotRecordedError(
-            "PaaSoo was called, but the outcome can't be recorded; don't send it again",
-            messageid=message_id if problem is None else None,
-            outcome="sent" if problem is None else problem.code,
-        ) from None
+        known_id, outcome = (message_id, "sent") if problem is None else (None, problem.code)
+        raise OutcomeNotRecordedError(messageid=known_id, outcome=outcome) from None
 
 
 async def _insist(write: Callable[[], Result]) -> Result:

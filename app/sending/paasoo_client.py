@@ -116,7 +116,7 @@ class PaasooClient:
         return read_json(text)
 
     async def ask_in_words(self, url: str, parameters: Mapping[str, str]) -> tuple[int, str]:
-        """What an address answers our account: the HTTP status, and the body as text.
+        """The answer of an address to our account: the HTTP status, and the body as text.
 
         Raises `ProviderUnreachableError` if nothing of the question has left. After any other
         error, some may have.

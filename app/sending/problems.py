@@ -109,6 +109,7 @@ class OutcomeNotRecordedError(ApiError):
 
     status = 500
     code = "outcome_not_recorded"
+    detail = "PaaSoo was called, but the outcome can't be recorded; don't send it again"
 
 
 class SendingNotConfiguredError(ApiError):

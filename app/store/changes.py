@@ -7,12 +7,14 @@ nothing (`docs/decisions/0006-change-feed.md`).
 """
 
 import logging
-from typing import Final
+import secrets
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection, literal_column, select, text, tuple_
 
 from app.store import postgresql
 from app.store.engine import Database
+from app.store.postgresql import UNKNOWN_PLACE, Server
 from app.store.read import SHOWN, Deliveries
 from app.store.tables import deliveries, feed
 
@@ -43,24 +45,29 @@ _SETTLED = _BASE + literal_column(
 # More positions than a server can have shown and lost: its transaction numbers have 32 bits.
 FAILOVER_GAP: Final = 2**32
 
-# Look first, because a new base is hardly ever needed.
-_IS_SETTLED = text("""
-SELECT history IS NOT DISTINCT FROM :server
-    AND (SELECT coalesce(max(changed_in), 0) FROM deliveries)
-        < base + CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint)
+_KNOWN = text("""
+SELECT base, history, (SELECT coalesce(max(changed_in), 0) FROM deliveries)
+    < base + CAST(CAST(pg_snapshot_xmax(pg_current_snapshot()) AS text) AS bigint) AS is_above_all
 FROM feed
 """)
 # The lock and writers wait for each other, so no transaction gives out positions from the old base
 # once there is a new one.
 _LOCK = text("LOCK TABLE deliveries IN SHARE ROW EXCLUSIVE MODE")
+# The server before may have shown positions that this one knows nothing of. The clock makes the new
+# ones differ even from those of another server that was given the same base.
 _SETTLE = text("""
-UPDATE feed SET history = :server, base = CASE
-        WHEN latest >= known.base + CAST(CAST(pg_current_xact_id() AS text) AS bigint)
+UPDATE feed SET history = :history, base = CASE WHEN :took_over THEN greatest(
+        greatest(start, :known_base) + :gap,
+        CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)
+            - CAST(CAST(pg_current_xact_id() AS text) AS bigint))
+    ELSE start END
+FROM (
+    SELECT CASE WHEN latest >= base + CAST(CAST(pg_current_xact_id() AS text) AS bigint)
         THEN latest + 1 - CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)
-        ELSE known.base
-    END + CASE WHEN known.history <> :server THEN CAST(:gap AS bigint) ELSE 0 END
-FROM (SELECT max(changed_in) AS latest FROM deliveries) AS reached, feed AS known
-RETURNING known.history
+        ELSE base END AS start
+    FROM (SELECT max(changed_in) AS latest FROM deliveries) AS reached, feed AS known
+) AS above_all
+RETURNING feed.base
 """)
 
 
@@ -83,7 +90,7 @@ def end(connection: Connection) -> Position:
     last = select(*_ORDER).order_by(*(column.desc() for column in _ORDER)).limit(1)
     if connection.dialect.name == "postgresql":
         last = last.where(deliveries.c.changed_in < _SETTLED)
-    # Take a delivery's position, not a transaction's number: `settle_base` begins above the former.
+    # Take a delivery's position, not a transaction's number: `settle` begins above the former.
     row = connection.execute(last).one_or_none()
     return BEGINNING if row is None else (row.changed_in, row.message_id, row.recipient)
 
@@ -104,18 +111,68 @@ def settle(database: Database) -> None:
     if database.is_embedded:
         return
     with database.write.begin() as connection:
-        server = postgresql.server_of(connection)
-        is_settled = connection.execute(_IS_SETTLED, {"server": server}).scalar_one()
-    if not is_settled:
-        engine = database.write.execution_options(isolation_level="READ COMMITTED")
-        with engine.begin() as connection:
-            server = postgresql.server_of(connection)
-            connection.execute(_LOCK)
-            parameters = {"server": server, "gap": FAILOVER_GAP}
-            known = connection.execute(_SETTLE, parameters).scalar_one()
-        if known not in {None, server}:
-            log.warning(
-                "another server has taken over; the change feed goes on above all it has shown",
-                extra={"before": known, "now": server},
-            )
-    database.server = server
+        known = _known(connection)
+    if not _is_settled(database, known):
+        known = _settle(database)
+    if database.server is None and known.server.place == UNKNOWN_PLACE:
+        log.warning("the server tells no timeline: after a failover the change feed may skip some")
+    if database.server != known.server:
+        database.server, database.feed_base = known.server, known.base
+        database.close()  # connections know the server as it was when they began
+
+
+class _Known(NamedTuple):
+    """A server, and the state of the change feed there."""
+
+    server: Server
+    base: int
+    is_above_all: bool  # new positions come after those of all deliveries
+
+
+def _known(connection: Connection) -> _Known:
+    row = connection.execute(_KNOWN).one()
+    server = Server(postgresql.place_of(connection), row.history)
+    return _Known(server, row.base, row.is_above_all)
+
+
+def _is_settled(database: Database, known: _Known) -> bool:
+    place, _, token = (known.server.history or "").rpartition("/")
+    if not (token and place == known.server.place and known.is_above_all):
+        return False
+    return not _took_over(database, known)
+
+
+def _took_over(database: Database, known: _Known) -> bool:
+    """True if another server has shown positions that this one may give out again."""
+    history, place = known.server.history, known.server.place
+    is_known = database.server is None or database.server.history == history
+    # Perhaps another replica has settled it, but one that didn't know of the latest server.
+    if not is_known and known.base <= database.feed_base:
+        return True
+    # A version before tokens wrote the place alone.
+    return history is not None and place not in {history, history.rpartition("/")[0]}
+
+
+def _settle(database: Database) -> _Known:
+    engine = database.write.execution_options(isolation_level="READ COMMITTED")
+    with engine.begin() as connection:
+        connection.execute(_LOCK)
+        known = _known(connection)
+        if _is_settled(database, known):  # by another replica meanwhile
+            return known
+        took_over = _took_over(database, known)
+        place = known.server.place
+        server = Server(place, f"{place}/{secrets.token_hex(8)}")
+        values = {
+            "history": server.history,
+            "took_over": took_over,
+            "known_base": database.feed_base,
+            "gap": FAILOVER_GAP,
+        }
+        base = connection.execute(_SETTLE, values).scalar_one()
+    if took_over:
+        log.warning(
+            "another server has taken over; the change feed goes on above all it has shown",
+            extra={"before": known.server.history, "now": server.history},
+        )
+    return _Known(server, base, is_above_all=True)

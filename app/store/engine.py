@@ -1,7 +1,10 @@
 """Connections, each with the same promise: a commit that returned is on disk."""
 
+import logging
+import math
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,16 @@ from app.store import faults, postgresql
 from app.store.fair_pool import FairPool
 from app.store.open_files import OpenFiles
 
+log = logging.getLogger(__name__)
+
 # Limits for a lock that another session holds, and for a server that doesn't answer.
 SQLITE_LOCK_TIMEOUT_S = 1
 READ_TIMEOUT_S = 3.0
 WRITE_TIMEOUT_S = 1.5
 SQLITE_CHECKPOINT_PAGES = 4000  # 16 MB
 SQLITE_CACHE_KIB = 32 * 1024
+TELL_OF_IDS_EACH_S = 3600
+ANOTHER_SERVER = "another server answers than the one written to"
 
 
 @dataclass(slots=True)
@@ -29,8 +36,10 @@ class Database:
     write: Engine
     look: Engine  # a new connection each time, to see which server answers now
     files: OpenFiles | None = None  # of the embedded database
-    # The server that the change feed is settled on (`postgresql.server_of`), once one is.
-    server: str | None = None
+    # The server that the change feed is settled on, once one is, and `feed.base` there.
+    server: postgresql.Server | None = None
+    feed_base: int = 0
+    told_of_ids_at: float = -math.inf
 
     @property
     def is_embedded(self) -> bool:
@@ -58,12 +67,28 @@ class Database:
     def _certain(self, engine: Engine) -> Iterator[Connection]:
         with engine.connect() as connection:
             with connection.begin():
-                if self.server is not None and postgresql.server_of(connection) != self.server:
+                self._require_files(connection)  # before anything is written into the wrong file
+                if self.server is not None and self.is_another(postgresql.server_of(connection)):
                     raise faults.no_certainty("another server answers than before")
                 yield connection
-            self.require_in_place()
-            if not self.is_embedded and (warning := postgresql.warning_of(connection)):
-                raise faults.no_certainty(f"the server warned: {warning}")
+            self._require_files(connection)
+            if not self.is_embedded:
+                self._heed_warnings(connection)
+
+    def _heed_warnings(self, connection: Connection) -> None:
+        if of_ids := postgresql.warning_of_ids(connection):
+            self._tell_of_ids(of_ids.words)
+        if warning := postgresql.warning_of(connection):
+            why = f"the server warned: {warning.words}"
+            raise faults.no_certainty(why, kind=f"warning {warning.sqlstate}")
+
+    def _tell_of_ids(self, words: str) -> None:
+        if time.monotonic() - self.told_of_ids_at >= TELL_OF_IDS_EACH_S:
+            self.told_of_ids_at = time.monotonic()
+            log.error(
+                "PostgreSQL runs out of transaction ids, and will refuse every write: vacuum it",
+                extra={"error": words},
+            )
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -79,13 +104,42 @@ class Database:
 
     def require_in_place(self) -> None:
         """Raise `OperationalError` if a file of the embedded database was taken away."""
+
+        def ask_for_size() -> int:
+            with closing(self.write.raw_connection()) as pooled:
+                return _size_in_bytes(pooled.dbapi_connection)
+
         if self.files is not None:
-            self.files.require_in_place()
+            self.files.require_in_place(ask_for_size)
+
+    def _require_files(self, connection: Connection) -> None:
+        """As `require_in_place`, for the thread that has the connection that writes."""
+        if self.files is not None:
+            raw = connection.connection.dbapi_connection
+            self.files.require_in_place(lambda: _size_in_bytes(raw))
+
+    def is_outdated(self, server: postgresql.Server) -> bool:
+        """True for a server that the one settled on has taken over from."""
+        return self.server is not None and server.is_outdated_by(self.server)
+
+    def is_another(self, server: postgresql.Server) -> bool:
+        """True for any but the server settled on, once there is one."""
+        return self.server not in {None, server}
 
     def close(self) -> None:
         """Let go of every connection. New ones, which any use opens, may find another server."""
+        if self.files is not None and self.files.is_overwritten:
+            return  # SQLite's last connection would write its log into the file
         self.read.dispose()
         self.write.dispose()
+
+
+def _size_in_bytes(connection: Any) -> int:
+    """The size of a SQLite database, as this connection sees it."""
+    pages, page_bytes = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
+    )
+    return int(pages * page_bytes)
 
 
 def open_database(url: URL, *, hurried: bool = True) -> Database:
@@ -96,18 +150,36 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     if url.get_backend_name() == "sqlite":
         return _open_sqlite(url, hurried)
     read_timeout_s, write_timeout_s = (READ_TIMEOUT_S, WRITE_TIMEOUT_S) if hurried else (None, None)
+
+    def is_outdated(server: postgresql.Server) -> bool:
+        return database.is_outdated(server)
+
     # A batch is one statement, so a transaction around it would only add round trips.
-    write = postgresql.engine(url, write_timeout_s, pool_size=2, pool_timeout=READ_TIMEOUT_S)
-    read = postgresql.engine(
-        url, read_timeout_s, pool_size=8, pool_timeout=READ_TIMEOUT_S, pool_pre_ping=True
+    write = postgresql.engine(
+        url, write_timeout_s, is_outdated, pool_size=2, pool_timeout=READ_TIMEOUT_S
     )
-    look = postgresql.engine(url, read_timeout_s, poolclass=NullPool)
+    read = postgresql.engine(
+        url,
+        read_timeout_s,
+        is_outdated,
+        pool_size=8,
+        pool_timeout=READ_TIMEOUT_S,
+        pool_pre_ping=True,
+    )
+    look = postgresql.engine(url, read_timeout_s, is_outdated, poolclass=NullPool)
     database = Database(read, write, look)
 
     @event.listens_for(read, "connect")
     def refuse_another_server(connection: postgresql.ServerConnection, _record: object) -> None:
-        if database.server not in {None, connection.server}:
-            raise postgresql.AnotherServerError("another server answers than the one written to")
+        if database.is_another(connection.server):
+            raise postgresql.AnotherServerError(ANOTHER_SERVER)
+
+    @event.listens_for(read, "begin")
+    def refuse_another_server_behind_a_pooler(connection: Connection) -> None:
+        if postgresql.is_pooled(connection) and database.is_another(
+            postgresql.server_of(connection)
+        ):
+            raise faults.unusable(postgresql.AnotherServerError(ANOTHER_SERVER))
 
     return database
 
@@ -143,4 +215,7 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
     def prepare_reading(connection: Any, _record: object) -> None:
         connection.execute("PRAGMA query_only=ON")
 
-    return Database(read, write, read, OpenFiles(Path(url.database)))
+    files = OpenFiles(Path(url.database))
+    for engine in (write, read):
+        files.watch(engine)
+    return Database(read, write, read, files)

@@ -5,13 +5,16 @@ its own. Straight, a session keeps them, whatever the server's configuration is 
 """
 
 import time
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from app.store.faults import ServerHangsError
+from app.store import faults
+from app.store.faults import OldPrimaryError, ServerHangsError
 
 CONNECT_TIMEOUT_S: Final = 2  # libpq's minimum
 # The server ends a late statement itself; we wait this much longer for it to do so.
@@ -22,17 +25,58 @@ _SETTINGS: Final = """
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, {is_local}),
     set_config('statement_timeout', '{timeout_ms}', {is_local})"""
-# One history of commits: the cluster, and its timeline, which changes when a standby takes over.
-_SERVER: Final = """(SELECT system_identifier FROM pg_control_system()) || '/' || CASE
+# The cluster, and its timeline, which changes when a standby takes over.
+_PLACE: Final = """(SELECT system_identifier FROM pg_control_system()) || '/' || CASE
     WHEN pg_is_in_recovery() THEN 'standby' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
 """
-UNKNOWN_SERVER: Final = "unknown"
-# A PostgreSQL that is no PostgreSQL, or an administrator, may refuse the functions above.
+_HISTORY: Final = "(SELECT history FROM feed)"
+UNKNOWN_PLACE: Final = "unknown"
+_UNKNOWN: Final = f"'{UNKNOWN_PLACE}'"
+# A PostgreSQL that is no PostgreSQL, or an administrator, may refuse the functions above, and a
+# database that was not migrated has no `feed.history`.
 _NOT_TOLD: Final = (
     psycopg.errors.InsufficientPrivilege,
     psycopg.errors.UndefinedFunction,
     psycopg.errors.FeatureNotSupported,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
 )
+
+
+class Server(NamedTuple):
+    """One history of commits. Two that are promoted from one primary may share their place.
+
+    `history` is `feed.history`: a place and a token, new with every server that the change feed is
+    settled on, so the two differ in it.
+    """
+
+    place: str  # the cluster's identifier and the timeline
+    history: str | None
+
+    def is_outdated_by(self, other: "Server") -> bool:
+        """True for an old primary: the other server took over from it."""
+        cluster, _, timeline = self.place.partition("/")
+        other_cluster, _, other_timeline = other.place.partition("/")
+        return cluster == other_cluster and timeline < other_timeline  # eight digits each
+
+
+# The functions of PostgreSQL that warn, at each commit, that ids run out. Such a commit is good.
+_OF_THE_END_OF_IDS: Final = frozenset({"GetNewTransactionId", "GetNewMultiXactId"})
+
+
+class Warned(NamedTuple):
+    """A warning of the server's."""
+
+    sqlstate: str
+    text: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.sqlstate} {self.text}"
+
+
+# True for a server that must never be used.
+IsOutdated = Callable[[Server], bool]
 
 
 class AnotherServerError(psycopg.OperationalError):
@@ -44,8 +88,14 @@ class ServerConnection(psycopg.Connection[Any]):
 
     patience_s: float | None = CONNECT_TIMEOUT_S
     is_pooled = False
-    server = UNKNOWN_SERVER
-    warning: str | None = None
+    # SQL for the place and the history; NULL or a constant if the server doesn't tell.
+    place_sql = _UNKNOWN
+    history_sql = "NULL"
+    server = Server(UNKNOWN_PLACE, None)
+    # True if an earlier host of the address is an old primary.
+    passed_over_an_old_primary = False
+    warning: Warned | None = None  # that a commit may be lost
+    warning_of_ids: Warned | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -57,12 +107,20 @@ class ServerConnection(psycopg.Connection[Any]):
             raise ServerHangsError("the server doesn't answer") from error
 
     def note(self, notice: psycopg.errors.Diagnostic) -> None:
-        if notice.severity_nonlocalized == "WARNING":
-            self.warning = f"{notice.sqlstate} {notice.message_primary}"
+        if notice.severity_nonlocalized != "WARNING":
+            return
+        warned = Warned(notice.sqlstate or "", notice.message_primary or "")
+        if notice.source_function in _OF_THE_END_OF_IDS:
+            self.warning_of_ids = warned
+        else:
+            self.warning = warned
 
 
-def engine(url: URL, timeout_s: float | None, **options: Any) -> Engine:
-    """An engine in autocommit whose statements end after `timeout_s`, or never."""
+def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options: Any) -> Engine:
+    """An engine in autocommit whose statements end after `timeout_s`, or never.
+
+    It refuses, as a failed connection, each server that `is_outdated` holds for.
+    """
     created = create_engine(
         url,
         connect_args={
@@ -80,40 +138,74 @@ def engine(url: URL, timeout_s: float | None, **options: Any) -> Engine:
 
     @event.listens_for(created, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> ServerConnection:
-        connection = ServerConnection.connect(*args, **options, autocommit=True)
-        _explore(connection)
+        connection = _connect(args, options, is_outdated)
         if not connection.is_pooled:
             connection.execute(in_session)
         connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
+        _find_history(connection)  # a migration may hold its table, so not before the time limit
         connection.add_notice_handler(connection.note)
         return connection
 
     @event.listens_for(created, "begin")
     def begin(connection: Connection) -> None:
         raw = _raw(connection)
-        raw.warning = None
+        raw.warning = raw.warning_of_ids = None
         if raw.is_pooled:
             raw.autocommit = False
-            connection.exec_driver_sql(in_transaction)
-            if raw.server != UNKNOWN_SERVER:
-                raw.server = connection.exec_driver_sql(f"SELECT {_SERVER}").scalar_one()
+            ask = f"{in_transaction}, {raw.place_sql}, {raw.history_sql}"
+            raw.server = Server(*connection.exec_driver_sql(ask).one()[-2:])
+            if is_outdated(raw.server):
+                raise faults.unusable(OldPrimaryError())
 
     return created
 
 
-def _explore(connection: ServerConnection) -> None:
+def _connect(args: Any, options: Mapping[str, Any], is_outdated: IsOutdated) -> ServerConnection:
+    """Connect to the first host that is no old primary. libpq would stay with the old primary."""
+    connection = ServerConnection.connect(*args, **options, autocommit=True)
+    _find_place(connection)
+    if not is_outdated(connection.server):
+        return connection
+    connection.close()
+    for one in _each_host(options):
+        with suppress(psycopg.OperationalError):
+            connection = ServerConnection.connect(**one, autocommit=True)
+            _find_place(connection)
+            if not is_outdated(connection.server):
+                connection.passed_over_an_old_primary = True
+                return connection
+            connection.close()
+    raise OldPrimaryError
+
+
+def _each_host(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options for each single host, if there are several."""
+    names = [name for name in ("host", "hostaddr", "port") if "," in str(options.get(name, ""))]
+    lists = (str(options[name]).split(",") for name in names)
+    for values in zip(*lists, strict=True):
+        yield {**options, **dict(zip(names, values, strict=True))}
+
+
+def _find_place(connection: ServerConnection) -> None:
     """Find out which server answers, and if a pooler is between: it hides the server's process."""
     found = connection.execute("SELECT pg_backend_pid()").fetchone()
     assert found
     connection.is_pooled = found[0] != connection.pgconn.backend_pid
     if connection.is_pooled:
         connection.prepare_threshold = None  # the next transaction may get another session
-    try:
-        row = connection.execute(f"SELECT {_SERVER}").fetchone()
-    except _NOT_TOLD:
-        return
-    assert row
-    connection.server = row[0]
+    with suppress(*_NOT_TOLD):
+        row = connection.execute(f"SELECT {_PLACE}").fetchone()
+        assert row
+        connection.server = Server(row[0], None)
+        connection.place_sql = _PLACE
+
+
+def _find_history(connection: ServerConnection) -> None:
+    with suppress(*_NOT_TOLD):
+        row = connection.execute(f"SELECT {_HISTORY}").fetchone()
+        assert row
+        connection.server = connection.server._replace(history=row[0])
+        connection.history_sql = _HISTORY
 
 
 def _raw(connection: Connection) -> ServerConnection:
@@ -122,9 +214,20 @@ def _raw(connection: Connection) -> ServerConnection:
     return raw
 
 
-def server_of(connection: Connection) -> str:
-    """The server's history of commits: the cluster's identifier and its timeline."""
+def server_of(connection: Connection) -> Server:
+    """The server, as it was when the connection or, through a pooler, the transaction began."""
     return _raw(connection).server
+
+
+def place_of(connection: Connection) -> str:
+    """The server's place now: a connection may be older than its promotion."""
+    place: str = connection.exec_driver_sql(f"SELECT {_raw(connection).place_sql}").scalar_one()
+    return place
+
+
+def passed_over_an_old_primary(connection: Connection) -> bool:
+    """True if a host that comes earlier in the address is an old primary."""
+    return _raw(connection).passed_over_an_old_primary
 
 
 def clock_difference_s(connection: Connection) -> float:
@@ -141,10 +244,15 @@ def is_pooled(connection: Connection) -> bool:
     return _raw(connection).is_pooled
 
 
-def warning_of(connection: Connection) -> str | None:
-    """The SQLSTATE and the text of what the server warned of since the transaction began.
+def warning_of(connection: Connection) -> Warned | None:
+    """The server's warning since the transaction began.
 
     A commit that it warns about may be on this server alone, and lost with it: a wait for a
     synchronous standby that was cancelled, for example.
     """
     return _raw(connection).warning
+
+
+def warning_of_ids(connection: Connection) -> Warned | None:
+    """The server's warning that it will soon refuse every write, unless it is vacuumed."""
+    return _raw(connection).warning_of_ids

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, bindparam, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, text, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import LOWEST_FINAL_RANK
@@ -19,9 +19,12 @@ from app.store.tables import deliveries, pull_rate, pulls
 
 # The last question comes so long before the message expires, or sooner for a short schedule.
 LAST_BEFORE_EXPIRY_US: Final = 300_000_000
-# Questions are claimed at most so long ahead: a process that is killed forgets those.
+# Turns are taken at most so long ahead: a process that is killed forgets its questions.
 AHEAD_US: Final = 1_000_000
 MAX_COUNTED: Final = 10_000
+MAX_FORGOTTEN: Final = 1000
+# Replicas that take turns at the same moment try again.
+MAX_TRIES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,42 +36,47 @@ class Schedule:
 
     def first(self, sent_at: int, now: int) -> int:
         """The time of the first question: at once if it is late."""
-        return max(now, sent_at + self.after)
+        return max(now, min(sent_at + self.after, self._last(sent_at)))
 
     def following(self, sent_at: int, asked: int, now: int) -> int:
         """The time of the question after `asked` of them: each wait is twice the one before.
 
         After the last question it is the expiry, when there is nothing to ask any more.
         """
-        wait = self.after << min(asked, 32)
-        if self.expiry is None:
-            return now + wait
-        expires_at = sent_at + self.expiry
-        last = expires_at - min(LAST_BEFORE_EXPIRY_US, self.after)
-        return min(now + wait, last) if now < last else max(now, expires_at)
+        if self.is_last(sent_at, now):
+            return max(now, sent_at + (self.expiry or 0))
+        return min(now + (self.after << min(asked, 32)), self._last(sent_at))
 
-    def is_over(self, sent_at: int, now: int) -> bool:
-        return self.expiry is not None and now >= sent_at + self.expiry
+    def is_last(self, sent_at: int, now: int) -> bool:
+        """True if a question now has none after it."""
+        return now >= self._last(sent_at)
 
     def sent_after(self, now: int) -> int:
         """Messages that were sent until then have expired, or are about to."""
         return -1 if self.expiry is None else now - self.expiry
 
+    def _last(self, sent_at: int) -> int:
+        if self.expiry is None:
+            return 2**62
+        return sent_at + self.expiry - min(LAST_BEFORE_EXPIRY_US, self.after, self.expiry // 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A message to ask about, and the seconds until it is its turn."""
+    """A message to ask about."""
 
     message_id: str
-    wait_s: float
+    number: int  # of the questions about this message, from 1
+    is_last: bool
 
 
 def add(connection: Connection, sent_at: dict[str, int], schedule: Schedule, now: int) -> None:
     """Ask about these messages, unless they are there already. The caller commits."""
+    sent_after = schedule.sent_after(now)
     rows = [
         {"message_id": it, "sent_at": at, "due_at": schedule.first(at, now), "asked": 0}
         for it, at in sorted(sent_at.items())
-        if not schedule.is_over(at, now) and not it.startswith(UNKNOWN_ID)
+        if at > sent_after and not it.startswith(UNKNOWN_ID)
     ]
     if rows:
         insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
@@ -99,74 +107,101 @@ def open_after(
     return [(row.submitted_at, row.message_id, row.recipient) for row in connection.execute(found)]
 
 
-def are_due(connection: Connection) -> bool:
-    """True if there is a question to claim. Takes no lock."""
-    due = select(pulls.c.asked).where(pulls.c.due_at <= _now(connection)).limit(1)
-    return connection.execute(due).first() is not None
-
-
-def claim(
-    connection: Connection, schedule: Schedule, a_second: float, limit: int
-) -> list[Question]:
-    """Claim at most `limit` questions that are due, at the rate that all replicas share.
-
-    Forgets those about messages that are final or expired by now. The caller commits.
-    """
-    turns = _turns(connection, a_second, limit)
-    now = _now(connection)
-    due = connection.execute(
-        select(pulls)
-        .where(pulls.c.due_at <= now)
-        .order_by(pulls.c.due_at)
-        .limit(turns.free)
-        .with_for_update(skip_locked=True)
-    ).all()
-    still_open = _open_among(connection, [row.message_id for row in due])
-    to_ask = [
-        row
-        for row in due
-        if row.message_id in still_open and not schedule.is_over(row.sent_at, now)
-    ]
-    asked = {row.message_id for row in to_ask}
-    _forget(connection, [row.message_id for row in due if row.message_id not in asked])
-    if not to_ask:
-        return []
-    connection.execute(
-        update(pulls)
-        .where(pulls.c.message_id == bindparam("of_message"))
-        .values(due_at=bindparam("next"), asked=pulls.c.asked + 1),
-        [
-            {
-                "of_message": row.message_id,
-                "next": schedule.following(row.sent_at, row.asked + 1, now),
-            }
-            for row in to_ask
-        ],
-    )
-    waits_s = turns.take(connection, len(to_ask))
-    return [Question(row.message_id, wait) for row, wait in zip(to_ask, waits_s, strict=True)]
-
-
-def take_turn(connection: Connection, a_second: float) -> float | None:
-    """The seconds until one more question may be asked; None if it is too long. Caller commits."""
-    turns = _turns(connection, a_second, 1)
-    return turns.take(connection, 1)[0] if turns.free else None
-
-
-def put_back(connection: Connection, message_id: str, wait_us: int) -> None:
-    """Take back a question that never left. It is due again after `wait_us`. The caller commits."""
-    connection.execute(
-        update(pulls)
-        .where(pulls.c.message_id == message_id, pulls.c.asked > 0)
-        .values(due_at=_now(connection) + wait_us, asked=pulls.c.asked - 1)
-    )
-
-
-def count_due(connection: Connection) -> int:
-    """The number of questions that are due, counted no further than `MAX_COUNTED`."""
-    due = select(pulls.c.asked).where(pulls.c.due_at <= _now(connection)).limit(MAX_COUNTED)
+def count_due(connection: Connection, limit: int = MAX_COUNTED) -> int:
+    """The number of questions that are due, counted no further than `limit`. Takes no lock."""
+    due = select(pulls.c.asked).where(pulls.c.due_at <= _now(connection)).limit(limit)
     counted = select(func.count()).select_from(due.subquery())
     return int(connection.execute(counted).scalar_one())
+
+
+def _is_open() -> ColumnElement[bool]:
+    return (
+        select(deliveries.c.rank)
+        .where(deliveries.c.message_id == pulls.c.message_id, deliveries.c.rank < LOWEST_FINAL_RANK)
+        .exists()
+    )
+
+
+def _due(connection: Connection, limit: int) -> Any:
+    return (
+        select(pulls)
+        .where(pulls.c.due_at <= _now(connection))
+        .order_by(pulls.c.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=pulls)
+    )
+
+
+def forget_closed(connection: Connection, schedule: Schedule) -> int:
+    """Forget messages that are due, and final or expired by now. The caller commits.
+
+    Returns their number, `MAX_FORGOTTEN` at most.
+    """
+    due = connection.execute(_due(connection, MAX_FORGOTTEN)).all()
+    is_over = pulls.c.sent_at <= schedule.sent_after(_now(connection))
+    ids = [row.message_id for row in due]
+    closed = pulls.delete().where(pulls.c.message_id.in_(ids), is_over | ~_is_open())
+    return connection.execute(closed).rowcount if ids else 0
+
+
+def claim(connection: Connection, schedule: Schedule, limit: int) -> list[Question]:
+    """Claim at most `limit` questions that are due. The caller commits."""
+    now = _now(connection)
+    is_alive = pulls.c.sent_at > schedule.sent_after(now)
+    due = connection.execute(_due(connection, limit).where(is_alive, _is_open())).all()
+    if due:
+        connection.execute(
+            update(pulls)
+            .where(pulls.c.message_id == bindparam("of_message"))
+            .values(due_at=bindparam("next"), asked=pulls.c.asked + 1),
+            [
+                {
+                    "of_message": row.message_id,
+                    "next": schedule.following(row.sent_at, row.asked + 1, now),
+                }
+                for row in due
+            ],
+        )
+    return [
+        Question(row.message_id, row.asked + 1, schedule.is_last(row.sent_at, now)) for row in due
+    ]
+
+
+def put_back(connection: Connection, question: Question, wait_us: int) -> None:
+    """Take back a claim, unless a later question was claimed since. The caller commits.
+
+    The question is due again after `wait_us`, with the same number.
+    """
+    connection.execute(
+        update(pulls)
+        .where(pulls.c.message_id == question.message_id, pulls.c.asked == question.number)
+        .values(due_at=_now(connection) + wait_us, asked=question.number - 1)
+    )
+
+
+def take_turns(connection: Connection, a_second: float, limit: int) -> list[float]:
+    """Take at most `limit` turns to ask, and return the seconds until each.
+
+    All replicas take them from one row, one after the other; none is locked, so that a replica
+    which vanishes stops no other. The connection is in autocommit.
+    """
+    interval = 1_000_000 / a_second
+    for _ in range(MAX_TRIES):
+        known = connection.execute(select(pull_rate.c.next_at)).scalar_one()
+        now = _now(connection)
+        # A turn further away than the longest sensible one was taken by a clock that was ahead.
+        first_at = max(now, known) if known < now + 2 * AHEAD_US + 2 * interval else now
+        if first_at > now + AHEAD_US:
+            return []
+        turns = min(limit, int((now + AHEAD_US - first_at) / interval) + 1)
+        taken = connection.execute(
+            update(pull_rate)
+            .where(pull_rate.c.next_at == known)
+            .values(next_at=first_at + round(turns * interval))
+        )
+        if taken.rowcount:
+            return [(first_at - now + turn * interval) / 1_000_000 for turn in range(turns)]
+    return []
 
 
 Cost = tuple[str, str | None, int | None]  # recipient, price, parts
@@ -194,47 +229,6 @@ def note_costs(connection: Connection, message_id: str, costs: Iterable[Cost]) -
         rows,
     )
     return noted.rowcount == len(rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Turns:
-    """The turns to ask that are free now. The row with the next one is locked."""
-
-    first_at: int
-    interval: float
-    free: int
-    now: int
-
-    def take(self, connection: Connection, number: int) -> list[float]:
-        """Take turns, and return the seconds until each."""
-        next_at = self.first_at + round(number * self.interval)
-        connection.execute(update(pull_rate).values(next_at=next_at))
-        first_s = (self.first_at - self.now) / 1_000_000
-        return [first_s + turn * self.interval / 1_000_000 for turn in range(number)]
-
-
-def _turns(connection: Connection, a_second: float, limit: int) -> _Turns:
-    next_at = connection.execute(select(pull_rate.c.next_at).with_for_update()).scalar_one()
-    now = _now(connection)
-    interval = 1_000_000 / a_second
-    # A turn further away than the longest sensible one was taken by a clock that was ahead.
-    first_at = max(now, next_at) if next_at < now + 2 * AHEAD_US + 2 * interval else now
-    free = int((now + AHEAD_US - first_at) / interval) + 1 if first_at <= now + AHEAD_US else 0
-    return _Turns(first_at, interval, min(limit, free), now)
-
-
-def _open_among(connection: Connection, message_ids: Sequence[str]) -> set[str]:
-    found = (
-        select(deliveries.c.message_id)
-        .where(deliveries.c.message_id.in_(message_ids), deliveries.c.rank < LOWEST_FINAL_RANK)
-        .distinct()
-    )
-    return set(connection.execute(found).scalars())
-
-
-def _forget(connection: Connection, message_ids: Sequence[str]) -> None:
-    if message_ids:
-        connection.execute(pulls.delete().where(pulls.c.message_id.in_(message_ids)))
 
 
 def _now(connection: Connection) -> int:

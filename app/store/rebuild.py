@@ -166,7 +166,7 @@ _HISTORY = select(
 
 
 class Found(NamedTuple):
-    """What today's rules would change in a span."""
+    """The changes that today's rules would make in a span."""
 
     misread: Misread
     untidy: list[ReportKey]

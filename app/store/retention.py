@@ -93,8 +93,7 @@ def objection(connection: Connection, before: int) -> str | None:
     difference_s = postgresql.clock_difference_s(connection)
     if abs(difference_s) > MAX_CLOCK_DIFFERENCE_S:
         return f"the database's clock differs from ours by {difference_s:.0f} s"
-    newest = connection.execute(select(func.max(deliveries.c.last_received_at))).scalar_one()
-    if newest and newest < before:
+    if _newest(connection) < before:
         return "every report is older than the limit"
     total = sum(row.deliveries for row in stats.count(connection, ["state"], None, None, 100))
     most = max(USUAL_ROWS, int(total * USUAL_SHARE))
@@ -102,6 +101,13 @@ def objection(connection: Connection, before: int) -> str | None:
     if connection.execute(select(func.count()).select_from(some)).scalar_one() > most:
         return f"more than {USUAL_SHARE:.0%} of all deliveries would go at once"
     return None
+
+
+def _newest(connection: Connection) -> int:
+    """The time of the latest report, refused ones included; far ahead if there is none."""
+    latest = (func.max(table.c.last_received_at) for table in (deliveries, quarantine))
+    times = [connection.execute(select(it)).scalar_one() for it in latest]
+    return max((time for time in times if time), default=2**62)
 
 
 def purge(database: Database, before: int) -> Iterator[Purged]:

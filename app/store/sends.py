@@ -4,12 +4,14 @@ The caller of each function commits, unless the connection is in autocommit.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from app.store.tables import sends
+
+FEW: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,14 @@ def forget(connection: Connection, send: Send) -> None:
 def withdraw(connection: Connection, send: Send) -> None:
     """Delete a send that PaaSoo refused, so that its key is free again."""
     connection.execute(delete(sends).where(*_under_way(send)))
+
+
+def are_mostly_before(connection: Connection, cutoff: int) -> bool:
+    """True if most sends, of more than a few, were started before `cutoff`: never in normal use."""
+    old, total = connection.execute(
+        select(func.count().filter(sends.c.started_at < cutoff), func.count()).select_from(sends)
+    ).one()
+    return bool(old > FEW and old > total / 2)
 
 
 def forget_before(connection: Connection, cutoff: int, limit: int) -> int:

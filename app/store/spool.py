@@ -6,7 +6,9 @@ It keeps raw queries, not parsed reports, so a later version can drain the spool
 
 import fcntl
 import logging
+import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,17 +20,21 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
+    cast,
     delete,
     event,
     func,
     insert,
+    literal,
     select,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from app.store import faults
 from app.store.engine import Database, open_database
 
 log = logging.getLogger(__name__)
@@ -44,6 +50,25 @@ _spooled = Table(
     Column("query", Text, nullable=False),  # raw, printable ASCII
     sqlite_autoincrement=True,  # never use an id again: the drain remembers ids
 )
+
+# SQLite gives what a disk has damaged in a row another type, and the driver refuses a text that
+# isn't UTF-8. One such row must not keep the others from being read.
+_READABLE: Final = (
+    func.coalesce(cast(_spooled.c.received_at, BigInteger), 0),
+    func.coalesce(cast(_spooled.c.query, LargeBinary), literal(b"")),
+)
+_END_OF_TIME_US: Final = 253_402_300_800_000_000  # the year 10000
+
+
+def possible_time(received_at: int) -> int:
+    """The time of receipt, or now if no clock can have said so."""
+    return received_at if 0 < received_at < _END_OF_TIME_US else time.time_ns() // 1000
+
+
+def is_closed_to_us(file: Path) -> bool:
+    """True if another user has made the spool, or a file beside it, so that we may not open it."""
+    files = (file, Path(f"{file}-wal"), Path(f"{file}-shm"), file.with_suffix(".lock"))
+    return any(each.exists() and not os.access(each, os.R_OK | os.W_OK) for each in files)
 
 
 def _lock_of(file: Path) -> IO[str] | None:
@@ -74,7 +99,7 @@ class Spooled:
 
     id: int
     received_at: int
-    query: str
+    query: bytes  # any, if the disk has damaged it
 
 
 class Spool:
@@ -102,10 +127,13 @@ class Spool:
             file = folder / f"spool-{number}.db"
             try:
                 spool = cls.take(file, max_bytes)
-            except OperationalError:
-                raise  # no space or no permission, so the next file would fail too
-            except DatabaseError:
-                log.exception("this spool is damaged; the next one is used", extra={"file": file})
+            except (DatabaseError, PermissionError) as error:
+                if not (faults.is_damage(error) or is_closed_to_us(file)):
+                    raise  # no space or no permission, so the next file would fail too
+                log.error(  # noqa: TRY400 - SQLite's text is enough
+                    "this spool is damaged; the next one is used",
+                    extra={"file": file, "error": faults.description(error)},
+                )
                 spool = None
             if spool is not None:
                 return spool
@@ -127,7 +155,7 @@ class Spool:
         """The number of callbacks that are not in the database yet."""
         return self._count
 
-    def put(self, callbacks: Sequence[tuple[int, str]]) -> None:
+    def put(self, callbacks: Sequence[tuple[int, str | bytes]]) -> None:
         """Keep callbacks, each as (received_at, query). They are on disk when this returns."""
         rows = [{"received_at": at, "query": query} for at, query in callbacks]
         with self._one_at_a_time:
@@ -138,10 +166,14 @@ class Spool:
     def after(self, last_id: int, limit: int) -> list[Spooled]:
         """At most `limit` callbacks after `last_id`, in the order of arrival."""
         statement = (
-            select(_spooled).where(_spooled.c.id > last_id).order_by(_spooled.c.id).limit(limit)
+            select(_spooled.c.id, *_READABLE)
+            .where(_spooled.c.id > last_id)
+            .order_by(_spooled.c.id)
+            .limit(limit)
         )
         with self._one_at_a_time, self._database.read.connect() as connection:
-            return [Spooled(*row) for row in connection.execute(statement)]
+            found = connection.execute(statement).all()
+        return [Spooled(row_id, possible_time(at), query) for row_id, at, query in found]
 
     def remove(self, ids: Sequence[int]) -> None:
         """Delete callbacks that are in the database now, or note that there is no space to do so.

@@ -1,17 +1,19 @@
 """A database to run commands on, and to inspect afterwards."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, Row, Table, func, select
+from sqlalchemy import URL, Row, Table, func, select, text
 
 from app.callback.parse import parse
 from app.reports import Refusal
 from app.store import quarantine, submissions, write
 from app.store.engine import Database, open_database
 from app.store.submissions import Submission
+from app.store.tables import deliveries
 from tests.process import Ended, run
 from tests.service import a_report
 from tests.times import YESTERDAY
@@ -49,6 +51,21 @@ class Stored:
         with self.database.write.begin() as connection:
             submissions.expire(connection, cutoff, now, 1000)
 
+    def multiply(self, count: int) -> None:
+        """Copy all deliveries so many times, each time with other message ids."""
+        copied = [column.name for column in deliveries.c if column.name != "message_id"]
+        columns = ", ".join(("message_id", *copied))
+        copies = ", ".join(("message_id || '-' || number || :of", *copied))
+        with self.database.write.begin() as connection:
+            connection.execute(
+                text(
+                    "WITH RECURSIVE numbers (number) AS"
+                    " (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < :count)"
+                    f" INSERT INTO deliveries ({columns}) SELECT {copies} FROM deliveries, numbers"
+                ),
+                {"count": count, "of": f"-of-{count}"},
+            )
+
     def rows(self, table: Table) -> Sequence[Row[Any]]:
         with self.database.read.connect() as connection:
             return connection.execute(select(table).order_by(*table.primary_key)).all()
@@ -60,8 +77,21 @@ class Stored:
 
 @pytest.fixture
 def stored(database_url: URL) -> Iterator[Stored]:
-    database = open_database(database_url, hurried=False)
-    yield Stored(database_url, database)
+    with opened(database_url) as it:
+        yield it
+
+
+@pytest.fixture
+def stored_in_file(sqlite_url: URL) -> Iterator[Stored]:
+    """For tests that don't depend on the database."""
+    with opened(sqlite_url) as it:
+        yield it
+
+
+@contextmanager
+def opened(url: URL) -> Iterator[Stored]:
+    database = open_database(url, hurried=False)
+    yield Stored(url, database)
     database.close()
 
 

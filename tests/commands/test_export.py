@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.store.tables import deliveries
 from tests.commands.conftest import Stored, many
 from tests.process import PROGRAM, run, serving
 from tests.service import ADMIN_KEY, TOKEN, a_report
@@ -84,6 +85,7 @@ def test_a_file_is_for_its_owner_alone(filled: Stored, tmp_path: Path) -> None:
         ("--format", "csv", "--since", "yesterday"),
         ("--format", "csv", "--until", "2000-01-31T08:00:00"),
         ("--format", "csv", "--state", "lost"),
+        ("--format", "jsonl", "--spreadsheet-safe"),
         ("--format", "csv", "--output", "/proc/nowhere/x.csv"),
     ],
     ids=" ".join,
@@ -115,8 +117,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(stored: Stored) -> None:
 
 
 def test_memory_does_not_grow_with_what_is_exported(stored: Stored) -> None:
-    def peak_mib(count: int) -> float:
-        stored.record(*many(count))
+    def peak_mib() -> float:
         with subprocess.Popen(
             [PROGRAM, "export", "--format", "jsonl"],
             env={"PATH": "/usr/bin:/bin", **stored.environment},
@@ -129,17 +130,23 @@ def test_memory_does_not_grow_with_what_is_exported(stored: Stored) -> None:
             for lines, _ in enumerate(process.stdout, start=1):
                 if lines % 500 == 0:
                     peak = max(peak, watched.memory_info().rss)
-            assert lines == count
+            assert lines == stored.count(deliveries)
         return peak / 1024**2
 
-    few, many_more = peak_mib(1_000), peak_mib(30_000)
+    stored.record(a_report())
+    stored.multiply(1_000)
+    few = peak_mib()
+    stored.multiply(30)
+    many_more = peak_mib()
 
+    assert stored.count(deliveries) > 30_000
     assert many_more < few + 15
 
 
 def test_an_existing_file_is_overwritten_only_by_force(filled: Stored, tmp_path: Path) -> None:
     file = tmp_path / "kept.csv"
     file.write_text("precious")
+    file.chmod(0o644)
 
     refused = filled.run("export", "--format", "csv", "--output", str(file))
     kept = file.read_text()
@@ -151,15 +158,36 @@ def test_an_existing_file_is_overwritten_only_by_force(filled: Stored, tmp_path:
     assert forced.code == 0
     assert "3/3" in forced.stderr
     assert forced.stderr.endswith("exported: 3 deliveries\n")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_what_is_no_regular_file_is_written_to_without_force(filled: Stored) -> None:
+    to_output = filled.run("export", "--format", "jsonl", "--output", "/dev/stdout")
+    to_nothing = filled.run("export", "--format", "jsonl", "--output", "/dev/null")
+
+    assert (to_output.code, to_nothing.code) == (0, 0), to_output.stderr
+    assert ids(to_output.stdout) == ["sent", "a", "b"]
+    assert to_nothing.stdout == ""
+
+
+def test_an_empty_option_is_as_none(filled: Stored) -> None:
+    empty = [word for name in ("output", "state", "since", "until") for word in (f"--{name}", "")]
+
+    ended = filled.run("export", "--format", "jsonl", *empty)
+
+    assert ended.code == 0, ended.stderr
+    assert ids(ended.stdout) == ["sent", "a", "b"]
 
 
 @pytest.mark.parametrize("to_file", [True, False], ids=["file", "standard output"])
-def test_an_export_is_utf8_in_every_locale(stored: Stored, tmp_path: Path, to_file: bool) -> None:
-    stored.record(a_report(statuscode="\u5df2\u9001\u8fbe \U0001f4e8"))
+def test_an_export_is_utf8_in_every_locale(
+    stored_in_file: Stored, tmp_path: Path, to_file: bool
+) -> None:
+    stored_in_file.record(a_report(statuscode="\u5df2\u9001\u8fbe \U0001f4e8"))
     output = ("--output", str(tmp_path / "it")) if to_file else ()
     ended = subprocess.run(
         [PROGRAM, "export", "--format", "jsonl", *output],
-        env={**stored.environment, "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "gbk"},
+        env={**stored_in_file.environment, "PATH": "/usr/bin:/bin", "PYTHONIOENCODING": "gbk"},
         capture_output=True,
         check=True,
     )

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import URL, select
 
 from app.ops import upkeep
-from app.store import retention
+from app.store import retention, sends, tables
 from app.store.retention import Purged
+from app.store.sends import Send
 from app.store.tables import deliveries, delivery_counts, quarantine, reports
 from tests.commands.conftest import Stored, many
 from tests.process import run, run_afresh, serving, until
@@ -70,6 +71,15 @@ def test_a_message_goes_whole_or_stays_whole(stored: Stored) -> None:
     assert [row.message_id for row in stored.rows(deliveries)] == [
         *("half-new", "half-new", "half-open", "half-open")
     ]
+
+
+def test_empty_days_are_those_of_the_setting(stored: Stored) -> None:
+    of_the_setting = stored.run("purge", "--days", "", "--yes", DLR_RETENTION_DAYS="30")
+    without = stored.run("purge", "--days", "", "--yes")
+
+    assert of_the_setting.code == 0, of_the_setting.stderr
+    assert without.code == 2
+    assert "DLR_RETENTION_DAYS" in without.stderr
 
 
 def test_more_days_than_there_were_are_refused(stored: Stored) -> None:
@@ -200,6 +210,33 @@ def test_serve_purges_nothing_if_the_clock_seems_wrong(
     assert ended.stdout.startswith("purged: 52 deliveries")
 
 
+def test_a_quarantine_of_old_rows_alone_is_not_purged_either(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "PURGE_AFTER_S", 0)
+    stored.refuse("type=dlr", at=ago(days=400))
+
+    with running_service(stored.url, retention_days=90):
+        until(lambda: "nothing was purged" in caplog.text)
+
+    assert stored.count(quarantine) == 1
+
+
+def test_no_idempotency_key_is_forgotten_if_the_clock_seems_wrong(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(upkeep, "PURGE_AFTER_S", 0)
+    with stored.database.write.begin() as connection:
+        for number in range(30):  # as if the clock were so far ahead
+            started = ago(days=400) if number else ago(days=0)
+            assert sends.start(connection, Send(f"key-{number}", "body", "attempt", started))
+
+    with running_service(stored.url):
+        until(lambda: "no idempotency key was forgotten" in caplog.text)
+
+    assert stored.count(tables.sends) == 30
+
+
 def test_serve_waits_with_the_purge_after_its_start(stored: Stored) -> None:
     stored.record(a_report(messageid="old"), at=ago(days=40))
     stored.record(a_report(messageid="new"), at=ago(days=20))
@@ -235,8 +272,10 @@ def test_commands_need_a_database_of_this_version(
     empty_database_url: URL, command: tuple[str, ...]
 ) -> None:
     url = empty_database_url.render_as_string(hide_password=False)
+    # Once afresh: nothing but the command itself may load what it needs.
+    run_it = run_afresh if empty_database_url.get_backend_name() == "sqlite" else run
 
-    ended = run_afresh(*command, DLR_DATABASE_URL=url)
+    ended = run_it(*command, DLR_DATABASE_URL=url)
 
     assert ended.code == 2
     assert len(ended.errors) == 1

@@ -4,6 +4,7 @@ As a program (`make faults`) it runs a long campaign on both databases, with pro
 """
 
 import argparse
+import math
 import random
 import tempfile
 import time
@@ -18,7 +19,7 @@ import httpx2
 from rich.progress import Progress
 from sqlalchemy import URL
 
-from tests.faults import failovers, opposite_orders
+from tests.faults import failovers, opposite_orders, pulls
 from tests.faults.doomed import POINTS
 from tests.faults.ledger import Ledger, Load
 from tests.postgres import StoppableServer, new_database
@@ -49,6 +50,7 @@ class Campaign:
     database_url: URL
     folder: Path
     server: StoppableServer | None = None  # for a PostgreSQL database
+    reports_a_second: float = math.inf
     kills: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -69,7 +71,7 @@ class Campaign:
     def run(self, kills: int, reports: int, on_progress: Callable[[], None] = lambda: None) -> None:
         """Run until so many kills and acknowledged reports are reached, then check the ledger."""
         assert run("migrate", **self._environment).code == 0
-        load = Load(self.ledger, [self._port])
+        load = Load(self.ledger, [self._port], a_second=self.reports_a_second)
         load.start()
         plan = PLANS["postgresql" if self.server else "sqlite"]
         try:
@@ -159,7 +161,7 @@ class Campaign:
 
 
 def main() -> None:
-    """Run the long campaign, half of it on each database, then opposite orders and failovers."""
+    """Run the campaign, half of it on each database; opposite orders, failovers, and asking."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)
@@ -181,6 +183,8 @@ def main() -> None:
     print(summary)
     for synchronous in (True, False):
         print(failovers.fail_over_often(options.seed, options.failovers, synchronous), flush=True)
+    for figures in pulls.show_on_postgresql(options.seed):
+        print(figures, flush=True)
     print(f"seed {options.seed}: {kills} kills, {acknowledged} acknowledged, lost 0")
 
 

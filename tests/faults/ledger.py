@@ -1,14 +1,17 @@
 """A client that writes down each report and its answer, and the check of that ledger."""
 
 import asyncio
+import math
 import random
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
+import uvloop
 from sqlalchemy import URL, select
 
 from app.commands.rebuild import RULES
@@ -29,17 +32,21 @@ VARIANTS: tuple[dict[str, str], ...] = (
     {"status": "404", "statuscode": "failed", "errcode": "2"},
     {"status": "777"},
 )
+_VARIANTS_AS_QUERIES = tuple(map(urlencode, VARIANTS))
 FRESH_SHARE = 0.7  # the others are about a recent message
 
 
 class Ledger:
     """The reports as numbers: message number times the number of variants, plus the variant.
 
-    They are random, or those that are given.
+    They are random, or those that are given. `padding` makes each longer by so many bytes.
     """
 
-    def __init__(self, seed: int, reports: Iterator[int] | None = None) -> None:
+    def __init__(
+        self, seed: int, reports: Iterator[int] | None = None, *, padding: int = 0
+    ) -> None:
         self.seed = seed
+        self._padding = f"&padding={'x' * padding}" if padding else ""
         self.reports = reports or self._random_reports()
         self.acknowledged: set[int] = set()
         self.answers: Counter[int] = Counter()
@@ -67,11 +74,18 @@ class Ledger:
     def fields(self, report: int) -> dict[str, str]:
         """The parameters that tell a report from every other."""
         message, variant = divmod(report, len(VARIANTS))
-        return {
-            "messageid": f"{self.seed:x}-{message}",
-            "to": f"65888{message % 100_000:05}",
-            **VARIANTS[variant],
-        }
+        message_id, recipient = self._delivery(message)
+        return {"messageid": message_id, "to": recipient, **VARIANTS[variant]}
+
+    def query(self, report: int) -> str:
+        """The same as PaaSoo sends it."""
+        message, variant = divmod(report, len(VARIANTS))
+        message_id, recipient = self._delivery(message)
+        rest = _VARIANTS_AS_QUERIES[variant] + self._padding
+        return f"type=dlr&messageid={message_id}&to={recipient}&{rest}"
+
+    def _delivery(self, message: int) -> tuple[str, str]:
+        return f"{self.seed:x}-{message}", f"65888{message % 100_000:05}"
 
     def lost(self, database_url: URL) -> set[int]:
         """The acknowledged reports that are not in the history exactly once."""
@@ -129,17 +143,28 @@ class Ledger:
 
 
 class Load(threading.Thread):
-    """Sends the reports of a ledger over some connections, through every fault, until stopped."""
+    """Sends the reports of a ledger over some connections, through every fault, until stopped.
 
-    def __init__(self, ledger: Ledger, ports: Sequence[int], connections: int = 16) -> None:
+    Each connection sends its next report after an answer, but all together at most `a_second`.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        ports: Sequence[int],
+        connections: int = 16,
+        a_second: float = math.inf,
+    ) -> None:
         super().__init__(name="load", daemon=True)
         self.ledger = ledger
         self._ports = ports
         self._connections = connections
+        self._interval_s = 1 / a_second
+        self._next_at = 0.0
         self._stopping = False
 
     def run(self) -> None:
-        asyncio.run(self._run())
+        uvloop.run(self._run())
 
     def stop(self) -> None:
         self._stopping = True
@@ -159,7 +184,7 @@ class Load(threading.Thread):
                 continue
             try:
                 while not self._stopping and await self._send(reader, writer):
-                    pass
+                    await self._take_turn()
             except (OSError, EOFError):
                 self.ledger.unanswered += 1
             finally:
@@ -167,11 +192,17 @@ class Load(threading.Thread):
                 with suppress(OSError):
                     await writer.wait_closed()
 
+    async def _take_turn(self) -> None:
+        if self._interval_s:
+            now = time.monotonic()
+            self._next_at = max(self._next_at + self._interval_s, now)
+            await asyncio.sleep(self._next_at - now)
+
     async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Send one report. False if its answer closes the connection."""
         report = next(self.ledger.reports)
-        query = urlencode({"type": "dlr", **self.ledger.fields(report)})
-        writer.write(f"GET /callback/paasoo/{TOKEN}?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        path = f"/callback/paasoo/{TOKEN}?{self.ledger.query(report)}"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length: ")[2].partition(b"\r")[0])
         await reader.readexactly(length)

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import httpx2
+import psutil
 from sqlalchemy import URL
 
 from tests.faults.ledger import Ledger, Load
-from tests.process import Serving, until
-from tests.service import READ_KEY, TOKEN, a_report
+from tests.process import START_WITHIN_S, STARTER, Serving, Started, client_of, free_port, until
+from tests.service import READ_KEY, SEND_KEY, TOKEN, a_report
+from tests.simulator.simulating import account_on
 
 AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
 
@@ -20,6 +24,61 @@ def settings_for(url: URL, **changes: str) -> dict[str, str]:
         "DLR_DRAIN_SECONDS": "0",
         **changes,
     }
+
+
+def asking_at(port: int, after_s: float | None) -> dict[str, str]:
+    """The settings of a service that asks a simulator on this port; None: that doesn't ask."""
+    account = {name.upper(): value for name, value in account_on(port).items()}
+    asking = {
+        "PAASOO_REPORT_URL": f"http://127.0.0.1:{port}/dlr",
+        "PULL_AFTER_MINUTES": str((after_s or 0) / 60),
+        "PULLS_A_SECOND": "200",
+    }
+    settings = account if after_s is None else account | asking
+    return {f"DLR_{name}": value for name, value in settings.items()}
+
+
+class Replica:
+    """A `serve` that may be killed and started again, always on one port."""
+
+    def __init__(self, url: URL, folder: Path, **settings: str) -> None:
+        self.port = free_port()
+        self._log = folder / f"serve-{self.port}.log"
+        self._settings = settings_for(
+            url,
+            DLR_API_KEYS=f"reader:read:{READ_KEY},shop:send:{SEND_KEY}",
+            DLR_DATA_DIR=str(folder / f"data-{self.port}"),
+            DLR_LOG_LEVEL="warning",
+            **settings,
+        )
+        self._process: Started | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until it is ready."""
+        with self._log.open("ab") as log:
+            serve = ("serve", "--port", str(self.port))
+            self._process = STARTER.start("app.cli", serve, self._settings, log, log)
+        until(self._is_ready, START_WITHIN_S)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def cpu_s(self) -> float:
+        """The CPU seconds that it has taken since its start."""
+        assert self._process
+        taken = psutil.Process(self._process.pid).cpu_times()
+        return float(taken.user + taken.system)
+
+    def _is_ready(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, self._log.read_text()[-2000:]
+        try:
+            with client_of(self.port) as http:
+                return http.get("/readyz").status_code == 200
+        except httpx2.TransportError:
+            return False
 
 
 def port_of(program: Serving) -> int:
@@ -50,8 +109,9 @@ def is_ready(program: Serving) -> bool:
 
 
 @contextmanager
-def under_load(ledger: Ledger, *programs: Serving) -> Iterator[None]:
-    load = Load(ledger, [port_of(program) for program in programs])
+def under_load(ledger: Ledger, program: Serving, a_second: float = 1_000) -> Iterator[None]:
+    """Send reports throughout the block: every one that was acknowledged is checked later."""
+    load = Load(ledger, [port_of(program)], a_second=a_second)
     load.start()
     try:
         until(lambda: ledger.answers.total() > 100)

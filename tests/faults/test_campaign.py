@@ -13,6 +13,8 @@ from tests.process import run, run_module
 
 KILLS = 20
 REPORTS = 5_000
+# Enough for a drain of several batches; more would only cost time, in the check too.
+REPORTS_A_SECOND = 1_500
 
 
 @pytest.mark.timeout(240)
@@ -30,7 +32,7 @@ def test_kills_at_any_moment_lose_nothing_on_postgresql(
     seed: int, tmp_path: Path, server: StoppableServer
 ) -> None:
     with new_database(server.url) as url:
-        campaign = Campaign(seed, url, tmp_path, server)
+        campaign = Campaign(seed, url, tmp_path, server, REPORTS_A_SECOND)
 
         campaign.run(KILLS, REPORTS)
 

@@ -15,6 +15,8 @@ from tests.faults.ledger import Ledger, Load
 from tests.faults.programs import (
     AUTHORIZED,
     call_back,
+    is_ready,
+    metrics_of,
     port_of,
     settings_for,
     spool_is_empty,
@@ -62,7 +64,7 @@ def test_a_full_disk_refuses_and_recovers_without_a_restart(
 def test_a_disk_that_the_spool_has_filled_loses_nothing_and_is_freed(
     seed: int, disk_for_a_spool: Path, server: StoppableServer, server_database: URL
 ) -> None:
-    ledger = Ledger(seed)
+    ledger = Ledger(seed, padding=1000)
     settings = settings_for(server_database, DLR_DATA_DIR=str(disk_for_a_spool))
     with serving(**settings) as program:
         load = Load(ledger, [port_of(program)])
@@ -77,6 +79,19 @@ def test_a_disk_that_the_spool_has_filled_loses_nothing_and_is_freed(
 
         assert sum(file.stat().st_size for file in disk_for_a_spool.glob("spool-*")) < 1024**2
     ledger.check(server_database)
+
+
+def test_readyz_recovers_from_a_failed_write_though_no_report_comes(tmp_path: Path) -> None:
+    with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
+        other = sqlite3.connect(tmp_path / "dlr.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert call_back(program, "while-locked") == 503
+        assert not is_ready(program)
+        other.rollback()
+        other.close()
+
+        until(lambda: is_ready(program))
+        assert "\ndlr_database_up 1.0\n" in metrics_of(program)
 
 
 def test_a_locked_file_refuses_and_recovers_without_a_restart(tmp_path: Path) -> None:

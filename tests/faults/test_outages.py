@@ -208,7 +208,7 @@ def test_a_lock_on_the_table_is_waited_out_in_the_spool(
 def test_a_full_spool_refuses_and_keeps_what_it_has(
     seed: int, server: StoppableServer, server_database: URL
 ) -> None:
-    ledger = Ledger(seed)
+    ledger = Ledger(seed, padding=1000)
     with serving(**settings_for(server_database, DLR_SPOOL_MAX_BYTES=str(1024**2))) as program:
         with under_load(ledger, program):
             server.stop("immediate")
@@ -408,3 +408,19 @@ def test_it_starts_whatever_the_server_says(server: StoppableServer, server_data
                 assert is_found(program, "early")
         finally:
             admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+
+
+def test_it_starts_without_a_right_and_takes_reports_until_it_is_given(
+    server: StoppableServer, server_database: URL
+) -> None:
+    role = f"role_of_{server_database.database}"
+    admin_url = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(admin_url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'a-password'".encode())
+        with serving(**settings_for(server_database.set(username=role))) as program:
+            assert call_back(program, "early") == 200
+            assert not is_ready(program)
+            admin.execute(f"GRANT postgres TO {role}".encode())
+            until(lambda: is_ready(program) and spool_is_empty(program))
+            assert is_found(program, "early")
+        admin.execute(f"DROP ROLE {role}".encode())

@@ -7,9 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import URL, Connection
+from sqlalchemy.exc import OperationalError
 
-from app.store import postgresql
+from app.store import changes, postgresql
 from app.store.engine import open_database
+from tests.databases import migrate
 from tests.faults.ledger import Ledger
 from tests.faults.programs import (
     AUTHORIZED,
@@ -23,7 +25,10 @@ from tests.faults.programs import (
 from tests.pgbouncer import pooled
 from tests.postgres import StoppableServer, new_database
 from tests.process import run, serving, until
-from tests.replication import Node
+from tests.replication import Node, replicated
+
+# Reports a second: PgBouncer looks for a server that was away only every 15 s.
+RARELY = 200
 
 
 @pytest.fixture(params=["session", "transaction"])
@@ -95,7 +100,7 @@ def test_the_service_works_through_a_pooler_and_over_an_outage(
 ) -> None:
     ledger = Ledger(seed)
     with serving(**settings_for(pooled_database)) as program:
-        with under_load(ledger, program), ThreadPoolExecutor(4) as readers:
+        with under_load(ledger, program, RARELY), ThreadPoolExecutor(4) as readers:
             until(ledger.has_answers(500))
             paths = ["/v1/deliveries", "/v1/changes", "/v1/stats?group_by=state"] * 20
             found = [readers.submit(program.http.get, path, headers=AUTHORIZED) for path in paths]
@@ -110,3 +115,32 @@ def test_the_service_works_through_a_pooler_and_over_an_outage(
 
     assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
     ledger.check(server_database)
+
+
+def test_no_other_server_is_read_through_a_pooler() -> None:
+    with replicated() as pair:
+        pair.primary.execute("CREATE DATABASE dlr")
+        migrate(pair.url("dlr"))
+        address = Node(pair.address, pair.primary.tools)
+        with pooled(address, "dlr", "transaction") as url:
+            database = open_database(url)
+            changes.settle(database)
+
+            def problem() -> object:
+                try:
+                    with database.read.connect() as connection:
+                        connection.exec_driver_sql("SELECT 1")
+                except OperationalError as error:
+                    return type(error.orig)
+                return None
+
+            assert problem() is None
+            pair.standby.promote()
+            pair.move_to(pair.standby)
+            pair.primary.crash()
+            until(lambda: problem() in {None, postgresql.AnotherServerError}, 30)
+
+            assert problem() is postgresql.AnotherServerError
+            changes.settle(database)
+            assert problem() is None
+            database.close()

@@ -51,11 +51,12 @@ def operations(service: Service) -> list[Any]:
     return [result.ok() for result in found if isinstance(result, Ok)]
 
 
-def call(case: Case[Any]) -> Any:
+def call(case: Case[Any], service: Service) -> Any:
     """Call with what a stranger can't guess: the token and a key."""
     if "token" in case.path_parameters:
         case.path_parameters["token"] = TOKEN
-    return case.call(headers={"Authorization": f"Bearer {ADMIN_KEY}"})
+    address = f"http://127.0.0.1:{service.port}"
+    return case.call(base_url=address, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
 
 
 def bounded(case: Case[Any]) -> Case[Any]:
@@ -68,10 +69,13 @@ def bounded(case: Case[Any]) -> Case[Any]:
     return case
 
 
-def check_all(service: Service, mode: GenerationMode, checks: list[Any]) -> set[str]:
-    """Call every operation that has cases of this mode; the paths that were called."""
+def check_all(services: list[Service], mode: GenerationMode, checks: list[Any]) -> set[str]:
+    """Call every operation that has cases of this mode; the paths that were called.
+
+    Each case is for all services: to make it up takes longer than to call them.
+    """
     called = set()
-    for operation in operations(service):
+    for operation in operations(services[0]):
         if operation.path == "/v1/changes/stream":
             continue  # has no end; `tests/query/test_stream.py` is about it
         if mode is GenerationMode.NEGATIVE and not (operation.query or operation.path_parameters):
@@ -87,31 +91,33 @@ def check_all(service: Service, mode: GenerationMode, checks: list[Any]) -> set[
                 assume(len(numbers) == len(set(numbers)))
                 # Nor that a time is not to be before 1970.
                 assume(str(body.get("submitted_at") or "2026") > "1970-01-03")
-            answer = call(bounded(case))
-            not_set_up = answer.status_code == 503 and b"_not_configured" in answer.content
-            case.validate_response(
-                answer,
-                checks=checks,
-                excluded_checks=[not_a_server_error] if not_set_up else [],
-            )
+            for service in services:
+                answer = call(bounded(case), service)
+                not_set_up = answer.status_code == 503 and b"_not_configured" in answer.content
+                case.validate_response(
+                    answer,
+                    checks=checks,
+                    excluded_checks=[not_a_server_error] if not_set_up else [],
+                )
 
         check()
         called.add(operation.path)
     return called
 
 
-def test_valid_requests_are_taken_and_answered_as_documented(service: Service) -> None:
-    service.call_back(a_report())
+def test_valid_requests_are_taken_and_answered_as_documented(both_services: list[Service]) -> None:
+    for service in both_services:
+        service.call_back(a_report())
 
     called = check_all(
-        service, GenerationMode.POSITIVE, [*FITS_THE_DOCUMENT, positive_data_acceptance]
+        both_services, GenerationMode.POSITIVE, [*FITS_THE_DOCUMENT, positive_data_acceptance]
     )
 
     assert {"/callback/paasoo/{token}", "/v1/messages/{messageid}", "/v1/quarantine"} <= called
 
 
-def test_invalid_requests_are_answered_as_documented(service: Service) -> None:
-    called = check_all(service, GenerationMode.NEGATIVE, FITS_THE_DOCUMENT)
+def test_invalid_requests_are_answered_as_documented(both_services: list[Service]) -> None:
+    called = check_all(both_services, GenerationMode.NEGATIVE, FITS_THE_DOCUMENT)
 
     assert {"/callback/paasoo/{token}", "/v1/messages/{messageid}", "/v1/quarantine"} <= called
 
@@ -180,9 +186,9 @@ def test_status_api_is_documented_with_its_key(service: Service) -> None:
     ],
 )
 def test_document_is_valid_for_the_validator(
-    database_url: URL, changes: dict[str, str | None], server: str, callback: str
+    sqlite_url: URL, changes: dict[str, str | None], server: str, callback: str
 ) -> None:
-    with running_service(database_url, **changes) as service:
+    with running_service(sqlite_url, **changes) as service:
         document = the_document(service)
 
     openapi_spec_validator.validate(document)

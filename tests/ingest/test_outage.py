@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from app.ingest.outage import Outage
+from app.ingest.outage import MAX_REASONS, Outage
 
 
 def of_a_server() -> Outage:
@@ -42,6 +42,19 @@ def test_each_reason_is_logged_once_an_outage(caplog: pytest.LogCaptureFixture) 
         ("the database takes no reports", "read-only"),
         ("the database takes reports again", None),
     ]
+
+
+def test_reasons_that_differ_each_time_are_logged_once_a_kind_and_not_without_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    outage = of_a_server()
+
+    for left in range(1000):
+        outage.begin(f"warned: {left} are left", "warning 01000")
+        outage.begin(f"no connection from port {left}")
+
+    assert len([why for _, why in said(caplog) if "are left" in str(why)]) == 1
+    assert len(said(caplog)) == MAX_REASONS
 
 
 def test_a_spool_that_fails_now_and_then_is_logged_once_an_outage(

@@ -62,8 +62,18 @@ def test_a_report_is_there_if_it_has_an_integer_status(
 
 def test_without_a_status_there_is_no_report_yet() -> None:
     assert of("[]") == []
+    assert of("{}") == []
     assert of("[{}]") == []
+    assert of('{"status": "0", "messageid": "another"}') == []
     assert of(json.dumps([{"to": NUMBER, "status": 0}])) == [(NUMBER, None, None, None)]
+
+
+def test_an_odd_element_costs_the_others_nothing() -> None:
+    sample = json.dumps(SAMPLE)
+    digits = "9" * 5000
+
+    assert of(f"[null, {sample}, 1, []]") == of(f"[{sample}]")
+    assert of(f'[{sample}, {{"to": "{NUMBER}", "odd": {digits}}}]')[:1] == of(f"[{sample}]")
 
 
 def test_what_is_told_of_another_message_is_ignored() -> None:
@@ -89,7 +99,7 @@ def test_a_price_is_shown_as_it_came(price: str, shown: str | None) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "null", "<html>", '{"status":"4"}', "[1]", "[{} {}]", "[{}", "[{}]]", "[" * 9999],
+    ["", "null", "1", "<html>", "[{} {}]", "[{}", "[{}]]", "[" * 9999],
 )
 def test_anything_else_is_not_understood(answer: str) -> None:
     with pytest.raises(NotUnderstoodError):

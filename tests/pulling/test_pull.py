@@ -120,7 +120,8 @@ def test_an_answer_changes_nothing_that_a_callback_made_right(
         (answered("<html>busy</html>"), 502, "provider_bad_answer"),
         (answered({"status": "4", "status_code": "illegal"}), 502, "provider_bad_answer"),
         (answered("", status=500), 502, "provider_bad_answer"),
-        (answered("busy", status=503), 503, "provider_unreachable"),
+        (answered("busy", status=503), 502, "provider_bad_answer"),
+        (answered({"status": "10", "status_code": "too many"}), 502, "provider_bad_answer"),
         (HANGS_UP, 503, "provider_unreachable"),
     ],
 )
@@ -213,7 +214,7 @@ def test_a_send_whose_outcome_is_unknown_has_no_id_to_ask_for(
 def test_odd_answers_are_counted_and_asked_for_again(
     database_url: URL, provider: Provider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    odd = [answered("<html>busy</html>"), answered("", status=500), answered("[1]")]
+    odd = [answered("<html>busy</html>"), answered("null"), answered("[")]
     provider.will_answer(*odd, answered([SAMPLE]))
     with running_service(database_url, **asking(provider, SOON)) as service:
         service.register(ID, to=[NUMBER])
@@ -226,6 +227,40 @@ def test_odd_answers_are_counted_and_asked_for_again(
     assert "busy" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answered("busy", status=503),
+        answered("busy", status=429),
+        answered({"status": "10", "status_code": "too many requests"}),
+    ],
+)
+def test_a_question_that_is_turned_away_is_asked_again_a_little_later(
+    database_url: URL, provider: Provider, refusal: bytes
+) -> None:
+    provider.will_answer(refusal, answered([SAMPLE]))
+    with running_service(database_url, **asking(provider, SOON)) as service:
+        service.register(ID, to=[NUMBER])
+        until(lambda: service.delivery(ID)["state"] == "delivered")
+        refused_and_found = steps(service)
+
+    assert refused_and_found["asked"] == 2
+
+
+def test_an_answer_that_tells_less_than_the_callback_takes_nothing_away(
+    on_demand: Service, provider: Provider
+) -> None:
+    failed = {"status": "404", "statuscode": "failed", "errcode": "Absent Subscriber Temporary"}
+    on_demand.call_back(a_report(messageid=ID, to=NUMBER, **failed))
+    before = on_demand.delivery(ID)
+    poorer = {"drStatus": 404, "drStatuscode": "failed", "drErrcode": None}
+    provider.will_answer(answered([{**SAMPLE, **poorer}]))
+
+    after = pull(on_demand).json()["deliveries"][0]
+
+    assert after == {**before, "price": "0.05", "parts": 1}
+
+
 def test_while_paasoo_is_away_no_question_is_lost(
     database_url: URL, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,7 +268,7 @@ def test_while_paasoo_is_away_no_question_is_lost(
         address = gone.url
     with running_service(database_url, **asking(Provider(address), SOON)) as service:
         service.register(ID, to=[NUMBER])
-        until(lambda: "PaaSoo can't be asked" in caplog.text)
+        until(lambda: "PaaSoo doesn't answer" in caplog.text)
     with running_provider() as provider:
         provider.will_answer(answered([SAMPLE]))
         # As often as if it had never been asked: the schedule has no question more.

@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import URL
+from sqlalchemy import URL, select, update
 
-from app.store import pulls, submissions
+from app.store import pulls, submissions, tables
 from app.store.engine import Database, open_database
 from app.store.pulls import Question, Schedule
 from app.store.submissions import Submission
+from app.store.tables import pull_rate
 
 MINUTE = 60_000_000
 HOUR = 60 * MINUTE
@@ -38,19 +40,33 @@ def register(database: Database, *message_ids: str, sent_at: int) -> None:
         pulls.add(connection, dict.fromkeys(message_ids, sent_at), USUAL, sent_at)
 
 
-def claim(database: Database, limit: int = 20, a_second: float = 1000) -> list[Question]:
+def claim(database: Database, limit: int = 20) -> list[Question]:
     with database.transaction() as connection:
-        return pulls.claim(connection, USUAL, a_second, limit)
+        return pulls.claim(connection, USUAL, limit)
+
+
+def forget_closed(database: Database) -> int:
+    with database.transaction() as connection:
+        return pulls.forget_closed(connection, USUAL)
 
 
 def test_each_wait_is_twice_the_one_before_and_the_last_comes_before_the_expiry() -> None:
     asked_at = [USUAL.first(0, 0)]
-    while not USUAL.is_over(0, following := USUAL.following(0, len(asked_at), asked_at[-1])):
-        asked_at.append(following)
+    while not USUAL.is_last(0, asked_at[-1]):
+        asked_at.append(USUAL.following(0, len(asked_at), asked_at[-1]))
 
     hours = [at / HOUR for at in asked_at]
     assert hours == [0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 63.5, 72 - 5 / 60]
-    assert following == 72 * HOUR
+    assert USUAL.following(0, len(asked_at), asked_at[-1]) == 72 * HOUR
+
+
+def test_a_schedule_longer_than_the_expiry_has_one_question_before_it() -> None:
+    schedule = Schedule(after=2 * HOUR, expiry=HOUR)
+
+    only = schedule.first(0, 0)
+
+    assert only == HOUR - 5 * MINUTE
+    assert schedule.is_last(0, only)
 
 
 @given(
@@ -60,19 +76,16 @@ def test_each_wait_is_twice_the_one_before_and_the_last_comes_before_the_expiry(
 def test_late_questions_are_never_closer_than_the_schedule(
     schedule: Schedule, delays: list[int]
 ) -> None:
-    asked_at, due = [], schedule.first(0, 0)
+    asked_at = [schedule.first(0, 0)]
     for delay in delays:
-        now = due + delay
-        if schedule.is_over(0, now):
+        if schedule.is_last(0, asked_at[-1]):
             break
-        asked_at.append(now)
-        due = schedule.following(0, len(asked_at), now)
-        assert due > now
-    waits = [later - earlier for earlier, later in pairwise(asked_at)]
-    last = None if schedule.expiry is None else schedule.expiry - schedule.after
-    for asked, wait in enumerate(waits, start=1):
-        is_last = last is not None and asked_at[asked] >= min(last, asked_at[-1])
-        assert wait >= schedule.after << asked or is_last
+        due = schedule.following(0, len(asked_at), asked_at[-1])
+        assert due > asked_at[-1]
+        asked_at.append(due + delay)
+
+    for asked, (earlier, later) in enumerate(pairwise(asked_at), start=1):
+        assert later - earlier >= schedule.after << asked or schedule.is_last(0, later)
 
 
 def test_a_question_is_claimed_once(database: Database) -> None:
@@ -99,17 +112,32 @@ def test_two_replicas_never_claim_the_same(postgres_url: URL) -> None:
 
 
 def test_the_rate_is_that_of_all_replicas_together(database: Database) -> None:
-    register(database, *(f"m{n}" for n in range(40)), sent_at=now_us() - HOUR)
-    began = time.monotonic()
-
     asked_at: list[float] = []
     while len(asked_at) < 25:
-        questions = claim(database, 20, a_second=10)
-        claimed_at = time.monotonic() - began
-        asked_at += [claimed_at + question.wait_s for question in questions]
+        began = time.monotonic()
+        with database.batch() as connection:
+            asked_at += [began + wait_s for wait_s in pulls.take_turns(connection, 10, 7)]
 
     for first, eleventh in zip(asked_at, asked_at[10:], strict=False):
-        assert eleventh - first > 0.9  # the clock goes on between the claim and our look at it
+        assert eleventh - first > 0.9  # some time goes by between our clock and the server's
+
+
+def test_replicas_that_take_turns_at_once_never_get_the_same(postgres_url: URL) -> None:
+    opened = [open_database(postgres_url) for _ in range(4)]
+
+    def take(database: Database) -> list[float]:
+        with database.batch() as connection:
+            return [time.time() + wait for wait in pulls.take_turns(connection, 1000, 100)]
+
+    with ThreadPoolExecutor(4) as threads:
+        turns = sorted(turn for taken in threads.map(take, opened) for turn in taken)
+    with opened[0].read.connect() as connection:
+        next_at = connection.execute(select(pull_rate.c.next_at)).scalar_one()
+    for database in opened:
+        database.close()
+    assert len(turns) == 400
+    assert turns[-1] - turns[0] > 0.3
+    assert next_at / 1_000_000 - turns[0] > 0.35
 
 
 def test_a_message_that_is_final_or_expired_is_forgotten(database: Database) -> None:
@@ -118,15 +146,61 @@ def test_a_message_that_is_final_or_expired_is_forgotten(database: Database) -> 
         submissions.expire(connection, now_us(), now_us(), 10)
 
     assert claim(database) == []
+    assert forget_closed(database) == 1
     with database.read.connect() as connection:
         assert pulls.count_due(connection) == 0
 
 
+def test_many_closed_messages_don_t_hold_up_the_open_ones(database: Database) -> None:
+    hour_ago = now_us() - HOUR
+    closed = [f"m{number}" for number in range(1500)]
+    with database.transaction() as connection:
+        pulls.add(connection, dict.fromkeys(closed, hour_ago), USUAL, hour_ago)
+    register(database, "open", sent_at=hour_ago + MINUTE)
+
+    forgotten = [forget_closed(database), forget_closed(database)]
+
+    assert forgotten == [1000, 500]
+    assert [question.message_id for question in claim(database)] == ["open"]
+
+
+def test_a_recipient_that_comes_while_its_message_is_forgotten_is_asked_about(
+    database: Database,
+) -> None:
+    register(database, "a", sent_at=now_us() - HOUR)
+    with database.transaction() as connection:
+        submissions.expire(connection, now_us(), now_us(), 10)
+        late = Submission("a", ["6588888889"], None, now_us())
+        submissions.register(connection, late, now_us())
+
+    assert forget_closed(database) == 0
+    assert [question.message_id for question in claim(database)] == ["a"]
+
+
+def put_back(database: Database, question: Question) -> None:
+    with database.transaction() as connection:
+        pulls.put_back(connection, question, 0)
+
+
 def test_a_question_that_never_left_is_due_again(database: Database) -> None:
     register(database, "a", sent_at=now_us() - HOUR)
+    (question,) = claim(database)
+
+    put_back(database, question)
+
+    assert claim(database) == [question]
+
+
+def test_a_question_is_not_put_back_if_a_later_one_was_claimed(database: Database) -> None:
+    register(database, "a", sent_at=now_us() - HOUR)
+    (first,) = claim(database)
+    put_back(database, first)
     claim(database)
-
     with database.transaction() as connection:
-        pulls.put_back(connection, "a", 0)
+        connection.execute(update(tables.pulls).values(due_at=0))
+    (second,) = claim(database)
 
-    assert [question.message_id for question in claim(database)] == ["a"]
+    put_back(database, first)
+
+    assert (first.number, second.number) == (1, 2)
+    assert claim(database) == []

@@ -43,6 +43,13 @@ def account_on(port: int, **changes: Any) -> dict[str, Any]:
     }
 
 
+def asking_on(port: int, **changes: Any) -> dict[str, Any]:
+    """The same for a service that asks it for missing reports, soon."""
+    address = f"http://127.0.0.1:{port}/dlr"
+    soon = {"paasoo_report_url": address, "pull_after_minutes": 0.002, "pulls_a_second": 100}
+    return account_on(port, **soon, **changes)
+
+
 def simulate(service: Service, *options: str, **environment: str) -> Ended:
     """Report to a service until the run ends."""
     return run("simulate", "--callback", callback_of(service), *QUICK, *options, **environment)
@@ -81,6 +88,12 @@ class SendApi:
         response = self.http.get("/json", params=given)
         assert response.status_code == 200
         return response.json()
+
+    def ask(self, message_id: str, **changes: object) -> httpx2.Response:
+        """Ask for the reports of a message."""
+        values = {**ACCOUNT, "messageid": message_id, **changes}
+        given = {name: str(value) for name, value in values.items() if value is not None}
+        return self.http.get("/dlr", params=given, timeout=0.5)
 
     def events(self, *kinds: str) -> list[Any]:
         return events(self.ledger, *kinds)

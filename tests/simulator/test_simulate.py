@@ -2,18 +2,18 @@
 
 import os
 import pty
-import subprocess
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from stat import S_IMODE
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
 
 from simulator.behaviours import BEHAVIOURS
 from tests.feed import all_changes, wait_until_settled
-from tests.process import PROGRAM, Ended, free_port, run
+from tests.process import STARTER, Ended, free_port, run
 from tests.service import READ_KEY, Service, a_report
 from tests.simulator.simulating import QUICK, callback_of, check_of, events, only, simulate
 
@@ -219,20 +219,20 @@ def test_time_ends_a_run_whose_rate_is_out_of_reach() -> None:
 
 def test_a_terminal_shows_a_live_line(service: Service) -> None:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [PROGRAM, "simulate", "--callback", callback_of(service), *QUICK, "--seconds", "0.5"],
-        env={"PATH": os.defpath, "TERM": "xterm", "COLUMNS": "200"},
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = read_terminal(ours)
-    stdout, _ = process.communicate(timeout=60)
+    arguments = ("simulate", "--callback", callback_of(service), *QUICK, "--seconds", "0.5")
+    screen = {"TERM": "xterm", "COLUMNS": "200"}
+    with TemporaryFile() as stdout:
+        with os.fdopen(theirs, "wb", buffering=0) as terminal:
+            process = STARTER.start("app.cli", arguments, screen, stdout, terminal)
+        shown = read_terminal(ours)
+        code = process.wait(60)
+        stdout.seek(0)
+        written = stdout.read()
 
-    assert process.returncode == 0
+    assert code == 0
     assert " outstanding" in shown
     assert " x 200" in shown
-    assert stdout.startswith(b"sent ")
+    assert written.startswith(b"sent ")
 
 
 def read_terminal(terminal: int) -> str:
