@@ -14,7 +14,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync
 PYTEST := PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check faults bench bench-scale bench-replicas format clean
+.PHONY: help setup run demo screenshots test check faults bench bench-scale bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -27,6 +27,9 @@ run: $(SYNCED) ## set up, then serve on 127.0.0.1:8000 with the embedded databas
 demo: $(SYNCED) ## set up, then run the service and a simulated PaaSoo for a minute (ARGS='--seconds 10')
 	@.venv/bin/python -m simulator.demo $(ARGS)
 
+screenshots: $(SYNCED) ## make the pictures of the console in docs/; needs Chromium
+	.venv/bin/python -m tests.console.screenshots $(ARGS)
+
 test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
 	$(PYTEST) $(ARGS)
 
@@ -36,6 +39,7 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
+	@command -v chromium >/dev/null || echo "check: the console's tests in a browser are skipped; for them, apt-get install chromium"
 	$(PYTEST)
 
 faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 20 failovers, and asking through 20 kills; about an hour (ARGS=--seed N)

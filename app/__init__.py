@@ -11,6 +11,7 @@ The flow, in the order a report takes:
 Beside it:
 
     api/           what all endpoints share: parameters, cursors, times, access by key, errors
+    console/       the pages for people
     quarantine/    list refused callbacks, and replay them under today's rules
     sending/       send messages through PaaSoo, and register those sent elsewhere
     ops/           health, metrics, and periodic work

@@ -15,12 +15,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import BaseRoute
 
 from app.api.compression import COMPRESSION
-from app.api.error_handlers import ERROR_HANDLERS
 from app.api.parts import Parts
 from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door
 from app.callback.endpoint import add_callback
+from app.console.routes import add_console, error_handlers
+from app.console.sessions import Sessions
 from app.http.dispatch import Shortcut
 from app.ingest.commit import Committer
 from app.ingest.outage import Outage
@@ -113,11 +114,13 @@ def create_app(settings: Settings) -> Service:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[COMPRESSION],
-        exception_handlers={**ERROR_HANDLERS},
+        exception_handlers={**error_handlers(has_console=settings.console)},
     )
     add_callback(app, parts.door, with_token=bool(settings.callback_tokens))
     app.router.routes.extend(ROUTES)
     docs.add_docs(app)
+    if settings.console:
+        add_console(app)
     for route, methods in app.routes_with_methods():
         parts.metrics.requests.expect(route, methods - {"HEAD"})
     return app
@@ -156,6 +159,7 @@ def build(settings: Settings) -> Parts:
         sending=sender,
         balance=balance_of(settings, sender, metrics),
         asking=asking_of(settings, sender, writer, door.take_time),
+        sessions=Sessions(database, settings.api_keys) if settings.console else None,
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
             Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),

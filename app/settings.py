@@ -281,6 +281,11 @@ class Settings(BaseSettings):
         description="Time for which an idle connection is kept open. It should be longer than the "
         "proxy's in front, so that the proxy closes it first. Seconds, at most 3600.",
     )
+    console: bool = Field(
+        default=True,
+        description="`on` or `off`: the pages for people, at `/`. They are for those who sign in "
+        "with an API key, and show each what the key may see.",
+    )
     root_path: Annotated[str | None, AfterValidator(_root_path)] = Field(
         default=None,
         description="The path prefix under which a proxy shows the service, and which the proxy "

@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # packages above this one
     import threading
 
     from app.callback.door import Door
+    from app.console.sessions import Sessions
     from app.http.dispatch import Shortcut
     from app.ingest.outage import Outage
     from app.ingest.recovery import Recovery
@@ -47,6 +48,7 @@ class Parts:
     sending: Sending | None  # none without an account at PaaSoo
     balance: Balance | None  # none without an address to ask
     asking: Asking | None  # none without an address to ask
+    sessions: Sessions | None  # none without the console
     shortcuts: tuple[Shortcut, ...]
     draining: threading.Event  # set once the process is about to end
 

@@ -34,7 +34,7 @@ class Service(FastAPI):
         if scope["type"] != "http" or scope["path"].startswith(self._silent_prefix):
             await super().__call__(scope, receive, send)
             return
-        if scope["path"].startswith("/v1/"):
+        if scope["path"].startswith(("/v1/", "/messages/")):
             # Undecoded, so that an id may contain a `/`, sent as `%2F`.
             scope["path"] = scope["raw_path"].decode("ascii")
         # The proxy has stripped the prefix, and routing strips it again.

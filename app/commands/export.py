@@ -1,13 +1,12 @@
 """`paasoo-dlr export`: all deliveries, as CSV or as JSON lines."""
 
-import csv
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TextIO, cast
+from typing import Final, Literal, NamedTuple, TextIO, cast
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -17,13 +16,12 @@ from app.api.times import TimeInput
 from app.commands import progress
 from app.commands.database import database_to_read, say_which
 from app.query.schemas import Delivery, delivery_of
+from app.query.spreadsheet import csv_writer
 from app.reports import State
 from app.settings import SettingsError, load_settings
 from app.store import export as store
 
 PROGRESS_EVERY: Final = 1000
-# A spreadsheet takes a cell that begins so for a formula (OWASP, CSV injection).
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def parse_time(text: str) -> int:
@@ -90,27 +88,6 @@ def opened(target: Target) -> Iterator[TextIO]:
 def _is_standard_output(output: Path) -> bool:
     """True for `/dev/stdout`, whatever it is redirected to."""
     return output.exists() and os.path.samestat(output.stat(), os.fstat(sys.stdout.fileno()))
-
-
-def csv_writer(file: TextIO, safe: bool) -> Callable[[Delivery], object]:
-    """CSV as in RFC 4180. Null is an empty field; booleans are `true` and `false`, as in JSON."""
-    as_cell = as_safe_text if safe else as_text
-    writer = csv.writer(file)
-    writer.writerow(Delivery.__annotations__)
-
-    def write(delivery: Delivery) -> None:
-        writer.writerow(as_cell(value) for value in delivery.values())
-
-    return write
-
-
-def as_text(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else value
-
-
-def as_safe_text(value: Any) -> Any:
-    """As `as_text`, with a quote before what a spreadsheet would take for a formula."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else as_text(value)
 
 
 def jsonl_writer(file: TextIO, _safe: bool) -> Callable[[Delivery], object]:

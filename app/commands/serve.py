@@ -197,5 +197,8 @@ def welcome(first: first_run.FirstRun) -> str:
             "Look a message up:",
             f"curl -H 'Authorization: Bearer {first.new_key}' {base}/v1/messages/052804b7368321",
         ]
+        if settings.console:
+            lines += [f"Or open {base}/ and sign in with this key:"]
+            lines += [first.new_key]
     lines += [f"Shown only once, and kept in {settings.data_dir}/.", ""]
     return "\n".join(lines)

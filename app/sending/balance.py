@@ -59,6 +59,11 @@ class Balance:
             with suppress(asyncio.CancelledError):
                 await self._asking
 
+    @property
+    def known(self) -> Known | None:
+        """The last answer, if there is one yet."""
+        return self._known
+
     async def latest(self) -> Known:
         """The last answer; just after the start, it waits for the end of the first question.
 

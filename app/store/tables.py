@@ -212,6 +212,28 @@ pull_rate = Table(
     ),
 )
 
+# One row: all replicas sign the console's cookies with the same secret.
+console_secret = Table(
+    "console_secret",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False, comment="1: the only row"),
+    Column("secret", String(64), nullable=False, comment="signs cookies"),
+)
+
+# Sessions of the console that were ended by signing out. Their cookies are void on every replica.
+ended_sessions = Table(
+    "ended_sessions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column(
+        "expires_at",
+        BigInteger,
+        nullable=False,
+        comment="when it may be forgotten; us since 1970 UTC",
+    ),
+    Index(None, "expires_at"),
+)
+
 # Refused callbacks: kept until an operator deletes or replays them, or newer ones push them out.
 quarantine = Table(
     "quarantine",

@@ -257,5 +257,5 @@ def test_other_methods_are_405_and_told_which_is_allowed(service: Service) -> No
 
 
 def test_unknown_paths_are_404(service: Service) -> None:
-    for path in ("/v1", "/v1/", "/v1/messages/", f"/v1/messages/{ID}/", "/v2/x", "/", "//"):
+    for path in ("/v1", "/v1/", "/v1/messages/", f"/v1/messages/{ID}/", "/v2/x"):
         assert_problem(service.get(path), 404, "not_found")

@@ -1,0 +1,176 @@
+"""The list of deliveries with the API's filters, all of them in the address, and its CSV."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import TypeAdapter, ValidationError
+
+from app.api import cursors
+from app.api.parts import parts_of
+from app.api.times import EPOCH, TimeInput
+from app.console.access import PageRoute, Reader
+from app.console.numbers import read_number
+from app.console.pages import SECURITY_HEADERS, page
+from app.errors import InvalidRequestError
+from app.query.schemas import delivery_of
+from app.query.spreadsheet import csv_writer
+from app.reports import Reason, State
+from app.store import read
+from app.store.engine import Database
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+ROWS_A_PAGE: Final = 50
+# Of one export; `paasoo-dlr export` has no limit.
+MOST_EXPORTED: Final = 10_000
+EXPORTED_AT_ONCE: Final = 1_000
+MAX_LENGTH: Final = 255
+
+
+class FilterError(Exception):
+    """The value can't be one of this filter. The text is for people."""
+
+
+def _to(text: str) -> str:
+    if (number := read_number(text)) is None:
+        raise FilterError("Give a number with its country code, as in +65 8888 8888.")
+    return number
+
+
+def _one_of(names: type[State | Reason]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in set(names):
+            raise FilterError("Choose one of the list.")
+        return text
+
+    return parse
+
+
+def _text(text: str) -> str:
+    if len(text) > MAX_LENGTH or "\0" in text:
+        raise FilterError(f"Give at most {MAX_LENGTH} characters.")
+    return text
+
+
+def _time(text: str) -> int:
+    """RFC 3339, or a date and time as the browser's field gives it: of UTC."""
+    try:
+        return TypeAdapter(TimeInput).validate_python(text)
+    except ValidationError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise FilterError("Give a date and a time, of UTC: 2026-11-22T08:00.") from None
+    return int((moment - EPOCH).total_seconds()) * 1_000_000
+
+
+# Each filter's name in the address, as in the API, with its name in `read.Filters`.
+PARSERS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
+    "to": ("recipient", _to),
+    "state": ("state", _one_of(State)),
+    "reason": ("reason", _one_of(Reason)),
+    "network": ("mcc_mnc", _text),
+    "errcode": ("errcode", _text),
+    "reference": ("reference", _text),
+    "since": ("since", _time),
+    "until": ("until", _time),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The filters of an address: as they were given, as the store takes them, what is wrong."""
+
+    given: dict[str, str]
+    filters: read.Filters
+    faults: dict[str, str]
+    after: tuple[int | str, ...] | None
+
+    @classmethod
+    def of(cls, request: Request) -> "Asked":
+        parameters = request.query_params
+        given = {name: value for name in PARSERS if (value := parameters.get(name, "").strip())}
+        filters, faults = read.Filters(), {}
+        for name, value in given.items():
+            field, parse = PARSERS[name]
+            try:
+                filters = replace(filters, **{field: parse(value)})
+            except FilterError as error:
+                faults[name] = str(error)
+        cursor = parameters.get("cursor")
+        try:
+            after = cursors.decode(cursor, int, str, str) if cursor else None
+        except InvalidRequestError:
+            after = None  # the list begins anew
+        return cls(given, filters, faults, after)
+
+    def query(self, **more: str) -> str:
+        return urlencode({**self.given, **more})
+
+
+@router.get("/deliveries")
+def show_list(request: Request, _session: Reader) -> Response:
+    """A page of the list, latest report first."""
+    asked = Asked.of(request)
+    rows: Any = []
+    if not asked.faults:
+        with parts_of(request).database.read.connect() as connection:
+            rows = read.page(connection, asked.filters, ROWS_A_PAGE + 1, asked.after)
+    has_more, rows = len(rows) > ROWS_A_PAGE, rows[:ROWS_A_PAGE]
+    following = None
+    if has_more:
+        last = rows[-1]
+        place = cursors.encode((last.last_received_at, last.message_id, last.recipient))
+        following = asked.query(cursor=place)
+    return page(
+        request,
+        "deliveries.html",
+        422 if asked.faults else 200,
+        asked=asked,
+        rows=rows,
+        following=following,
+        states=list(State),
+        reasons=list(Reason),
+        most_exported=MOST_EXPORTED,
+    )
+
+
+@router.get("/deliveries.csv")
+def export_list(request: Request, _session: Reader) -> Response:
+    """The deliveries that the list shows, as CSV that is safe for spreadsheets."""
+    asked = Asked.of(request)
+    if asked.faults:
+        raise InvalidRequestError(
+            [{"field": name, "message": fault} for name, fault in asked.faults.items()]
+        )
+    headers = {
+        **SECURITY_HEADERS,
+        "Content-Disposition": 'attachment; filename="deliveries.csv"',
+    }
+    rows = _as_csv(parts_of(request).database, asked.filters)
+    return StreamingResponse(rows, headers=headers, media_type="text/csv; charset=utf-8")
+
+
+def _as_csv(database: Database, filters: read.Filters) -> Iterator[str]:
+    """Page by page, so that no connection and no memory is held while the browser reads."""
+    text = io.StringIO()
+    write = csv_writer(text, safe=True)
+    after: tuple[int | str, ...] | None = None
+    for _ in range(MOST_EXPORTED // EXPORTED_AT_ONCE):
+        with database.read.connect() as connection:
+            rows = read.page(connection, filters, EXPORTED_AT_ONCE, after)
+        for row in rows:
+            write(delivery_of(row))
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
+        if len(rows) < EXPORTED_AT_ONCE:
+            return
+        after = (rows[-1].last_received_at, rows[-1].message_id, rows[-1].recipient)

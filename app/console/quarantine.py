@@ -1,0 +1,105 @@
+"""The quarantine for people: what was refused and why, to replay or to delete after a question."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from fastapi import APIRouter, Request, Response
+
+from app.api import cursors
+from app.api.database import refuse_while_away
+from app.api.parts import parts_of
+from app.console.access import Administrator, CheckedForm, Form, PageRoute, first
+from app.console.pages import counted, page, redirect
+from app.errors import InvalidRequestError
+from app.quarantine.replay import replay
+from app.store import quarantine as store
+from app.store.engine import Database
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+ROWS_A_PAGE: Final = 50
+# Ids that one form may name: those of a page.
+MAX_IDS: Final = 1000
+# Rows that one transaction deletes: the writer must wait for it.
+BATCH: Final = 500
+REPLAY: Final = "replay"
+ACTIONS: Final = {REPLAY, "delete"}
+
+
+@router.get("/quarantine")
+def show_quarantine(request: Request, _session: Administrator) -> Response:
+    """What was refused, latest first."""
+    cursor = request.query_params.get("cursor")
+    try:
+        after = cursors.decode(cursor, int, str) if cursor else None
+    except InvalidRequestError:
+        after = None
+    with parts_of(request).database.read.connect() as connection:
+        rows: Sequence[Any] = store.page(connection, ROWS_A_PAGE + 1, after)
+        total = store.count(connection)
+    has_more, rows = len(rows) > ROWS_A_PAGE, rows[:ROWS_A_PAGE]
+    following = cursors.encode((rows[-1].received_at, rows[-1].id)) if has_more else None
+    notice = _told(request.query_params.get("done"), request.query_params.get("counts", ""))
+    shown: dict[str, Any] = {"rows": rows, "total": total, "following": following, "notice": notice}
+    return page(request, "quarantine.html", **shown)
+
+
+@router.post("/quarantine/question")
+def ask_first(request: Request, _session: Administrator, form: CheckedForm) -> Response:
+    """Say how many rows it is about, and ask."""
+    action, ids = _wanted(form)
+    with parts_of(request).database.read.connect() as connection:
+        number = store.count(connection, ids)
+    if action not in ACTIONS or not number:
+        return redirect(request, "/quarantine", done="nothing")
+    return page(request, "question.html", action=action, ids=ids, number=number)
+
+
+@router.post("/quarantine/do")
+def do_it(request: Request, _session: Administrator, form: CheckedForm) -> Response:
+    """Replay or delete what the question was about."""
+    refuse_while_away(request)
+    action, ids = _wanted(form)
+    database = parts_of(request).database
+    if action == REPLAY:
+        batches = list(replay(database, ids))
+        replayed = sum(batch.replayed for batch in batches)
+        rejected = sum(batch.still_rejected for batch in batches)
+        return redirect(request, "/quarantine", done=action, counts=f"{replayed}-{rejected}")
+    if action in ACTIONS:
+        return redirect(request, "/quarantine", done=action, counts=str(_delete(database, ids)))
+    return redirect(request, "/quarantine", done="nothing")
+
+
+def _wanted(form: Form) -> tuple[str, list[str] | None]:
+    """The action, and the ids that it is about; None means all rows."""
+    action, _, which = first(form, "action").partition(" ")
+    ids = list(form.get("id", ()))[:MAX_IDS]
+    return action, None if which == "all" else ids
+
+
+def _delete(database: Database, ids: Sequence[str] | None) -> int:
+    """Delete in small transactions; all rows that were there when it began."""
+    if ids is not None:
+        with database.batch() as connection:
+            return len(store.remove(connection, ids))
+    deleted, after_id = 0, ""
+    while True:
+        with database.transaction() as connection:
+            rows = store.take(connection, after_id, BATCH, None)
+            deleted += len(store.remove(connection, [row.id for row in rows]))
+        if not rows:
+            return deleted
+        after_id = rows[-1].id
+
+
+def _told(done: str | None, counts: str) -> str | None:
+    """The result of the last action, in words."""
+    numbers = [int(part) for part in counts.split("-") if part.isascii() and part.isdigit()]
+    if done == REPLAY and len(numbers) == 2:
+        stored = counted(numbers[0], "callback is", "callbacks are")
+        stay = counted(numbers[1], "callback is", "callbacks are")
+        return f"{stored} stored now. {stay} still refused."
+    if done == "delete" and len(numbers) == 1:
+        return f"{counted(numbers[0], 'callback')} deleted."
+    return "Nothing was chosen, or it is gone already." if done else None

@@ -1,0 +1,94 @@
+"""The set-up: the callback address to copy, the keys, and a test report of one's own."""
+
+import asyncio
+from secrets import token_hex
+from typing import Final
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.parts import Parts, parts_of
+from app.callback.door import PATH as CALLBACK_PATH
+from app.callback.parse import parse
+from app.console.access import Administrator, CheckedForm, PageRoute, address_of
+from app.console.pages import message_path, page, redirect
+from app.errors import DatabaseUnavailableError
+from app.ingest.commit import Outcome
+from app.ingest.writer import QueueFullError
+from app.settings import Role
+
+router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+# No country has the code 999 (ITU-T E.164), so nobody's number is in a test report.
+TEST_NUMBER: Final = "99900000000"
+
+
+@router.get("/set-up")
+def show_set_up(request: Request, _session: Administrator) -> Response:
+    """Tokens stay hidden until they are asked for."""
+    return _page(request, is_shown=False)
+
+
+@router.post("/set-up/addresses")
+def show_addresses(request: Request, _session: Administrator, _form: CheckedForm) -> Response:
+    """The same page with the callback addresses, which hold the tokens."""
+    return _page(request, is_shown=True)
+
+
+@router.post("/set-up/test-report")
+async def make_test_report(
+    request: Request, _session: Administrator, _form: CheckedForm
+) -> Response:
+    """Store a report as if PaaSoo had called, by the same parser and writer, and open it."""
+    message_id = f"test-{token_hex(6)}"
+    if await _admit(parts_of(request), message_id) is not Outcome.STORED:
+        raise DatabaseUnavailableError
+    return redirect(request, message_path(message_id))
+
+
+async def _admit(parts: Parts, message_id: str) -> Outcome:
+    query = urlencode(
+        {
+            "type": "dlr",
+            "messageid": message_id,
+            "to": TEST_NUMBER,
+            "status": 0,
+            "statuscode": "delivered",
+        }
+    )
+    report = parse(query.encode(), parts.door.take_time())
+    told: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+    def tell(outcome: Outcome) -> None:
+        if not told.done():  # it is cancelled if the browser leaves
+            told.set_result(outcome)
+
+    try:
+        parts.writer.admit_report(report, tell)
+    except QueueFullError:
+        return Outcome.UNAVAILABLE
+    return await told
+
+
+def _page(request: Request, *, is_shown: bool) -> Response:
+    parts = parts_of(request)
+    settings = parts.settings
+    times = parts.metrics.callback_tokens.times
+    tokens = [
+        {
+            "address": f"{address_of(request)}{CALLBACK_PATH}/{token}" if is_shown else None,
+            "times": times.get(position, 0),
+        }
+        for position, token in enumerate(settings.callback_tokens, start=1)
+    ]
+    return page(
+        request,
+        "set_up.html",
+        tokens=tokens,
+        is_shown=is_shown,
+        bare_address=None if tokens else f"{address_of(request)}{CALLBACK_PATH}",
+        networks=[str(network) for network in settings.callback_allowed_networks],
+        keys=[(key.name, Role(key.role).name.lower()) for key in settings.api_keys],
+        database=settings.database_shown,
+        retention_days=settings.retention_days,
+    )

@@ -1,0 +1,92 @@
+"""The story of one delivery: what came when, which report decides, and why."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from app.console import words
+from app.console.pages import counted
+from app.reports import LOWEST_REPORTED_FINAL_RANK, RANK, State
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of a timeline. `at` in microseconds since 1970 UTC."""
+
+    at: int
+    title: str
+    state: str | None = None
+    details: Sequence[str] = ()
+    report: Row[Any] | None = None  # its raw query is shown
+    decides: bool = False
+
+
+def timeline(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> list[Event]:
+    """The events of one recipient, oldest first."""
+    return sorted(_events(delivery, mark, reports), key=lambda event: event.at)
+
+
+def _events(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> Iterator[Event]:
+    if delivery.submitted_at is not None:
+        yield Event(delivery.submitted_at, "Sent")
+    for report in reports:
+        yield _of_report(report, decides=_decides(report, mark))
+    if mark.expired_at is not None:
+        yield Event(
+            mark.expired_at,
+            "Given up waiting",
+            State.EXPIRED,
+            ["No final report had come by then. A late report still takes over."],
+            decides=delivery.state == State.EXPIRED,
+        )
+
+
+def _decides(report: Row[Any], mark: Row[Any]) -> bool:
+    return bool(report.fingerprint == mark.fingerprint and RANK[report.state] == mark.rank)
+
+
+def _of_report(report: Row[Any], *, decides: bool) -> Event:
+    details = [words.sentence(report.state, report.reason)]
+    if report.times_received > 1:
+        repeats = counted(report.times_received - 1, "repeat")
+        details.append(f"The same report came again: {repeats} so far.")
+    title = words.SOURCES.get(report.source, report.source)
+    return Event(report.received_at, title, report.state, details, report, decides)
+
+
+def why(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> str:
+    """Say which report decides, and why that one."""
+    if delivery.state == State.EXPIRED:
+        return "No final report came in time, so the service gave up waiting."
+    if not reports:
+        return "No report has come yet."
+    if len(reports) == 1:
+        return "The only report decides."
+    equal = [report for report in reports if RANK[report.state] == mark.rank]
+    others = {report.state for report in reports} - {report.state for report in equal}
+    if others:
+        return _why_of_rank(delivery.state, others, reports, mark)
+    return "The reports weigh the same, so the one that was received last decides."
+
+
+def _why_of_rank(state: str, others: set[str], reports: Sequence[Row[Any]], mark: Row[Any]) -> str:
+    latest = max(reports, key=lambda report: report.last_received_at)
+    if state == State.DELIVERED and RANK[latest.state] == LOWEST_REPORTED_FINAL_RANK:
+        return "A late failure doesn't undo a delivery, so the delivery decides."
+    weaker = ", ".join(f"“{words.of_state(other)}”" for other in sorted(others))
+    last = "" if _decides(latest, mark) else ", though it was not the last to come"
+    return f"“{words.of_state(state)}” outranks {weaker}{last}."
+
+
+def contradiction(delivery: Row[Any], reports: Sequence[Row[Any]]) -> str | None:
+    """Say that final reports disagree, if they do."""
+    if not delivery.conflicting:
+        return None
+    final = {it.state for it in reports if RANK[it.state] >= LOWEST_REPORTED_FINAL_RANK}
+    claims = " and ".join(f"“{words.of_state(state)}”" for state in sorted(final))
+    return (
+        f"PaaSoo's reports contradict each other: they say {claims}. If it matters, ask PaaSoo, "
+        "with the raw reports below."
+    )

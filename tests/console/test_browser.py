@@ -1,0 +1,193 @@
+"""The console in a real browser: every page, both colour schemes, wide and narrow."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, Page, expect
+
+from tests.service import ADMIN_KEY, READ_KEY, Service, a_report
+
+ID = "052804b7368321"
+HOSTILE = "<script>document.title='hacked'</script>"
+GREETINGS = ("مرحبا " * 40).strip()
+PATIENCE_MS = 30_000  # the machine may be busy
+PAGES = (
+    "/",
+    "/?span=30d",
+    "/deliveries",
+    "/deliveries?to=abc",
+    f"/messages/{ID}",
+    "/messages/unknown",
+    "/search?q=nothing",
+    "/live",
+    "/quarantine",
+    "/set-up",
+    "/nothing",
+)
+WCAG = {"runOnly": {"type": "tag", "values": [
+    "wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice",
+]}}  # fmt: skip
+
+
+@contextmanager
+def a_page(browser: Browser, service: Service, **options: Any) -> Iterator[Page]:
+    """A page of the console. No request may go elsewhere, and nothing may go wrong in it."""
+    complaints: list[str] = []
+    base = f"http://127.0.0.1:{service.port}"
+    context = browser.new_context(base_url=base, **options)
+    context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
+    page = context.new_page()
+    page.on("request", lambda it: None if it.url.startswith(base) else complaints.append(it.url))
+    page.on("pageerror", lambda it: complaints.append(str(it)))
+    page.on("console", lambda it: complaints.append(it.text) if is_complaint(it) else None)
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def is_complaint(message: Any) -> bool:
+    """Chromium calls a page that is answered with 4xx an error, too."""
+    return message.type in {"error", "warning"} and "the server responded with a status" not in (
+        message.text
+    )
+
+
+def sign_in(page: Page, key: str = ADMIN_KEY, path: str = "/") -> None:
+    page.goto(path)
+    page.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("input[name=q]")
+
+
+def fill(service: Service) -> None:
+    """Something for each page to show."""
+    service.call_back(a_report())
+    service.call_back(a_report(status=404, statuscode="Absent Subscriber Temporary"))
+    service.call_back(a_report(to="6577777777", status=404, statuscode=HOSTILE, network=HOSTILE))
+    service.call_back(a_report(to="6566666666", status=402, network="52501"))
+    service.call_back(a_report(messageid="w" * 128, status=404, statuscode="😀" * 255))
+    service.register("sent-1", to=["6555555555"], reference=GREETINGS)
+    service.call_back(f"type=dlr&messageid=&x={'y' * 300}")
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page, options=WCAG).response["violations"]
+    return [f"{page.url}: {it['id']}: {[node['html'] for node in it['nodes']][:3]}" for it in found]
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible_and_fits(
+    browser: Browser, service: Service, scheme: Literal["light", "dark"], width: int
+) -> None:
+    fill(service)
+    view: Any = {"width": width, "height": 800}
+    with a_page(browser, service, color_scheme=scheme, viewport=view) as page:
+        page.goto("/")
+        found = violations(page)
+        sign_in(page)
+        for path in PAGES:
+            page.goto(path)
+            page.locator("details").evaluate_all("all => all.forEach(it => it.open = true)")
+            found += violations(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert "hacked" not in page.title()
+    assert "\n".join(found) == ""
+
+
+def test_support_finds_a_message_and_an_operator_replays(
+    browser: Browser, service: Service
+) -> None:
+    fill(service)
+    with a_page(browser, service) as page:
+        sign_in(page, path=f"/messages/{ID}")
+        expect(page.get_by_role("heading", name=ID)).to_be_visible()
+        for asked in ("+65 7777-7777", "0065 77777777", ID, GREETINGS):
+            page.locator("input[name=q]").fill(asked)
+            page.get_by_role("button", name="Search").click()
+            page.wait_for_url("**/messages/*")
+        page.get_by_role("link", name="Quarantine").click()
+        page.get_by_role("checkbox").check()
+        page.get_by_role("button", name="Delete the chosen").click()
+        expect(page.get_by_role("heading", name="Delete 1 refused callback?")).to_be_visible()
+        page.get_by_role("button", name="Delete 1").click()
+        expect(page.get_by_role("status")).to_have_text("1 callback deleted.")
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/sign-in")
+        page.goto("/deliveries")
+        expect(page.get_by_label("API key")).to_be_visible()
+
+
+def test_live_view_shows_reports_as_they_come_and_pauses(
+    browser: Browser, service: Service
+) -> None:
+    with a_page(browser, service) as page:
+        sign_in(page, READ_KEY, "/live")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        service.call_back(a_report(statuscode=HOSTILE))
+        expect(page.get_by_role("link", name=ID)).to_be_visible()
+        for number in range(60):
+            service.call_back(a_report(messageid=f"m-{number}"))
+        expect(page.get_by_role("link", name="m-59", exact=True)).to_be_visible()
+        assert page.locator("#live tr").count() <= 50
+
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("status")).to_have_text("Paused")
+        service.call_back(a_report(messageid="later"))
+        page.get_by_role("button", name="Go on").click()
+        service.call_back(a_report(messageid="later-still"))
+        expect(page.get_by_role("status")).to_have_text("Live")
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+def test_keyboard_is_enough(browser: Browser, service: Service) -> None:
+    service.call_back(a_report())
+    with a_page(browser, service) as page:
+        page.goto("/")
+        page.keyboard.type(READ_KEY)  # the field has the focus
+        page.keyboard.press("Enter")
+        page.wait_for_selector("input[name=q]")
+        page.keyboard.type("+65 8888 8888")  # and so has the search box
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/messages/{ID}")
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # the raw report opens
+        expect(page.locator("pre", has_text="type=dlr")).to_be_visible()
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+def test_without_a_script_everything_but_live_works(browser: Browser, service: Service) -> None:
+    fill(service)
+    with a_page(browser, service, java_script_enabled=False) as page:
+        sign_in(page)
+        page.locator("input[name=q]").fill(ID)
+        page.keyboard.press("Enter")
+        page.wait_for_url(f"**/messages/{ID}")
+        expect(page.locator("time").first).to_contain_text("UTC")
+        for path in PAGES:
+            page.goto(path)
+            expect(page.locator("h1")).to_have_count(1)
+        page.goto("/live")
+        expect(page.get_by_role("status")).to_have_text("Reload the page for the latest.")
+        expect(page.get_by_role("link", name="sent-1")).to_be_visible()
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+def test_times_are_in_the_readers_zone_with_utc_on_hover(
+    browser: Browser, service: Service
+) -> None:
+    service.register("sent-1", to=["6555555555"], submitted_at="2020-06-01T20:00:00Z")
+    with a_page(browser, service, timezone_id="Asia/Singapore", locale="en-GB") as page:
+        sign_in(page, path="/messages/sent-1")
+        sent = page.locator("time").first
+        expect(sent).to_contain_text("2 Jun 2020, 04:00:00")
+        expect(sent).to_contain_text("GMT+8")
+        expect(sent).to_have_attribute("title", "1 Jun 2020, 20:00:00 UTC")
