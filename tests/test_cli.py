@@ -84,6 +84,7 @@ WRONG_SETTINGS = [
     ("DLR_ROOT_PATH", "sms"),
     ("DLR_DRAIN_SECONDS", "6"),
     ("DLR_SHORTCUTS", "maybe"),
+    ("DLR_CONSOLE", "maybe"),
     ("DLR_LOG_LEVEL", "loud"),
     ("DLR_PAASOO_URL", "api.paasoo.com/json"),
     ("DLR_PAASOO_URL", "ftp://api.paasoo.com/json"),
