@@ -18,6 +18,6 @@ made twice to go unnoticed.
     reporter.py    sends the reports to the callback address, at a rate
     ledger.py      writes down each message, report and answer
     oracle.py      the status that the service must show
-    check.py       compares the ledger with the service's API
+    check.py       compares the ledger with the service, which api.py asks
     progress.py    the live line
 """

@@ -3,22 +3,20 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import httpx2
 
 from simulator import oracle
+from simulator.api import Api, ApiUnavailableError
 from simulator.ledger import LedgerError, events
 from simulator.options import Check, OptionError
 from simulator.oracle import Claim, claim_of, claim_of_answer
 
-# The API's limit for one lookup and for one page.
-MOST_AT_ONCE: Final = 1000
 TIMEOUT_S: Final = 60
 ASK_AGAIN_AFTER_S: Final = 0.25
 
@@ -30,10 +28,6 @@ MAX_SHOWN: Final = 20
 
 # The price and the parts of a delivery that was never asked about.
 NOT_TOLD: Final = (None, None)
-
-
-class ApiUnavailableError(Exception):
-    """The API can't be asked now, and may be later."""
 
 
 @dataclass(slots=True)
@@ -68,11 +62,11 @@ class Sent:
 
 
 class Source(StrEnum):
-    """How the service knows a delivery: by its callbacks, else by asking, else by sending."""
+    """How the service came to its status of a delivery."""
 
     CALLED_BACK = "called back"
     ASKED = "told only when asked"
-    SENT = "sent, without a report"
+    PENDING = "pending"  # it was sent, or registered
     UNKNOWN = "not known to the service"
 
 
@@ -82,7 +76,7 @@ class Verdict:
 
     sent: Sent
     differences: list[str]
-    known: Counter["Source"]  # every delivery, by how the service knows it
+    known: Counter[Source]  # every delivery
     quarantine_was_compared: bool
 
 
@@ -136,7 +130,7 @@ def _add_told(sent: Sent, event: dict[str, Any]) -> None:
         (delivery.perhaps_told if event["odd"] else delivery.told).append(told)
 
 
-def compare(api: "Api", sent: Sent) -> Verdict:
+def compare(api: Api, sent: Sent) -> Verdict:
     """Compare every delivery of the ledger with the API as it is now."""
     differences = list(_wrong_answers(sent))
     known: Counter[Source] = Counter()
@@ -158,7 +152,7 @@ def _source(delivery: Delivery, shown: Any) -> Source:
     if shown is None:
         return Source.UNKNOWN
     if shown["state"] == oracle.PENDING["state"]:
-        return Source.SENT
+        return Source.PENDING
     is_told = delivery.told or delivery.perhaps_told
     return Source.ASKED if is_told and not delivery.is_called_back else Source.CALLED_BACK
 
@@ -277,65 +271,3 @@ def _missing_in_quarantine(sent: Sent, refused: dict[str, str]) -> Iterator[str]
 def masked(number: str) -> str:
     """A phone number without its middle: `6588****88`."""
     return f"{number[:4]}****{number[-2:]}" if len(number) > 6 else "****"
-
-
-class Api:
-    """The part of the service's API that a check needs."""
-
-    def __init__(self, http: httpx2.Client, address: str) -> None:
-        self._http = http
-        self._address = address.rstrip("/")
-
-    def messages(self, message_ids: Sequence[str]) -> dict[str, Any]:
-        """The messages that the service knows, by id."""
-        found = {}
-        for start in range(0, len(message_ids), MOST_AT_ONCE):
-            asked = message_ids[start : start + MOST_AT_ONCE]
-            response = self._ask("POST", "/v1/messages/lookup", json={"messageids": asked})
-            if response.status_code in {404, 405}:  # a version that has no such endpoint
-                return self._messages_one_by_one(message_ids)
-            if response.status_code != 200:
-                raise OptionError(f"--api: a lookup is answered {response.status_code}")
-            for message in response.json()["messages"]:
-                found[message["messageid"]] = message
-        return found
-
-    def _messages_one_by_one(self, message_ids: Sequence[str]) -> dict[str, Any]:
-        found = {}
-        for message_id in message_ids:
-            response = self._ask("GET", f"/v1/messages/{quote(message_id, safe='')}")
-            if response.status_code == 200:
-                found[message_id] = response.json()
-            elif response.status_code != 404:
-                raise OptionError(f"--api: a message is answered {response.status_code}")
-        return found
-
-    def quarantine(self) -> dict[str, str] | None:
-        """The code of each refused query. None if the key is no admin's."""
-        codes: dict[str, str] = {}
-        cursor = ""
-        while True:
-            path = f"/v1/quarantine?limit={MOST_AT_ONCE}{cursor}"
-            response = self._ask("GET", path)
-            if response.status_code == 403:
-                return None
-            if response.status_code != 200:
-                raise OptionError(f"--api: the quarantine is answered {response.status_code}")
-            page = response.json()
-            codes.update((item["query"], item["code"]) for item in page["items"])
-            if not page["next_cursor"]:
-                return codes
-            cursor = f"&cursor={quote(page['next_cursor'], safe='')}"
-
-    def _ask(self, method: str, path: str, **options: Any) -> httpx2.Response:
-        try:
-            response = self._http.request(method, f"{self._address}{path}", **options)
-        except httpx2.HTTPError as error:
-            raise ApiUnavailableError(f"can't be asked: {error or type(error).__name__}") from None
-        if response.status_code == 401:
-            raise OptionError("--key: the API answers 401, it doesn't know this key")
-        if response.status_code >= 500:
-            raise ApiUnavailableError(
-                f"{path.partition('?')[0]} is answered {response.status_code}"
-            )
-        return response

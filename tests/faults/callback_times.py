@@ -2,6 +2,8 @@
 
 import json
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,9 +21,10 @@ from tests.service import TOKEN
 from tests.simulator.simulating import only, send_api
 
 CALLBACKS_A_SECOND: Final = 200
-REGISTERED_A_SECOND: Final = 100
 LASTING_S: Final = 15.0
-AFTER_S: Final = 1.0
+# Without asking, the default, and more than one replica gets round to.
+PULLS_A_SECOND: Final = (0, 10, 200)
+ASKED_ABOUT: Final = 700
 
 
 @dataclass(slots=True)
@@ -43,46 +46,52 @@ class Measured:
 
 def compare(server: URL, folder: Path, seed: int, rounds: int = 2) -> str:
     """Callbacks without asking and with it, in turn, each time on a new database."""
-    measured = {"without asking": Measured(), "with asking": Measured()}
+    measured = {a_second: Measured() for a_second in PULLS_A_SECOND}
     for number in range(rounds):
-        for name, sum_of_rounds in measured.items():
-            after_s = AFTER_S if name == "with asking" else None
+        for a_second, sum_of_rounds in measured.items():
             with new_database(server) as url:
                 migrate(url)
-                _measure(url, folder, seed + 10 * number, after_s, sum_of_rounds)
-    load = f"{CALLBACKS_A_SECOND} callbacks and {REGISTERED_A_SECOND} registrations a second:"
-    return "\n    ".join([load, *(f"{name}: {figures}" for name, figures in measured.items())])
+                _measure(url, folder, seed + 10 * number, a_second, sum_of_rounds)
+    load = f"{CALLBACKS_A_SECOND} callbacks a second, {rounds} times {LASTING_S:g} s:"
+    told = [(_name(a_second), figures) for a_second, figures in measured.items()]
+    return "\n    ".join([load, *(f"{name}: {figures}" for name, figures in told)])
 
 
-def _measure(url: URL, folder: Path, seed: int, after_s: float | None, into: Measured) -> None:
-    """Measure one round, and add it."""
+def _name(a_second: int) -> str:
+    return f"{a_second} questions a second at most" if a_second else "without asking"
+
+
+def _measure(url: URL, folder: Path, seed: int, a_second: int, into: Measured) -> None:
+    """Measure one round, and add it. The messages to ask about were registered before."""
     silent = only("never-called-back")
     delays = Delays(usual_s=0.1, late_s=0.1)
     mix = Mix(seed, parse_shares([share for share in silent if share != "--share"]), delays)
-    messages = [invent(mix, number) for number in range(1, round(LASTING_S * REGISTERED_A_SECOND))]
-    given = {
-        "--seed": seed,
-        "--messages": len(messages),
-        "--rate": REGISTERED_A_SECOND,
-        "--delay-s": delays.usual_s,
-        "--late-s": delays.late_s,
-    }
+    messages = [invent(mix, number) for number in range(1, ASKED_ABOUT + 1)]
+    given = {"--seed": seed, "--messages": len(messages), "--delay-s": 0.1, "--late-s": 0.1}
     options = [str(word) for option in given.items() for word in option]
     port = free_port()
-    replica = Replica(url, folder, **asking_at(port, after_s))
-    replica.start()
-    try:
-        callback = f"http://127.0.0.1:{replica.port}/callback/paasoo/{TOKEN}"
-        with send_api(callback, *options, *silent, "--force", port=port) as provider:
+    callback = f"http://127.0.0.1:{free_port()}/"
+    with send_api(callback, *options, *silent, "--force", port=port) as provider:
+        with _running(Replica(url, folder, **asking_at(port, None))) as replica:
             registrar = Registrar(replica.port, provider.ledger, messages)
             registrar.start()
-            into.times += _call_back(callback, seed + 1)
             registrar.join()
+        settings = asking_at(port, 0.1, a_second) if a_second else asking_at(port, None)
+        with _running(Replica(url, folder, **settings)) as replica:
+            address = f"http://127.0.0.1:{replica.port}/callback/paasoo/{TOKEN}"
+            into.times += _call_back(address, seed + 1)
             into.questions += len(provider.events("asked"))
             into.cpu_s += replica.cpu_s()
+    assert bool(into.questions) == bool(a_second)
+
+
+@contextmanager
+def _running(replica: Replica) -> Iterator[Replica]:
+    replica.start()
+    try:
+        yield replica
     finally:
         replica.kill()
-    assert bool(into.questions) == (after_s is not None)
 
 
 def _call_back(callback: str, seed: int) -> list[float]:

@@ -26,13 +26,13 @@ def settings_for(url: URL, **changes: str) -> dict[str, str]:
     }
 
 
-def asking_at(port: int, after_s: float | None) -> dict[str, str]:
+def asking_at(port: int, after_s: float | None, a_second: int = 200) -> dict[str, str]:
     """The settings of a service that asks a simulator on this port; None: that doesn't ask."""
     account = {name.upper(): value for name, value in account_on(port).items()}
     asking = {
         "PAASOO_REPORT_URL": f"http://127.0.0.1:{port}/dlr",
         "PULL_AFTER_MINUTES": str((after_s or 0) / 60),
-        "PULLS_A_SECOND": "200",
+        "PULLS_A_SECOND": str(a_second),
     }
     settings = account if after_s is None else account | asking
     return {f"DLR_{name}": value for name, value in settings.items()}
