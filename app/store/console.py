@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, bindparam, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
 
+from app.store.inserting import insert_into
 from app.store.tables import console_secret, deliveries, ended_sessions, pulls
 
 THE_ONLY_ROW: Final = 1
@@ -27,8 +27,7 @@ def secret(connection: Connection) -> str | None:
 def keep_secret(connection: Connection, made: str) -> None:
     """Keep a new secret, unless another replica was quicker. The caller commits."""
     row = {"id": THE_ONLY_ROW, "secret": made}
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    connection.execute(insert(console_secret).values(row).on_conflict_do_nothing())
+    connection.execute(insert_into(connection, console_secret).values(row).on_conflict_do_nothing())
 
 
 def has_ended(connection: Connection, session_id: str) -> bool:
@@ -41,8 +40,7 @@ def end(connection: Connection, session_id: str, expires_at: int, now: int) -> N
     """End a session, and forget those whose cookies are void by now. The caller commits."""
     connection.execute(delete(ended_sessions).where(ended_sessions.c.expires_at < now))
     row = {"id": session_id, "expires_at": expires_at}
-    insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-    connection.execute(insert(ended_sessions).values(row).on_conflict_do_nothing())
+    connection.execute(insert_into(connection, ended_sessions).values(row).on_conflict_do_nothing())
 
 
 def marks_of(connection: Connection, message_id: str) -> dict[str, Row[Any]]:

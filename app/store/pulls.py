@@ -11,9 +11,9 @@ from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, bindparam, func, select, text, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import LOWEST_FINAL_RANK
+from app.store.inserting import insert_into
 from app.store.submissions import UNKNOWN_ID
 from app.store.tables import deliveries, pull_rate, pulls
 
@@ -79,8 +79,7 @@ def add(connection: Connection, sent_at: dict[str, int], schedule: Schedule, now
         if at > sent_after and not it.startswith(UNKNOWN_ID)
     ]
     if rows:
-        insert = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert
-        connection.execute(insert(pulls).on_conflict_do_nothing(), rows)
+        connection.execute(insert_into(connection, pulls).on_conflict_do_nothing(), rows)
 
 
 # The place of an open delivery among all, by the time of sending.

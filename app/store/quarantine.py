@@ -6,9 +6,9 @@ from hashlib import blake2b
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import DeliveryReport, Refusal
+from app.store.inserting import insert_into
 from app.store.tables import quarantine, reports
 
 _newest_to_go = (
@@ -42,8 +42,7 @@ def keep(connection: Connection, refusals: Sequence[Refusal], max_rows: int) -> 
 
     The caller commits, unless the connection is in autocommit.
     """
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
-    statement = insert(quarantine)
+    statement = insert_into(connection, quarantine)
     statement = statement.on_conflict_do_update(
         index_elements=["id"],
         set_={

@@ -28,11 +28,11 @@ from sqlalchemy import (
     union,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import DeliveryReport, KnownReport, Refusal, State, Status, fold, order_of
 from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
+from app.store.inserting import insert_into
 from app.store.tables import deliveries, reports
 
 # Deliveries in a transaction: the writer must wait for it.
@@ -269,8 +269,7 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
         rows = [
             {"message_id": key.message_id, "recipient": key.recipient, **values} for key in keys
         ]
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        begun = dialect.insert(deliveries).values(conflicting=False)
+        begun = insert_into(connection, deliveries).values(conflicting=False)
         connection.execute(begun.on_conflict_do_nothing(), rows)  # a writer may come first
     return {(key.message_id, key.recipient) for key in keys}
 

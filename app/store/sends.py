@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
+from app.store.inserting import insert_into
 from app.store.tables import sends
 
 FEW: Final = 20
@@ -26,14 +26,18 @@ class Send:
 
 def start(connection: Connection, send: Send) -> bool:
     """Write the call down. True if it may leave now: of several with one key, only one may."""
-    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     values = {
         "key_digest": send.key_digest,
         "body_digest": send.body_digest,
         "attempt": send.attempt,
         "started_at": send.started_at,
     }
-    added = insert(sends).values(values).on_conflict_do_nothing().returning(sends.c.attempt)
+    added = (
+        insert_into(connection, sends)
+        .values(values)
+        .on_conflict_do_nothing()
+        .returning(sends.c.attempt)
+    )
     return connection.execute(added).one_or_none() is not None
 
 

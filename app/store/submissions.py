@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, delete, func, literal_column, text
-from sqlalchemy.dialects import postgresql, sqlite
 
 from app.reports import RANK, State
 from app.store.changes import POSITION, begin_change
+from app.store.inserting import insert_into
 from app.store.tables import deliveries
 
 # Before an id of ours: that of a send whose outcome is unknown, and which has none of PaaSoo's.
@@ -30,10 +30,9 @@ def register(connection: Connection, submission: Submission, now: int) -> None:
 
     The caller commits, unless the connection is in autocommit.
     """
-    dialect = connection.dialect.name
     begin_change(connection)
-    rows = _pending_rows(submission, now, POSITION[dialect])
-    insert = (sqlite if dialect == "sqlite" else postgresql).insert(deliveries).values(rows)
+    rows = _pending_rows(submission, now, POSITION[connection.dialect.name])
+    insert = insert_into(connection, deliveries).values(rows)
     known, new = deliveries.c, insert.excluded
     first_known = func.coalesce(known.submitted_at, new.submitted_at)
     submitted = first_known if submission.submitted_at is None else new.submitted_at
