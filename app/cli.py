@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import typer
 
@@ -160,6 +160,11 @@ def parse_time(text: str) -> int | None:
     return export.parse_time(text)
 
 
+def _time(explanation: str) -> Any:
+    """An option that takes a time."""
+    return typer.Option(parser=parse_time, metavar="TIME", help=explanation)
+
+
 @program.command()
 def export(  # noqa: PLR0913, PLR0917 - one for each option
     form: Annotated[
@@ -183,18 +188,8 @@ def export(  # noqa: PLR0913, PLR0917 - one for each option
         State | None,
         typer.Option(parser=parse_state, metavar="STATE", help="Only those in this state."),
     ] = None,
-    since: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_time, metavar="TIME", help="Last report at this time or later, RFC 3339."
-        ),
-    ] = None,
-    until: Annotated[
-        int | None,
-        typer.Option(
-            parser=parse_time, metavar="TIME", help="Last report before this time, RFC 3339."
-        ),
-    ] = None,
+    since: Annotated[int | None, _time("Last report at this time or later, RFC 3339.")] = None,
+    until: Annotated[int | None, _time("Last report before this time, RFC 3339.")] = None,
 ) -> None:
     """Write all deliveries, with the fields of the API, oldest report first.
 

@@ -62,7 +62,7 @@ class Sent:
 
 
 class Source(StrEnum):
-    """How the service came to its status of a delivery."""
+    """The way by which the service came to its status of a delivery."""
 
     CALLED_BACK = "called back"
     ASKED = "told only when asked"

@@ -52,7 +52,7 @@ WITHOUT_ITEMS: Final = frozenset({Kind.UNKNOWN_ID, Kind.HTML, Kind.ERROR})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What is answered to a question: its kind, and the JSON if it has any."""
+    """The answer to a question: its kind, and the JSON if it has any."""
 
     kind: Kind
     items: Sequence[Item] = ()

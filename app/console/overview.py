@@ -100,7 +100,7 @@ def show_overview(request: Request, _session: Reader) -> Response:
         by_hour = _by_hour(connection, now_hour)
         counts = stats.count(connection, ["network", "reason"], since, None, MAX_ROWS)
         refused = quarantine.count(connection)
-    places = _networks(counts)
+    places, totals = _networks(counts), _totals(counts)
     last_at = latest[0].last_received_at if latest else None
     bars = _bars(by_hour, now_hour, chosen)
     return page(
@@ -114,11 +114,11 @@ def show_overview(request: Request, _session: Reader) -> Response:
         today=_today(by_hour, now_hour),
         chart=charts.stacked(bars),
         bars=bars,
-        totals=_totals(counts),
+        totals=totals,
         countries=_countries(counts),
         networks=[it for it in places if country is None or (it.country or "") == country],
         country=country,
-        needs=_needs(parts, refused, _totals(counts), rfc3339(since)),
+        needs=_needs(parts, refused, totals, rfc3339(since)),
     )
 
 

@@ -82,7 +82,7 @@ def _percent(rate: float | None) -> str:
 
 
 def _ago(microseconds: int) -> str:
-    """How long ago, roughly."""
+    """The time since then, in its largest unit."""
     now = (datetime.now(UTC) - EPOCH) // timedelta(seconds=1)
     return span(max(0, now - microseconds // 1_000_000))
 

@@ -28,7 +28,7 @@ ACTIONS: Final = {REPLAY, "delete"}
 
 @router.get("/quarantine")
 def show_quarantine(request: Request, _session: Administrator) -> Response:
-    """What was refused, latest first."""
+    """Refused callbacks, latest first."""
     cursor = request.query_params.get("cursor")
     try:
         after = cursors.decode(cursor, int, str) if cursor else None

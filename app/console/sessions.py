@@ -1,4 +1,4 @@
-"""Who is signed in: signed cookies, and a token in each form against cross-site requests."""
+"""Sessions: signed cookies, and a token in each form against cross-site requests."""
 
 import hmac
 import threading

@@ -106,8 +106,8 @@ async def _question(asking: Asking, message_id: str) -> str:
 
 
 def _refuse_refusal(text: str) -> None:
-    """Raise `RefusedError` for an answer that is one, as to a send."""
-    answer = read_json(text)
+    """Raise `RefusedError` for an answer that is one, as to a send: an object, not a list."""
+    answer = read_json(text) if text.startswith("{") else None
     status = status_of(answer) if isinstance(answer, dict) and "drStatus" not in answer else None
     if status in REFUSALS or status == SYSTEM_ERROR:
         is_throttled = status in REFUSALS and issubclass(

@@ -14,19 +14,16 @@ from app.api.routes import api_router
 from app.errors import MessageNotFoundError, documented
 from app.pulling.answer import NotUnderstoodError
 from app.pulling.asking import Asking, NotAnsweredError, NotStoredError, RefusedError, ask
-from app.pulling.problems import (
-    PullBadAnswerError,
-    PullBusyError,
-    PullNotConfiguredError,
-    PullUnansweredError,
-)
+from app.pulling.problems import PullBusyError, PullNotConfiguredError
 from app.query.schemas import Message, message_of
-from app.sending.problems import ProviderUnreachableError
+from app.sending.problems import ProviderBadAnswerError, ProviderUnreachableError
 from app.settings import Role
 from app.store import pulls
 
 router = api_router("/v1/messages", tag="sending", role=Role.SEND)
 
+NOT_UNDERSTOOD: Final = "PaaSoo's answer is not understood; ask again"
+NOT_ANSWERED: Final = "PaaSoo didn't answer the question; ask again"
 PULL_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     **problems(404),
     502: documented("PaaSoo's answer is not understood. `code`: `provider_bad_answer`."),
@@ -51,9 +48,9 @@ async def pull_message(messageid: MessageId, request: Request) -> Response:
     try:
         await ask(parts.asking, messageid)
     except (NotUnderstoodError, RefusedError):
-        raise PullBadAnswerError from None
+        raise ProviderBadAnswerError(NOT_UNDERSTOOD) from None
     except (ProviderUnreachableError, NotAnsweredError):
-        raise PullUnansweredError from None
+        raise ProviderUnreachableError(NOT_ANSWERED) from None
     except NotStoredError:
         raise PullBusyError from None
     deliveries = await parts.lookups.deliveries_of(messageid)

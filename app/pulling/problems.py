@@ -14,23 +14,6 @@ class PullNotConfiguredError(ApiError):
     detail = "DLR_PAASOO_REPORT_URL is not set, so PaaSoo isn't asked for reports"
 
 
-class PullBadAnswerError(ApiError):
-    """PaaSoo's answer is not a list of recipients."""
-
-    status = 502
-    code = "provider_bad_answer"
-    detail = "PaaSoo's answer is not understood; ask again"
-
-
-class PullUnansweredError(ApiError):
-    """PaaSoo could not be reached, or didn't answer."""
-
-    status = 503
-    code = "provider_unreachable"
-    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
-    detail = "PaaSoo didn't answer the question; ask again"
-
-
 class PullBusyError(ApiError):
     """All questions of the next second are taken, or the reports can't be kept now."""
 

@@ -79,6 +79,13 @@ class Warned(NamedTuple):
 IsOutdated = Callable[[Server], bool]
 
 
+CONNECT_ARGS: Final = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "application_name": "paasoo-dlr",
+    "client_encoding": "utf8",  # independent of the database's encoding
+}
+
+
 class AnotherServerError(psycopg.OperationalError):
     """The address leads to another server than the one that is written to."""
 
@@ -123,11 +130,7 @@ def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options
     """
     created = create_engine(
         url,
-        connect_args={
-            "connect_timeout": CONNECT_TIMEOUT_S,
-            "application_name": "paasoo-dlr",
-            "client_encoding": "utf8",  # independent of the database's encoding
-        },
+        connect_args=dict(CONNECT_ARGS),
         hide_parameters=True,  # an error's text would quote phone numbers
         isolation_level="AUTOCOMMIT",
         **options,

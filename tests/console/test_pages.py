@@ -1,4 +1,4 @@
-"""What the pages show: search, a message and its story, the list, the overview, live."""
+"""The pages: search, a message and its story, the list, the overview, live."""
 
 import csv
 import io

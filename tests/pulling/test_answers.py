@@ -1,4 +1,4 @@
-"""What PaaSoo answers about a message, read in whatever honest form it has."""
+"""PaaSoo's answer about a message, read in whatever honest form it has."""
 
 import json
 from typing import Any
