@@ -34,6 +34,8 @@ from app.pulling import endpoint as pulling
 from app.pulling.asking import Asking
 from app.pulling.spooled import understand_spooled
 from app.pulling.worker import PullWorker
+from app.push import endpoint as push
+from app.push.worker import PushWorker
 from app.quarantine import endpoint as quarantine
 from app.query import changes, deliveries, messages, stats
 from app.query.lookups import PATH as LOOKUP_PATH
@@ -60,6 +62,7 @@ ROUTERS: Final = (
     sending.router,
     pulling.router,
     account.router,
+    push.router,
     quarantine.router,
     health.router,
 )
@@ -72,6 +75,7 @@ TAGS: Final = [
         "name": "sending",
         "description": "Send through PaaSoo, or register what was sent elsewhere; the account.",
     },
+    {"name": "webhooks", "description": "Addresses that changes are pushed to."},
     {"name": "callback", "description": "The address that PaaSoo calls with each report."},
     {"name": "quarantine", "description": "Callbacks that were refused: look, replay, delete."},
     {"name": "operations", "description": "Probes and metrics."},
@@ -159,6 +163,7 @@ def build(settings: Settings) -> Parts:
         sending=sender,
         balance=balance_of(settings, sender, metrics),
         asking=asking_of(settings, sender, writer, door.take_time),
+        pushing=PushWorker(database, outage, settings.webhook_allowed_networks, metrics),
         sessions=Sessions(database, settings.api_keys) if settings.console else None,
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
@@ -231,7 +236,9 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     worker = PullWorker(parts.asking, parts.outage) if parts.asking is not None else None
     if worker is not None:
         worker.start()
+    parts.pushing.start()
     yield
+    await parts.pushing.stop()
     if worker is not None:
         await worker.stop()
     if parts.balance is not None:

@@ -1,25 +1,35 @@
 """Numbers of rows, for a scrape that must not wait for the database."""
 
 import threading
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.outage import Outage
-from app.store import pulls, quarantine
+from app.store import changes, pulls, quarantine, webhooks
 from app.store.engine import Database
+from app.store.webhooks import Webhook
+from app.telemetry import WebhookState
 
 # A hanging database holds up a scrape no longer. The count itself takes about a millisecond.
 WAIT_S: Final = 0.5
 
 
+# Changes that an address hasn't got yet are counted no further.
+MAX_LAG: Final = 10_000
+
+
 class Rows(NamedTuple):
-    """Rows in the quarantine, and questions for missing reports that are due."""
+    """Rows in the quarantine, questions for missing reports that are due, and the webhooks."""
 
     quarantine: int = 0
     pulls_due: int = 0
+    webhooks: Sequence[WebhookState] = ()
 
 
 class RowCounts:
@@ -49,4 +59,21 @@ class RowCounts:
 
     def _count(self) -> None:
         with self._database.read.connect() as connection:
-            self._rows = Rows(quarantine.count(connection), pulls.count_due(connection))
+            self._rows = Rows(
+                quarantine.count(connection),
+                pulls.count_due(connection),
+                [_state(connection, webhook) for webhook in webhooks.all_of_them(connection)],
+            )
+
+
+def _state(connection: Connection, webhook: Webhook) -> WebhookState:
+    waiting = changes.count_after(connection, webhook.cursor, MAX_LAG)
+    lag_s = max(0.0, time.time() - webhook.caught_up_at / 1_000_000) if waiting else 0.0
+    return WebhookState(
+        id=webhook.id,
+        lag_seconds=lag_s,
+        lag_changes=waiting,
+        last_success_timestamp_seconds=(webhook.last_success_at or 0) / 1_000_000,
+        failing=webhook.failing_since is not None,
+        disabled=webhook.disabled,
+    )

@@ -1,0 +1,197 @@
+"""One POST to an address of a webhook, and how it was answered. Nothing is repeated here."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from ipaddress import ip_address
+from socket import SOCK_STREAM, gaierror
+from typing import Final
+
+import httpx2
+
+from app.guards import is_in
+from app.reports import is_digits
+from app.settings import Network
+
+TIMEOUT_S: Final = 15
+CONNECT_TIMEOUT_S: Final = 10
+MAX_ANSWER_BYTES: Final = 64 * 1024
+# A receiver may close an idle connection just as it is used again, which looks like a failure. So
+# close it before common servers do: the quickest of them waits for 5 s.
+LIMITS: Final = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=4)
+
+
+class NotAllowedError(Exception):
+    """No address of the host is in the networks that may be pushed to."""
+
+
+# The first that a failure is, or came from.
+WORDS: Final[dict[type[BaseException], str]] = {
+    NotAllowedError: "no address of its host is in DLR_WEBHOOK_ALLOWED_NETWORKS",
+    gaierror: "its host is not known",
+    ssl.SSLCertVerificationError: "its certificate is not valid here",
+    ssl.SSLError: "no TLS with it",
+    ConnectionRefusedError: "it refuses connections",
+    httpx2.ConnectTimeout: f"no connection within {CONNECT_TIMEOUT_S} s",
+    httpx2.ConnectError: "it can't be reached",
+    TimeoutError: f"no answer within {TIMEOUT_S} s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of a push. `error` is None for 2xx alone."""
+
+    status: int | None  # HTTP's; None without an answer
+    error: str | None
+    duration_ms: int
+    retry_after_s: float = 0
+
+
+class PushClient:
+    """At most one connection to one address."""
+
+    def __init__(self, url: str, networks: Sequence[Network]) -> None:
+        self._url = url
+        transport: httpx2.AsyncBaseTransport = httpx2.AsyncHTTPTransport(
+            verify=tls_context(), limits=LIMITS, trust_env=False
+        )
+        self._http = httpx2.AsyncClient(
+            transport=AllowedOnly(transport, networks) if networks else transport,
+            # Ignore a proxy in the environment, which would connect to any network.
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+            headers={"User-Agent": "paasoo-dlr", "Accept-Encoding": "identity"},
+        )
+
+    async def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Push a JSON body. Never raises: whatever happens is an answer, or the want of one."""
+        began = time.monotonic()
+        response = error = None
+        sent = {"Content-Type": "application/json", **headers}
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                streamed = self._http.stream("POST", self._url, content=body, headers=sent)
+                async with streamed as response:
+                    await _read_some(response)
+        except Exception as failure:  # noqa: BLE001 - the push is tried again
+            error = _in_words(failure)
+        duration_ms = round((time.monotonic() - began) * 1000)
+        if response is None:
+            return Answer(None, error, duration_ms)
+        # What happens after the status doesn't change it.
+        status = response.status_code
+        return Answer(status, _fault_of(status), duration_ms, _retry_after_s(response))
+
+    async def close(self) -> None:
+        with suppress(Exception):  # whatever is wrong with the connection, it is gone
+            await self._http.aclose()
+
+
+class AllowedOnly(httpx2.AsyncBaseTransport):
+    """Connects to an address that the name resolves to, if it is in an allowed network.
+
+    The connection goes to the very address that was checked: the name may resolve to another one
+    a moment later.
+    """
+
+    def __init__(self, inner: httpx2.AsyncBaseTransport, networks: Sequence[Network]) -> None:
+        self._inner = inner
+        self._networks = networks
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        host = request.url.raw_host.decode("ascii")
+        allowed = [it for it in await _addresses_of(host) if self._is_allowed(it)]
+        if not allowed:
+            raise NotAllowedError
+        for address in allowed[:-1]:
+            with suppress(httpx2.ConnectError, httpx2.ConnectTimeout):
+                return await self._inner.handle_async_request(_sent_to(address, host, request))
+        return await self._inner.handle_async_request(_sent_to(allowed[-1], host, request))
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    def _is_allowed(self, address: str) -> bool:
+        found = ip_address(address)
+        return is_in(getattr(found, "ipv4_mapped", None) or found, self._networks)
+
+
+async def _addresses_of(host: str) -> list[str]:
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host.strip("[]"), None, type=SOCK_STREAM)
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+def _sent_to(address: str, host: str, request: httpx2.Request) -> httpx2.Request:
+    """The same request to one address of the host. The certificate must be the host's."""
+    return httpx2.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions={**request.extensions, "sni_hostname": host.strip("[]")},
+    )
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for all addresses: it takes long to make. Finds certificates as OpenSSL does."""
+    return httpx2.create_ssl_context()
+
+
+async def _read_some(response: httpx2.Response) -> None:
+    """Read a short answer to its end, so that the connection can be used again."""
+    size = 0
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            return
+
+
+def _fault_of(status: int) -> str | None:
+    if 200 <= status < 300:
+        return None
+    if status == 410:
+        return "HTTP 410: the address is gone"
+    if 300 <= status < 400:
+        return f"HTTP {status}: redirects are not followed"
+    return f"HTTP {status}"
+
+
+def _in_words(failure: BaseException) -> str:
+    """A push that got no answer. Quotes nothing: a library's words may have the address."""
+    causes = _causes(failure)
+    for kind, words in WORDS.items():
+        if any(isinstance(cause, kind) for cause in causes):
+            return words
+    return "the connection broke before an answer"
+
+
+def _causes(failure: BaseException) -> list[BaseException]:
+    """The failure, and all that led to it: one for each address that was tried."""
+    found = [failure]
+    for one in found:
+        earlier = getattr(one, "exceptions", (one.__cause__ or one.__context__,))
+        found += [it for it in earlier if it is not None and it not in found]
+    return found
+
+
+def _retry_after_s(response: httpx2.Response) -> float:
+    """The wait that a receiver asks for, in seconds or up to a time; 0 for none."""
+    text = response.headers.get("Retry-After", "").strip()
+    if is_digits(text) and len(text) <= 9:
+        return int(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return 0
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
