@@ -18,6 +18,7 @@ from app.console import (
     search,
     setup,
     signing_in,
+    webhooks,
 )
 
 _assets = APIRouter(route_class=Route, include_in_schema=False)
@@ -31,6 +32,7 @@ ROUTERS: Final = (
     deliveries.router,
     live.router,
     quarantine.router,
+    webhooks.router,
     setup.router,
     _assets,
 )

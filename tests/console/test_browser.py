@@ -24,6 +24,8 @@ PAGES = (
     "/search?q=nothing",
     "/live",
     "/quarantine",
+    "/webhooks",
+    "/webhooks/unknown",
     "/set-up",
     "/nothing",
 )

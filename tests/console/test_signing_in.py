@@ -9,7 +9,7 @@ from tests.query.test_messages import assert_problem
 from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, Service, a_report, running_service
 
 PAGES = ("/", "/deliveries", "/live", "/search?q=052804b7368321", "/messages/052804b7368321")
-ADMIN_PAGES = ("/quarantine", "/set-up")
+ADMIN_PAGES = ("/quarantine", "/webhooks", "/set-up")
 
 
 def test_before_signing_in_every_page_asks_for_a_key_and_tells_nothing(service: Service) -> None:
