@@ -120,7 +120,9 @@ def kept_services(
         for kind in DATABASES:
             folder = tmp_path_factory.mktemp(kind)
             url = stack.enter_context(migrated_database(kind, folder, request))
-            services[kind] = stack.enter_context(running_service(url, data_dir=folder))
+            services[kind] = stack.enter_context(
+                running_service(url, data_dir=folder, webhook_allowed_networks="127.0.0.0/8")
+            )
         yield services
 
 

@@ -21,6 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.ingest.outage import Outage
 from app.push.client import PushClient, tls_context
+from app.push.pace import Pace
 from app.push.push import Batch, batches, body_of, id_of, note_failure, note_success, position_of
 from app.push.signing import signed_headers
 from app.query.places import Places
@@ -99,6 +100,7 @@ class PushWorker:
         self._tries: list[Try] = []  # to be written down
         self._has_news = False
         self._is_behind = asyncio.Event()
+        self._pace = Pace()
         self._renewed_at = 0.0
         self._end_of_leases: asyncio.TimerHandle | None = None
         self._thread = ThreadPoolExecutor(1, "push")
@@ -262,6 +264,7 @@ class PushWorker:
     async def _push(self, address: Address, batch: Batch) -> bool:
         """Push one batch. False if it was not taken."""
         webhook = address.webhook
+        await self._pace.turn()
         now = time.time_ns() // 1000
         if len(batch.changes) > FEW_ITEMS:
             body = await run_in_threadpool(body_of, batch.changes, now)
