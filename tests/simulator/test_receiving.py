@@ -311,7 +311,7 @@ def test_a_redirect_that_is_followed_is_a_difference() -> None:
     assert differences(ended) == ["a redirect was followed"]
 
 
-def test_two_pushes_at_once_to_one_address_are_noticed() -> None:
+def test_two_pushes_at_once_to_one_address_are_noticed(service: Service) -> None:
     with receiver(*SECRETS, "--receive-share", "hangs=1") as running:
         with ThreadPoolExecutor(3) as pool:
             paths = ("/one", "/one", "/two")
@@ -323,8 +323,10 @@ def test_two_pushes_at_once_to_one_address_are_noticed() -> None:
     lines = running.ledger.read_text()
     longest = max(event["beside_s"] for event in running.events("pushed"))
     Path("longer.jsonl").write_text(lines.replace(f'"beside_s": {longest}', '"beside_s": 10.5'))
+    too_long = run("simulate", "--ledger", "longer.jsonl", *check_of(service))
 
     assert differences(ended) == []
+    assert differences(too_long) == ["/one: two pushes were under way at once for 10.5 s"]
     assert "1 pushes were under way beside another to their address" in ended.stdout
     assert besides["/two"] == 0
     assert longest > 0
@@ -425,7 +427,7 @@ def test_differences_have_time_to_go_away(service: Service) -> None:
 
 
 def test_while_away_it_refuses_connections_and_has_dropped_those_before() -> None:
-    away = ("--receive-away", "1.5-2.5", "--receive-share", "hangs=1")
+    away = ("--receive-away", "2.5-4.5", "--receive-share", "hangs=1")
     with receiver(*SECRETS, *away) as running:
         port = running.http.base_url.port
         assert port is not None
