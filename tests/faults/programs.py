@@ -10,7 +10,7 @@ from sqlalchemy import URL
 
 from tests.faults.ledger import Ledger, Load
 from tests.process import START_WITHIN_S, STARTER, Serving, Started, client_of, free_port, until
-from tests.service import READ_KEY, SEND_KEY, TOKEN, a_report
+from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, a_report
 from tests.simulator.simulating import account_on
 
 AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
@@ -46,7 +46,7 @@ class Replica:
         self._log = folder / f"serve-{self.port}.log"
         self._settings = settings_for(
             url,
-            DLR_API_KEYS=f"reader:read:{READ_KEY},shop:send:{SEND_KEY}",
+            DLR_API_KEYS=f"reader:read:{READ_KEY},shop:send:{SEND_KEY},boss:admin:{ADMIN_KEY}",
             DLR_DATA_DIR=str(folder / f"data-{self.port}"),
             DLR_LOG_LEVEL="warning",
             **settings,

@@ -130,15 +130,15 @@ class Receiver:
         self.process.send_signal(SIGTERM)
         return self.ended()
 
-    def ended(self) -> Ended:
+    def ended(self, within_s: float = END_WITHIN_S) -> Ended:
         """Wait for the end, which something else has begun."""
-        return end_of(self.process, *self.output, END_WITHIN_S)
+        return end_of(self.process, *self.output, within_s)
 
 
 @contextmanager
-def receiver(*options: str, **environment: str) -> Iterator[Receiver]:
+def receiver(*options: str, port: int | None = None, **environment: str) -> Iterator[Receiver]:
     """Run the simulator as a receiver of pushes until the block ends, or it ends before."""
-    port = free_port()
+    port = port or free_port()
     ledger = Path("pushes.jsonl").resolve()
     where = ("--receive", f"127.0.0.1:{port}", "--ledger", str(ledger))
     with (
