@@ -14,7 +14,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync
 PYTEST := PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo screenshots test check faults bench bench-scale bench-replicas format clean
+.PHONY: help setup run demo screenshots test check faults bench bench-scale bench-pushing bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -42,7 +42,7 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	@command -v chromium >/dev/null || echo "check: the console's tests in a browser are skipped; for them, apt-get install chromium"
 	$(PYTEST)
 
-faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 20 failovers, and asking through 20 kills; about an hour (ARGS=--seed N)
+faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 20 failovers, asking through 20 kills, pushing through 66; over an hour (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
 
 bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARGS='--rounds 5')
@@ -50,6 +50,9 @@ bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARG
 
 bench-scale: $(SYNCED) ## 10 million deliveries, about 45 minutes; needs wrk and 24 GiB of disk (ARGS='--deliveries 1000000')
 	.venv/bin/python -m benchmarks.scale $(ARGS)
+
+bench-pushing: $(SYNCED) ## pushes to 20 addresses against none; needs wrk (ARGS='--rounds 1')
+	.venv/bin/python -m benchmarks.pushing $(ARGS)
 
 bench-replicas: $(SYNCED) ## two replicas against one; needs wrk (ARGS='--rounds 1')
 	.venv/bin/python -m benchmarks.replicas $(ARGS)
