@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import Connection
 
 from app.api import cursors
 from app.api.parts import parts_of
@@ -18,10 +19,11 @@ from app.console.access import PageRoute, Reader
 from app.console.numbers import read_number
 from app.console.pages import SECURITY_HEADERS, page
 from app.errors import InvalidRequestError
+from app.query.countries import mccs_of
 from app.query.schemas import delivery_of
 from app.query.spreadsheet import csv_writer
 from app.reports import Reason, State
-from app.store import read
+from app.store import console, read
 from app.store.engine import Database
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -31,6 +33,9 @@ ROWS_A_PAGE: Final = 50
 MOST_EXPORTED: Final = 10_000
 EXPORTED_AT_ONCE: Final = 1_000
 MAX_LENGTH: Final = 255
+# Of a country: each is looked at by itself.
+MOST_NETWORKS: Final = 100
+COUNTRY: Final = "country"
 
 
 class FilterError(Exception):
@@ -58,6 +63,18 @@ def _text(text: str) -> str:
     return text
 
 
+def _country(text: str) -> str:
+    if not mccs_of(text.upper()):
+        raise FilterError("Give a country's two letters, as in SG.")
+    return text.upper()
+
+
+def _yes(text: str) -> bool:
+    if text != "true":
+        raise FilterError("Choose one of the list.")
+    return True
+
+
 def _time(text: str) -> int:
     """RFC 3339, or a date and time as the browser's field gives it: of UTC."""
     try:
@@ -71,7 +88,8 @@ def _time(text: str) -> int:
     return int((moment - EPOCH).total_seconds()) * 1_000_000
 
 
-# Each filter's name in the address, as in the API, with its name in `read.Filters`.
+# Each filter's name in the address, as in the API unless that lacks it, with its name in
+# `read.Filters`, or here if it has none there.
 PARSERS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "to": ("recipient", _to),
     "state": ("state", _one_of(State)),
@@ -81,6 +99,8 @@ PARSERS: Final[dict[str, tuple[str, Callable[[str], Any]]]] = {
     "reference": ("reference", _text),
     "since": ("since", _time),
     "until": ("until", _time),
+    COUNTRY: (COUNTRY, _country),
+    "conflicting": ("conflicting", _yes),
 }
 
 
@@ -90,6 +110,7 @@ class Asked:
 
     given: dict[str, str]
     filters: read.Filters
+    country: str | None
     faults: dict[str, str]
     after: tuple[int | str, ...] | None
 
@@ -97,19 +118,32 @@ class Asked:
     def of(cls, request: Request) -> "Asked":
         parameters = request.query_params
         given = {name: value for name in PARSERS if (value := parameters.get(name, "").strip())}
-        filters, faults = read.Filters(), {}
+        parsed, faults = {}, {}
         for name, value in given.items():
             field, parse = PARSERS[name]
             try:
-                filters = replace(filters, **{field: parse(value)})
+                parsed[field] = parse(value)
             except FilterError as error:
                 faults[name] = str(error)
+        country = parsed.pop(COUNTRY, None)
         cursor = parameters.get("cursor")
         try:
             after = cursors.decode(cursor, int, str, str) if cursor else None
         except InvalidRequestError:
             after = None  # the list begins anew
-        return cls(given, filters, faults, after)
+        return cls(given, read.Filters(**parsed), country, faults, after)
+
+    def filters_on(self, connection: Connection) -> read.Filters:
+        """The filters with the networks of the country, which the database knows."""
+        if self.country is None:
+            return self.filters
+        networks = [
+            network
+            for mcc in mccs_of(self.country)
+            for network in console.networks_of(connection, mcc, MOST_NETWORKS)
+            if self.filters.mcc_mnc in {None, network}
+        ]
+        return replace(self.filters, networks=tuple(networks[:MOST_NETWORKS]))
 
     def query(self, **more: str) -> str:
         return urlencode({**self.given, **more})
@@ -120,9 +154,11 @@ def show_list(request: Request, _session: Reader) -> Response:
     """A page of the list, latest report first."""
     asked = Asked.of(request)
     rows: Any = []
+    filters = asked.filters
     if not asked.faults:
         with parts_of(request).database.read.connect() as connection:
-            rows = read.page(connection, asked.filters, ROWS_A_PAGE + 1, asked.after)
+            filters = asked.filters_on(connection)
+            rows = read.page(connection, filters, ROWS_A_PAGE + 1, asked.after)
     has_more, rows = len(rows) > ROWS_A_PAGE, rows[:ROWS_A_PAGE]
     following = None
     if has_more:
@@ -136,6 +172,8 @@ def show_list(request: Request, _session: Reader) -> Response:
         asked=asked,
         rows=rows,
         following=following,
+        has_too_many_networks=len(filters.networks or ()) == MOST_NETWORKS,
+        most_networks=MOST_NETWORKS,
         states=list(State),
         reasons=list(Reason),
         most_exported=MOST_EXPORTED,
@@ -154,17 +192,18 @@ def export_list(request: Request, _session: Reader) -> Response:
         **SECURITY_HEADERS,
         "Content-Disposition": 'attachment; filename="deliveries.csv"',
     }
-    rows = _as_csv(parts_of(request).database, asked.filters)
+    rows = _as_csv(parts_of(request).database, asked)
     return StreamingResponse(rows, headers=headers, media_type="text/csv; charset=utf-8")
 
 
-def _as_csv(database: Database, filters: read.Filters) -> Iterator[str]:
+def _as_csv(database: Database, asked: Asked) -> Iterator[str]:
     """Page by page, so that no connection and no memory is held while the browser reads."""
     text = io.StringIO()
     write = csv_writer(text, safe=True)
     after: tuple[int | str, ...] | None = None
     for _ in range(MOST_EXPORTED // EXPORTED_AT_ONCE):
         with database.read.connect() as connection:
+            filters = asked.filters_on(connection)
             rows = read.page(connection, filters, EXPORTED_AT_ONCE, after)
         for row in rows:
             write(delivery_of(row))

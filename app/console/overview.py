@@ -17,11 +17,13 @@ from app.console.access import PageRoute, Reader
 from app.console.messages import country_of_network
 from app.console.pages import counted, page
 from app.reports import FINAL_STATES, State
-from app.store import quarantine, read, stats
+from app.store import console, quarantine, read, stats
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 MAX_ROWS: Final = 50_000
+# Of contradictory deliveries: counting them reads each.
+MOST_COUNTED: Final = 1000
 DAYS_OF_HOURS: Final = 30
 WEEK: Final = 7
 # A silence is worth a warning if so many reports would usually have come in it.
@@ -92,7 +94,6 @@ def show_overview(request: Request, _session: Reader) -> Response:
     parts = parts_of(request)
     key = request.query_params.get("span", "24h")
     chosen = SPANS.get(key, SPANS["24h"])
-    country = request.query_params.get("country")
     now_hour = time.time_ns() // 1000 // stats.HOUR
     since = (now_hour + 1 - chosen.days * stats.HOURS_A_DAY) * stats.HOUR
     with parts.database.read.connect() as connection:
@@ -100,7 +101,8 @@ def show_overview(request: Request, _session: Reader) -> Response:
         by_hour = _by_hour(connection, now_hour)
         counts = stats.count(connection, ["network", "reason"], since, None, MAX_ROWS)
         refused = quarantine.count(connection)
-    places, totals = _networks(counts), _totals(counts)
+        contradictory = console.count_conflicting(connection, since, MOST_COUNTED + 1)
+    totals = _totals(counts)
     last_at = latest[0].last_received_at if latest else None
     bars = _bars(by_hour, now_hour, chosen)
     return page(
@@ -116,9 +118,11 @@ def show_overview(request: Request, _session: Reader) -> Response:
         bars=bars,
         totals=totals,
         countries=_countries(counts),
-        networks=[it for it in places if country is None or (it.country or "") == country],
-        country=country,
-        needs=_needs(parts, refused, totals, rfc3339(since)),
+        networks=_networks(counts),
+        needs=[
+            *_needs_of_machines(parts),
+            *_needs_of_messages(refused, contradictory, totals, rfc3339(since)),
+        ],
     )
 
 
@@ -225,27 +229,34 @@ def _place(name: str | None, states: Counter[str], reasons: Counter[str]) -> Pla
     )
 
 
-def _needs(parts: Parts, refused: int, totals: ByState, since: str) -> list[Need]:
-    """Whatever a person should look at, the most urgent first."""
-    return [
-        *_needs_of_machines(parts),
-        *_if_any(refused, "refused callback", "in the quarantine.", "/quarantine"),
-        *_if_any(
-            totals.get(State.UNKNOWN, 0),
-            "message",
-            "unclear: the reports say neither yes nor no.",
-            f"/deliveries?state=unknown&since={since}",
-        ),
-        *_if_any(
-            totals.get(State.EXPIRED, 0),
-            "message",
-            "without a report in time.",
-            f"/deliveries?state=expired&since={since}",
-        ),
-    ]
+def _needs_of_messages(
+    refused: int, contradictory: int, totals: ByState, since: str
+) -> Iterator[Need]:
+    yield from _if_any(refused, "refused callback", "in the quarantine.", "/quarantine")
+    yield from _if_any(
+        contradictory,
+        "message",
+        "with reports that contradict each other.",
+        f"/deliveries?conflicting=true&since={since}",
+        most=MOST_COUNTED,
+    )
+    yield from _if_any(
+        totals.get(State.UNKNOWN, 0),
+        "message",
+        "unclear: the reports say neither yes nor no.",
+        f"/deliveries?state=unknown&since={since}",
+    )
+    yield from _if_any(
+        totals.get(State.EXPIRED, 0),
+        "message",
+        "without a report in time.",
+        # Most of them have no report at all, so no list by the time of the last one has them.
+        "/deliveries?state=expired",
+    )
 
 
 def _needs_of_machines(parts: Parts) -> Iterator[Need]:
+    """The most urgent first."""
     if not parts.outage.database_answers:
         yield Need("The database takes no reports. New ones go to the spool, or are refused.")
     if parts.recovery.damaged:
@@ -256,6 +267,10 @@ def _needs_of_machines(parts: Parts) -> Iterator[Need]:
         yield Need(f"The account at PaaSoo has no balance: {known.balance} {known.currency}.")
 
 
-def _if_any(number: int, noun: str, rest: str, path: str = "") -> Iterator[Need]:
-    if number:
+def _if_any(
+    number: int, noun: str, rest: str, path: str = "", most: int | None = None
+) -> Iterator[Need]:
+    if most is not None and number > most:
+        yield Need(f"More than {counted(most, noun)} {rest}", path)
+    elif number:
         yield Need(f"{counted(number, noun)} {rest}", path)

@@ -17,6 +17,8 @@ from app.console.sessions import Session, Sessions
 from app.settings import Role
 
 NOTHING: Final = "\u2013"  # a dash where there is no value
+# Browsers, curl and proxies resolve these in a path, escaped or not (WHATWG URL, RFC 3986, 5.2.4).
+DOTS: Final = frozenset({".", ".."})
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -61,6 +63,8 @@ def redirect(request: Request, path: str, **parameters: str | None) -> Response:
 
 
 def message_path(message_id: str) -> str:
+    if message_id in DOTS:
+        return f"/messages?id={message_id}"
     return f"/messages/{quote(message_id, safe='')}"
 
 

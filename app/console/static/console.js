@@ -56,6 +56,7 @@ function follow(table) {
     source.addEventListener("open", () => say("Live", true));
     source.addEventListener("rows", (event) => { say("Live", true); add(event.data); });
     source.addEventListener("behind", (event) => { say("Live: too many to show all", true); add(event.data); });
+    source.addEventListener("signed-out", () => location.reload());
     source.addEventListener("error", () => {
       // Closed for good, by signing out for example; otherwise the browser connects again.
       say(source.readyState === EventSource.CLOSED ? "Ended: reload the page" : "Connecting again…", false);
