@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -14,10 +14,12 @@ from sqlalchemy import Connection
 
 from app.api import cursors
 from app.api.parts import parts_of
-from app.api.times import EPOCH, TimeInput
+from app.api.times import EPOCH, TimeInput, rfc3339
 from app.console.access import PageRoute, Reader
+from app.console.country_names import code_of
 from app.console.numbers import read_number
-from app.console.pages import SECURITY_HEADERS, page
+from app.console.pages import SECURITY_HEADERS, page, redirect
+from app.console.zones import local, name_of, zone_of
 from app.errors import InvalidRequestError
 from app.query.countries import mccs_of
 from app.query.schemas import delivery_of
@@ -36,6 +38,7 @@ MAX_LENGTH: Final = 255
 # Of a country: each is looked at by itself.
 MOST_NETWORKS: Final = 100
 COUNTRY: Final = "country"
+TIMES: Final = frozenset({"since", "until"})
 
 
 class FilterError(Exception):
@@ -64,9 +67,9 @@ def _text(text: str) -> str:
 
 
 def _country(text: str) -> str:
-    if not mccs_of(text.upper()):
-        raise FilterError("Give a country's two letters, as in SG.")
-    return text.upper()
+    if (code := code_of(text)) is None:
+        raise FilterError("Give a country by its name or its two letters, as in SG.")
+    return code
 
 
 def _yes(text: str) -> bool:
@@ -76,16 +79,24 @@ def _yes(text: str) -> bool:
 
 
 def _time(text: str) -> int:
-    """RFC 3339, or a date and time as the browser's field gives it: of UTC."""
     try:
         return TypeAdapter(TimeInput).validate_python(text)
     except ValidationError:
-        pass
+        raise FilterError("Give a date and a time, as in 2026-11-22T08:00.") from None
+
+
+def _in_utc(text: str, zone: tzinfo) -> str:
+    """A time of the reader's zone, as the browser's field gives it, as RFC 3339.
+
+    Any other text stays as it is. So an address means the same to readers in other zones.
+    """
     try:
-        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
-    except ValueError:
-        raise FilterError("Give a date and a time, of UTC: 2026-11-22T08:00.") from None
-    return int((moment - EPOCH).total_seconds()) * 1_000_000
+        moment = datetime.fromisoformat(text)
+        is_local = moment.tzinfo is None
+        in_utc = moment.replace(tzinfo=zone).astimezone(UTC) if is_local else moment
+    except (ValueError, OverflowError):
+        return text
+    return rfc3339((in_utc - EPOCH) // timedelta(microseconds=1)) if is_local else text
 
 
 # Each filter's name in the address, as in the API unless that lacks it, with its name in
@@ -118,6 +129,9 @@ class Asked:
     def of(cls, request: Request) -> "Asked":
         parameters = request.query_params
         given = {name: value for name in PARSERS if (value := parameters.get(name, "").strip())}
+        zone = zone_of(request)
+        for name in TIMES & given.keys():
+            given[name] = _in_utc(given[name], zone)
         parsed, faults = {}, {}
         for name, value in given.items():
             field, parse = PARSERS[name]
@@ -145,6 +159,18 @@ class Asked:
         ]
         return replace(self.filters, networks=tuple(networks[:MOST_NETWORKS]))
 
+    def differs_from(self, request: Request) -> bool:
+        """True if the address has a time that means another one in another zone."""
+        return any(
+            self.given.get(name) != request.query_params.get(name)
+            for name in TIMES & self.given.keys()
+        )
+
+    def local(self, name: str, zone: tzinfo) -> str:
+        """A time as the browser's field takes it, in the reader's zone; empty without one."""
+        at = getattr(self.filters, name)
+        return "" if at is None else local(at, zone).strftime("%Y-%m-%dT%H:%M:%S")
+
     def query(self, **more: str) -> str:
         return urlencode({**self.given, **more})
 
@@ -153,6 +179,8 @@ class Asked:
 def show_list(request: Request, _session: Reader) -> Response:
     """A page of the list, latest report first."""
     asked = Asked.of(request)
+    if asked.differs_from(request):
+        return redirect(request, "/deliveries", **asked.given)
     rows: Any = []
     filters = asked.filters
     if not asked.faults:
@@ -174,6 +202,7 @@ def show_list(request: Request, _session: Reader) -> Response:
         following=following,
         has_too_many_networks=len(filters.networks or ()) == MOST_NETWORKS,
         most_networks=MOST_NETWORKS,
+        zone_name=name_of(datetime.now(zone_of(request))),
         states=list(State),
         reasons=list(Reason),
         most_exported=MOST_EXPORTED,

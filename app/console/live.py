@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import tzinfo
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -12,6 +13,7 @@ from app.api.parts import Parts, parts_of
 from app.api.routes import is_head
 from app.console.access import PageRoute, Reader, find_session
 from app.console.pages import TEMPLATES, page
+from app.console.zones import zone_of
 from app.errors import ApiError, InvalidRequestError
 from app.query.changes import ChangeStream
 from app.query.schemas import Change, Delivery
@@ -83,7 +85,7 @@ async def _begin(watch: Watch, last_event_id: str | None) -> Position:
 
 
 async def _events(request: Request, parts: Parts, position: Position) -> AsyncIterator[bytes]:
-    root = request.scope["root_path"]
+    root, zone = request.scope["root_path"], zone_of(request)
     watch, loop = parts.watch, asyncio.get_running_loop()
     ends_at = loop.time() + LIFE_S
     yield NOTHING_NEW
@@ -102,7 +104,7 @@ async def _events(request: Request, parts: Parts, position: Position) -> AsyncIt
         if not rows:
             yield NOTHING_NEW
             continue
-        yield await loop.run_in_executor(None, _event, rows, position, root, is_behind)
+        yield await loop.run_in_executor(None, _event, rows, position, root, zone, is_behind)
         await asyncio.sleep(PAUSE_S)
 
 
@@ -121,9 +123,11 @@ def _row(delivery: Delivery) -> dict[str, object]:
     return {names.get(name, name): value for name, value in delivery.items()}
 
 
-def _event(rows: Sequence[Any], position: Position, root: str, is_behind: bool) -> bytes:
+def _event(
+    rows: Sequence[Any], position: Position, root: str, zone: tzinfo, is_behind: bool
+) -> bytes:
     """The rows as HTML on one line, latest first."""
     template = TEMPLATES.get_template("live_rows.html")
-    html = " ".join(template.render(rows=rows, root=root).split())
+    html = " ".join(template.render(rows=rows, root=root, zone=zone).split())
     name = "behind" if is_behind else "rows"
     return f"event: {name}\nid: {cursors.encode(position)}\ndata: {html}\n\n".encode()

@@ -91,7 +91,7 @@ def _curl(address: str, message_id: str) -> str:
     return f"{curl} --json {body} {shlex.quote(f'{address}/v1/messages/lookup')}"
 
 
-def _plan(parts: Parts, questions: Row[Any] | None) -> timeline.Plan:
+def _plan(parts: Parts, questions: Row[Any, Any, Any] | None) -> timeline.Plan:
     return timeline.Plan(
         now=time.time_ns() // 1000,
         timeout=parts.settings.report_timeout_hours * HOUR,

@@ -31,7 +31,7 @@ class Plan:
     now: int
     timeout: int  # 0: it is never given up
     asks: bool
-    questions: Row[Any] | None
+    questions: Row[Any, Any, Any] | None
 
 
 def timeline(
@@ -74,12 +74,12 @@ def _to_come(delivery: Row[Any], plan: Plan) -> Iterator[Event]:
         )
 
 
-def _has_no_question(questions: Row[Any], plan: Plan) -> bool:
+def _has_no_question(questions: Row[Any, Any, Any], plan: Plan) -> bool:
     """True after the last question: then the time of the next one is that of the expiry."""
     return bool(plan.timeout) and questions.due_at >= questions.sent_at + plan.timeout
 
 
-def _asked(questions: Row[Any]) -> str:
+def _asked(questions: Row[Any, Any, Any]) -> str:
     if not questions.asked:
         return "PaaSoo has not been asked about this message yet."
     asked = counted(questions.asked, "time")

@@ -66,7 +66,7 @@ def marks_of(connection: Connection, message_id: str) -> dict[str, Row[Any]]:
     return {row.recipient: row for row in rows}
 
 
-def questions_of(connection: Connection, message_id: str) -> Row[Any, Any] | None:
+def questions_of(connection: Connection, message_id: str) -> Row[Any, Any, Any] | None:
     """The number of questions asked of PaaSoo, and the time of the next; None if none is due.
 
     A row stays until its time has come, even if the message is final by then.

@@ -261,5 +261,5 @@ def test_times_are_in_the_readers_zone_with_utc_on_hover(
         sign_in(page, path="/messages/sent-1")
         sent = page.locator("time").first
         expect(sent).to_contain_text("2 Jun 2020, 04:00:00")
-        expect(sent).to_contain_text("GMT+8")
+        expect(sent).to_contain_text("UTC+8")
         expect(sent).to_have_attribute("title", "1 Jun 2020, 20:00:00 UTC")

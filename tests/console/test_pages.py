@@ -12,7 +12,10 @@ import httpx2
 import pytest
 from sqlalchemy import URL, event
 
+from app.callback.parse import parse
 from app.ops import upkeep
+from app.reports import DeliveryReport
+from app.store import write
 from tests.console.browsing import ADMIN_FORMS, HTML, Person, a_person, text_of
 from tests.process import until
 from tests.pulling.test_pull import SOON, asking
@@ -30,7 +33,6 @@ from tests.service import (
 
 ID = "052804b7368321"
 HOSTILE = ("<script>alert(1)</script>", "مرحبا بالعالم \u202e", "😀" * 255, "'\"><img src=x>")
-
 
 
 def link_of(page: httpx2.Response, beginning: str) -> str:
@@ -375,7 +377,64 @@ def test_overview_counts_and_links_to_what_it_counts(service: Service, person: P
         assert "/deliveries?network=52099&amp;since=" in page.text
         assert "<title>" in page.text.partition("<svg")[2]
         assert "The same as a table" in words
-    assert "TH" in words
+    assert "Thailand" in words
+
+
+def test_overview_tells_where_it_got_worse(service: Service, person: Person) -> None:
+    now = time.time_ns() // 1000
+    a_day_ago = now - 25 * 3600 * 1_000_000
+    reports = []
+    for number in range(40):
+        is_late, network = number % 2, ("52099", "52501")[number % 4 < 2]
+        for at, status in ((a_day_ago, 0), (now, 404 if network == "52501" and is_late else 0)):
+            given = {"network": network, "status": status, "statuscode": None}
+            query = a_report(messageid=f"m-{at}-{number}", **given)
+            report = parse(query.encode(), at + number)
+            assert isinstance(report, DeliveryReport)
+            reports.append(report)
+    with service.app.parts.database.write.begin() as connection:
+        write.record(connection, reports)
+
+    words = text_of(person.open("/"))
+
+    assert "Singapore 50.0 % 50.0 % worse: was 100.0 % 20" in words
+    assert "52501 Singapore 50.0 % 50.0 % worse: was 100.0 % 20" in words
+    assert "52099 Thailand 100.0 % 100.0 % was 100.0 % 20" in words
+
+
+def test_times_and_days_are_of_the_readers_zone(service: Service, person: Person) -> None:
+    service.register("sent-1", to=["6588888888"], submitted_at="2020-06-01T20:00:00Z")
+    service.call_back(a_report())
+    for zone, shown in (
+        ("Asia/Singapore", "2 Jun 2020, 04:00:00 UTC+8"),
+        ("Asia/Kolkata", "2 Jun 2020, 01:30:00 UTC+5:30"),
+        ("America/New_York", "1 Jun 2020, 16:00:00 UTC-4"),
+    ):
+        person.http.cookies.set("dlr_zone", zone, domain="127.0.0.1")
+        page = person.open("/messages/sent-1")
+        assert f'title="1 Jun 2020, 20:00:00 UTC">{shown}</time>' in page.text
+        assert f"Times are in {zone};" in text_of(page)
+        assert "By the time of the last report, UTC" in text_of(person.open("/"))
+    for zone in ("../../etc/passwd", "/etc/localtime", "America", "No/Where", "x" * 100, "UTC", ""):
+        person.http.cookies.set("dlr_zone", zone, domain="127.0.0.1")
+        assert ">1 Jun 2020, 20:00:00 UTC</time>" in person.open("/messages/sent-1").text, zone
+
+
+def test_filters_by_time_are_of_the_readers_zone_and_of_utc_in_the_address(
+    service: Service, person: Person
+) -> None:
+    person.http.cookies.set("dlr_zone", "Asia/Singapore", domain="127.0.0.1")
+
+    page = person.open("/deliveries?since=2020-06-02T04:00&until=2999-01-01T00:00:00.5Z&to=")
+
+    assert dict(page.url.params) == {
+        "since": "2020-06-01T20:00:00.000000Z",
+        "until": "2999-01-01T00:00:00.5Z",
+    }
+    assert 'value="2020-06-02T04:00:00"' in page.text
+    assert 'value="2999-01-01T08:00:00"' in page.text
+    for odd in ("0001-01-01T00:00", "9999-12-31T23:59", "2020-06-02T04:00+08:00", "20200602"):
+        assert person.open("/deliveries", params={"since": odd}).status_code in {200, 422}, odd
 
 
 def test_overview_of_an_empty_service_says_what_to_do_next(service: Service) -> None:
