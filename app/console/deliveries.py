@@ -38,6 +38,8 @@ MAX_LENGTH: Final = 255
 # Of a country: each is looked at by itself.
 MOST_NETWORKS: Final = 100
 COUNTRY: Final = "country"
+# The other filters are folded away.
+MAIN: Final = frozenset({"to", "state", "country", "reference", "conflicting"})
 TIMES: Final = frozenset({"since", "until"})
 
 
@@ -166,10 +168,18 @@ class Asked:
             for name in TIMES & self.given.keys()
         )
 
+    @property
+    def has_more(self) -> bool:
+        """True if a filter was given that is not on show otherwise."""
+        return not MAIN.issuperset(self.given)
+
     def local(self, name: str, zone: tzinfo) -> str:
         """A time as the browser's field takes it, in the reader's zone; empty without one."""
         at = getattr(self.filters, name)
-        return "" if at is None else local(at, zone).strftime("%Y-%m-%dT%H:%M:%S")
+        if at is None:
+            return ""
+        moment = local(at, zone)
+        return moment.strftime("%Y-%m-%dT%H:%M:%S" if moment.second else "%Y-%m-%dT%H:%M")
 
     def query(self, **more: str) -> str:
         return urlencode({**self.given, **more})

@@ -58,7 +58,7 @@ def rate_of(states: Mapping[str, int]) -> float | None:
 def _places(
     counts: Sequence[Any], before: Sequence[Any], name_of: NameOf, country: NameOf
 ) -> list[Place]:
-    """Add the counts up by name: the worst delivery rate first, then the most deliveries."""
+    """Add the counts up by name: the worst delivery rate first, what is not known last."""
     states = _by_name((name_of(row[0]), row.of_state, row.deliveries) for row in counts)
     earlier = _by_name((name_of(row[0]), row.of_state, row.deliveries) for row in before)
     reasons = _by_name(
@@ -70,7 +70,9 @@ def _places(
         _place(name, country(name or ""), of_name, earlier[name], reasons[name])
         for name, of_name in states.items()
     ]
-    return sorted(found, key=lambda it: (it.rate is None, it.rate, -it.total, it.name or ""))
+    return sorted(
+        found, key=lambda it: (it.name is None, it.rate is None, it.rate, -it.total, it.name)
+    )
 
 
 def _by_name(rows: Iterable[tuple[str | None, str, int]]) -> ByName:

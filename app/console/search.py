@@ -35,7 +35,8 @@ def search(request: Request, _session: Reader) -> Response:
         by_reference = _by_reference(connection, q)
     messages = {row.message_id for rows in (by_id, by_number, by_reference) for row in rows}
     if len(messages) == 1:
-        return redirect(request, message_path(*messages))
+        anchor = f"#to-{number}" if by_number and not by_id else ""
+        return redirect(request, f"{message_path(*messages)}{anchor}")
     if by_number and not (by_id or by_reference):
         return redirect(request, "/deliveries", to=number)
     if by_reference and not (by_id or by_number):

@@ -100,11 +100,11 @@ def _of_report(report: Row[Any], *, decides: bool) -> Event:
 
 
 def why(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> str:
-    """Say which report decides, and why that one."""
+    """Say which report decides, and why that one; empty if there is none."""
     if delivery.state == State.EXPIRED:
         return "No final report came in time, so the service gave up waiting."
     if not reports:
-        return "No report has come yet."
+        return ""
     if len(reports) == 1:
         return "The only report decides."
     equal = [report for report in reports if RANK[report.state] == mark.rank]

@@ -55,6 +55,7 @@ ACCOUNT: Final = {
     "paasoo_secret": "a-secret",
     "paasoo_report_url": "http://127.0.0.1:9/dlr",
 }
+MOST_HEIGHT: Final = 2400  # of a picture
 HOUR_US: Final = 3_600_000_000
 NETWORKS: Final = ("52099", "52099", "52501", "51010", "45400", "23410")
 OUTCOMES: Final = (
@@ -134,7 +135,13 @@ def shoot(
         page.wait_for_selector("input[name=q]")
     for title, path in pages.items():
         page.goto(path)
-        page.screenshot(path=folder / f"{title}{name}.png", full_page=bool(form))
+        file = folder / f"{title}{name}.png"
+        if not form:
+            page.screenshot(path=file)
+            continue
+        height = min(page.evaluate("document.documentElement.scrollHeight"), MOST_HEIGHT)
+        clip: Any = {"x": 0, "y": 0, "width": form["viewport"]["width"], "height": height}
+        page.screenshot(path=file, full_page=True, clip=clip)
     context.close()
 
 

@@ -226,7 +226,8 @@ def test_keyboard_is_enough(browser: Browser, service: Service) -> None:
         page.wait_for_selector("input[name=q]")
         page.keyboard.type("+65 8888 8888")  # and so has the search box
         page.keyboard.press("Enter")
-        page.wait_for_url(f"**/messages/{ID}")
+        page.wait_for_url(f"**/messages/{ID}#to-6588888888")
+        page.goto(f"/messages/{ID}")
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
         page.keyboard.press("Enter")

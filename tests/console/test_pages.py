@@ -397,9 +397,9 @@ def test_overview_tells_where_it_got_worse(service: Service, person: Person) -> 
 
     words = text_of(person.open("/"))
 
-    assert "Singapore 50.0 % 50.0 % worse: was 100.0 % 20" in words
-    assert "52501 Singapore 50.0 % 50.0 % worse: was 100.0 % 20" in words
-    assert "52099 Thailand 100.0 % 100.0 % was 100.0 % 20" in words
+    assert "Singapore 50.0 % 50.0 % 100.0 % worse now 20" in words
+    assert "52501 Singapore 50.0 % 50.0 % 100.0 % worse now 20" in words
+    assert "52099 Thailand 100.0 % 100.0 % 100.0 % 20" in words
 
 
 def test_times_and_days_are_of_the_readers_zone(service: Service, person: Person) -> None:
@@ -431,8 +431,8 @@ def test_filters_by_time_are_of_the_readers_zone_and_of_utc_in_the_address(
         "since": "2020-06-01T20:00:00.000000Z",
         "until": "2999-01-01T00:00:00.5Z",
     }
-    assert 'value="2020-06-02T04:00:00"' in page.text
-    assert 'value="2999-01-01T08:00:00"' in page.text
+    assert 'value="2020-06-02T04:00"' in page.text
+    assert 'value="2999-01-01T08:00"' in page.text
     for odd in ("0001-01-01T00:00", "9999-12-31T23:59", "2020-06-02T04:00+08:00", "20200602"):
         assert person.open("/deliveries", params={"since": odd}).status_code in {200, 422}, odd
 
