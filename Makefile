@@ -14,7 +14,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync
 PYTEST := PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo screenshots test check faults bench bench-scale bench-replicas format clean
+.PHONY: help setup run demo screenshots test check faults bench bench-scale bench-pages bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -50,6 +50,9 @@ bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARG
 
 bench-scale: $(SYNCED) ## 10 million deliveries, about 45 minutes; needs wrk and 24 GiB of disk (ARGS='--deliveries 1000000')
 	.venv/bin/python -m benchmarks.scale $(ARGS)
+
+bench-pages: $(SYNCED) ## the console's pages with a million deliveries, about 10 minutes; needs wrk (ARGS='--deliveries 10000000')
+	.venv/bin/python -m benchmarks.pages $(ARGS)
 
 bench-replicas: $(SYNCED) ## two replicas against one; needs wrk (ARGS='--rounds 1')
 	.venv/bin/python -m benchmarks.replicas $(ARGS)
