@@ -14,8 +14,6 @@ from app.console.charts import Bar
 from app.console.zones import local, name_of
 from app.store import stats
 
-# A day more than the longest span: the reader's day may begin before the one of UTC.
-DAYS_COUNTED: Final = 31
 WEEK: Final = 7
 MAX_ROWS: Final = 50_000
 # A silence is worth a warning if so many reports would usually have come in it.
@@ -68,8 +66,13 @@ class Silence:
     usual_a_hour: int
 
 
-def count_by_hour(connection: Connection, now_hour: int) -> ByHour:
-    since = (now_hour + 1 - DAYS_COUNTED * stats.HOURS_A_DAY) * stats.HOUR
+def days_counted(span: Span) -> int:
+    """A span, or the week to compare with, and a day more: the reader's days are not UTC's."""
+    return max(span.days, WEEK + 1) + 1
+
+
+def count_by_hour(connection: Connection, span: Span, now_hour: int) -> ByHour:
+    since = (now_hour + 1 - days_counted(span) * stats.HOURS_A_DAY) * stats.HOUR
     found: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for hour, state, number in stats.count(connection, ["hour"], since, None, MAX_ROWS):
         found[hour][state] += number

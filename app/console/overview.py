@@ -44,7 +44,7 @@ def show_overview(request: Request, _session: Reader) -> Response:
     before = (2 * since_hour - now_hour - 1) * stats.HOUR
     with parts.database.read.connect() as connection:
         latest = read.page(connection, read.Filters(), 1, None)
-        by_hour = hours.count_by_hour(connection, now_hour)
+        by_hour = hours.count_by_hour(connection, chosen, now_hour)
         counts = stats.count(connection, ["network", "reason"], since, None, MAX_ROWS)
         earlier = stats.count(connection, ["network"], before, since, MAX_ROWS)
         refused = quarantine.count(connection)

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.console.country_names import NAMES
-from app.console.hours import DAYS_COUNTED, SPANS, bars_of, first_hour, today_of
+from app.console.hours import SPANS, bars_of, days_counted, first_hour, today_of
 from app.query.countries import country_of
 
 AN_HOUR = 440_000  # since 1970
@@ -16,9 +16,9 @@ HOURS_A_YEAR = 366 * 24
 def test_each_hour_is_in_one_bar(zone: str) -> None:
     reader = ZoneInfo(zone)
     for now_hour in range(AN_HOUR, AN_HOUR + HOURS_A_YEAR, 37):
-        since = now_hour + 1 - DAYS_COUNTED * 24
-        by_hour = {hour: {"delivered": 1} for hour in range(since, now_hour + 1)}
         for chosen in SPANS.values():
+            since = now_hour + 1 - days_counted(chosen) * 24
+            by_hour = {hour: {"delivered": 1} for hour in range(since, now_hour + 1)}
             bars = bars_of(by_hour, chosen, now_hour, reader)
 
             first = first_hour(chosen, now_hour, reader)
