@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+import threading
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -92,10 +93,13 @@ def test_search_finds_a_reference_and_tells_kinds_apart(service: Service, person
     service.register("sent-1", to=["6588888888"], reference="order 12 & <b>")
     assert person.open("/search", params={"q": "order 12 & <b>"}).url.path == "/messages/sent-1"
     service.register("sent-2", to=["6577777777"], reference="sent-1")
+    service.call_back(a_report(messageid="sent-1", to="6566666666"))
 
     page = person.open("/search", params={"q": "sent-1"})
 
     assert page.url.path == "/search"
+    for recipient in ("6588888888", "6577777777", "6566666666"):
+        assert f"+{recipient}" in page.text
     assert "The message with this id" in page.text
     assert "Messages with this reference" in page.text
 
@@ -499,7 +503,7 @@ def test_set_up_tells_the_last_use_of_tokens_and_keys(own_service: Service) -> N
         assert f"reader read {digits_of(READ_KEY)}… less than a minute ago" in words
         assert f"shop send {digits_of(SEND_KEY)}… No use is known" in words
         assert f"boss admin {digits_of(ADMIN_KEY)}… less than a minute ago" in words
-        upkeep.write_uses(own_service.app.parts.database, own_service.app.parts.uses)
+        write_uses_down(own_service)
         assert own_service.app.parts.uses.unwritten() == {}
 
     # Another process on the same database knows it, too.
@@ -508,6 +512,15 @@ def test_set_up_tells_the_last_use_of_tokens_and_keys(own_service: Service) -> N
         assert re.search(r"It was last used \d+ seconds? ago, ", words)
         assert re.search(r"reader read \w{8}… \d+ seconds? ago, ", words)
         assert f"shop send {digits_of(SEND_KEY)}… No use is known" in words
+
+
+def write_uses_down(service: Service) -> None:
+    """Do now what periodic work does once a minute."""
+    it = service.app.parts
+    jobs = upkeep.jobs(it.settings, it.database, it.metrics, it.outage, it.uses)
+    (job,) = [job for job in jobs if job.name == "last uses"]
+    assert job.every_s == 60
+    job.run(threading.Event())
 
 
 def digits_of(key: str) -> str:
