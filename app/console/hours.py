@@ -31,6 +31,11 @@ class Span(NamedTuple):
     hours_a_bar: int
     bar_name: str
 
+    @property
+    def is_compared(self) -> bool:
+        """True if the rates are shown beside those of the time before. A month takes too long."""
+        return self.days <= WEEK
+
 
 SPANS: Final = {
     "24h": Span("24 hours", 1, 1, "hour"),

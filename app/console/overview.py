@@ -46,7 +46,11 @@ def show_overview(request: Request, _session: Reader) -> Response:
         latest = read.page(connection, read.Filters(), 1, None)
         by_hour = hours.count_by_hour(connection, chosen, now_hour)
         counts = stats.count(connection, ["network", "reason"], since, None, MAX_ROWS)
-        earlier = stats.count(connection, ["network"], before, since, MAX_ROWS)
+        earlier = (
+            stats.count(connection, ["network"], before, since, MAX_ROWS)
+            if chosen.is_compared
+            else ()
+        )
         refused = quarantine.count(connection)
         contradictory = console.count_conflicting(connection, since, MOST_COUNTED + 1)
     bars = hours.bars_of(by_hour, chosen, now_hour, zone)

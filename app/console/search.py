@@ -42,7 +42,7 @@ def search(request: Request, _session: Reader) -> Response:
     if by_reference and not (by_id or by_number):
         return redirect(request, "/deliveries", reference=q)
     found: dict[str, Any] = {
-        "by_id": by_id[:1],
+        "by_id": by_id,
         "by_number": by_number,
         "by_reference": by_reference,
     }

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 
 from app.api.parts import Parts, parts_of
+from app.api.request_log import DIGEST_DIGITS
 from app.api.uses import mark_of_key, mark_of_token
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.parse import parse
@@ -89,6 +90,7 @@ def _page(request: Request, *, is_shown: bool) -> Response:
         {
             "name": key.name,
             "role": Role(key.role).name.lower(),
+            "digits": key.digest.hex()[:DIGEST_DIGITS],
             "last_use": last_use_of(mark_of_key(key)),
         }
         for key in settings.api_keys

@@ -53,7 +53,12 @@ def jobs(
             PURGE_AFTER_S,
         ),
         Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)),
-        Job("last uses", USES_INTERVAL_S, lambda _: write_uses(database, uses)),
+        Job(
+            "last uses",
+            USES_INTERVAL_S,
+            lambda _: write_uses(database, uses),
+            USES_INTERVAL_S,
+        ),
     ]
     if database.is_embedded:
         found.append(Job("trial", TRIAL_INTERVAL_S, lambda _: try_to_write(database, outage)))

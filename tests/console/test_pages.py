@@ -3,8 +3,10 @@
 import csv
 import io
 import re
+import threading
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from html import escape, unescape
 from typing import Any
 
@@ -91,10 +93,13 @@ def test_search_finds_a_reference_and_tells_kinds_apart(service: Service, person
     service.register("sent-1", to=["6588888888"], reference="order 12 & <b>")
     assert person.open("/search", params={"q": "order 12 & <b>"}).url.path == "/messages/sent-1"
     service.register("sent-2", to=["6577777777"], reference="sent-1")
+    service.call_back(a_report(messageid="sent-1", to="6566666666"))
 
     page = person.open("/search", params={"q": "sent-1"})
 
     assert page.url.path == "/search"
+    for recipient in ("6588888888", "6577777777", "6566666666"):
+        assert f"+{recipient}" in page.text
     assert "The message with this id" in page.text
     assert "Messages with this reference" in page.text
 
@@ -495,18 +500,44 @@ def test_set_up_tells_the_last_use_of_tokens_and_keys(own_service: Service) -> N
         words = text_of(person.open("/set-up"))
 
         assert "It was last used less than a minute ago." in words
-        assert "reader read less than a minute ago" in words
-        assert "shop send No use is known" in words
-        assert "boss admin less than a minute ago" in words
-        upkeep.write_uses(own_service.app.parts.database, own_service.app.parts.uses)
+        assert f"reader read {digits_of(READ_KEY)}… less than a minute ago" in words
+        assert f"shop send {digits_of(SEND_KEY)}… No use is known" in words
+        assert f"boss admin {digits_of(ADMIN_KEY)}… less than a minute ago" in words
+        write_uses_down(own_service)
         assert own_service.app.parts.uses.unwritten() == {}
 
     # Another process on the same database knows it, too.
     with running_service(own_service.database_url) as other, a_person(other, ADMIN_KEY) as person:
         words = text_of(person.open("/set-up"))
         assert re.search(r"It was last used \d+ seconds? ago, ", words)
-        assert re.search(r"reader read \d+ seconds? ago, ", words)
-        assert "shop send No use is known" in words
+        assert re.search(r"reader read \w{8}… \d+ seconds? ago, ", words)
+        assert f"shop send {digits_of(SEND_KEY)}… No use is known" in words
+
+
+def write_uses_down(service: Service) -> None:
+    """Do now what periodic work does once a minute."""
+    it = service.app.parts
+    jobs = upkeep.jobs(it.settings, it.database, it.metrics, it.outage, it.uses)
+    (job,) = [job for job in jobs if job.name == "last uses"]
+    assert job.every_s == 60
+    job.run(threading.Event())
+
+
+def digits_of(key: str) -> str:
+    return sha256(key.encode()).hexdigest()[:8]
+
+
+def test_set_up_tells_each_of_several_tokens_apart(database_url: URL) -> None:
+    settings = {"callback_tokens": f"old-{TOKEN},{TOKEN}"}
+    with running_service(database_url, **settings) as service:
+        service.call_back(a_report())
+        with a_person(service, ADMIN_KEY) as person:
+            words = text_of(person.open("/set-up"))
+
+    first, second = words.partition("Address 2")[::2]
+    assert "Address 1, in the order of DLR_CALLBACK_TOKENS" in first
+    assert "No use is known." in first
+    assert "It was last used less than a minute ago." in second
 
 
 def test_open_stream_is_a_use_of_its_key(own_service: Service) -> None:
