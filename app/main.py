@@ -241,7 +241,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         worker.start()
     parts.pushing.start()
     yield
-    await parts.pushing.stop()
+    has_ended = await parts.pushing.stop()
     if worker is not None:
         await worker.stop()
     if parts.balance is not None:
@@ -254,7 +254,9 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     for thread in (parts.periodic, parts.recovery):
         if await loop.run_in_executor(None, thread.is_running, 0.5):
-            return  # it still uses the database; leave closing to the end of the process
+            has_ended = False
+    if not has_ended:
+        return  # something still uses the database; leave closing to the end of the process
     if parts.spool is not None:
         parts.spool.close()
     parts.database.close()

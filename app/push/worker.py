@@ -95,10 +95,10 @@ class PushWorker:
     def start(self) -> None:
         self._running = asyncio.create_task(self._run())
 
-    async def stop(self) -> None:
-        """Hang up, and let another process go on at once."""
+    async def stop(self) -> bool:
+        """Hang up, and let another process go on at once. False if it still uses the database."""
         if self._running is None:
-            return
+            return True
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
         held = [replace(address.webhook) for address in self._addresses.values()]
@@ -107,7 +107,10 @@ class PushWorker:
             with suppress(Exception):  # then the leases run out
                 releasing = self._in_thread(self._release, held, self._tries)
                 await asyncio.wait_for(releasing, RELEASE_WITHIN_S)
-        self._threads.shutdown(wait=False)
+        ending = asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(ending), RELEASE_WITHIN_S)
+        return ending.done()
 
     async def _run(self) -> None:
         while True:

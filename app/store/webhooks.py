@@ -90,6 +90,13 @@ def find(connection: Connection, webhook_id: str) -> Webhook | None:
     return None if row is None else _webhook(row)
 
 
+def count_failing(connection: Connection) -> int:
+    """The number of addresses whose last push failed, or that are disabled."""
+    failing = or_(webhooks.c.failing_since.is_not(None), webhooks.c.disabled)
+    counted = select(func.count()).select_from(webhooks).where(failing)
+    return int(connection.execute(counted).scalar_one())
+
+
 def add(connection: Connection, webhook: Webhook) -> bool:
     """Add an address. False if there are as many as there may be. The caller commits."""
     if connection.execute(select(func.count()).select_from(webhooks)).scalar_one() >= MAX_WEBHOOKS:
