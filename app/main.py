@@ -230,7 +230,7 @@ def balance_of(settings: Settings, sender: Sending | None, metrics: Metrics) -> 
 
 @asynccontextmanager
 async def running(parts: Parts) -> AsyncIterator[None]:
-    """Start the threads; at the end, stop them and close the database and the spool."""
+    """Start the threads and tasks; at the end, stop them and close the database and the spool."""
     if not parts.database.is_embedded:
         await run_in_threadpool(parts.recovery.start)
     parts.periodic.start()
@@ -241,9 +241,17 @@ async def running(parts: Parts) -> AsyncIterator[None]:
         worker.start()
     parts.pushing.start()
     yield
-    has_ended = await parts.pushing.stop()
     if worker is not None:
         await worker.stop()
+    if await stop(parts):
+        if parts.spool is not None:
+            parts.spool.close()
+        parts.database.close()
+
+
+async def stop(parts: Parts) -> bool:
+    """Stop everything. False if a thread still uses the database, which the process's end closes."""
+    has_ended = await parts.pushing.stop()
     if parts.balance is not None:
         await parts.balance.stop()
     parts.periodic.stop()
@@ -254,9 +262,5 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     for thread in (parts.periodic, parts.recovery):
         if await loop.run_in_executor(None, thread.is_running, 0.5):
-            has_ended = False
-    if not has_ended:
-        return  # something still uses the database; leave closing to the end of the process
-    if parts.spool is not None:
-        parts.spool.close()
-    parts.database.close()
+            return False
+    return has_ended
