@@ -98,7 +98,8 @@ def bars_of(by_hour: ByHour, span: Span, now_hour: int, zone: tzinfo) -> list[Ba
     for first, end in pairwise(edges):
         by_state: Counter[str] = Counter()
         for hour in range(first, end):
-            by_state.update(by_hour.get(hour, {}))
+            for state, number in by_hour.get(hour, {}).items():
+                by_state[state] += number
         begin = local(first * stats.HOUR, zone)
         bars.append(Bar(_label(begin, span), _name(begin, span), by_state))
     return bars
@@ -106,6 +107,10 @@ def bars_of(by_hour: ByHour, span: Span, now_hour: int, zone: tzinfo) -> list[Ba
 
 def _edges(span: Span, now_hour: int, zone: tzinfo) -> Iterator[int]:
     """The first hour of each bar, by the reader's clock, also where that is put on or back."""
+    if span.hours_a_bar == stats.HOURS_A_DAY:
+        for days_ago in reversed(range(span.days)):
+            yield _midnight(now_hour, zone, days_ago)
+        return
     last = None
     for hour in range(first_hour(span, now_hour, zone), now_hour + 1):
         begin = local(hour * stats.HOUR, zone)
