@@ -250,7 +250,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
 
 
 async def stop(parts: Parts) -> bool:
-    """Stop everything. False if a thread still uses the database, which the process's end closes."""
+    """Stop everything. False if a thread still uses the database, to be closed with the process."""
     has_ended = await parts.pushing.stop()
     if parts.balance is not None:
         await parts.balance.stop()
