@@ -122,6 +122,22 @@ def migrate() -> None:
 
 
 @program.command()
+def check(
+    address: Annotated[
+        str, typer.Argument(metavar="URL", help="The callback address, as PaaSoo has it.")
+    ],
+) -> None:
+    """Call back as PaaSoo would, and look the report up with the key of DLR_CHECK_KEY.
+
+    Tells name, TLS, proxy, token, allowed networks and storage apart. The service removes the test
+    report again. Exit code 1 if something is wrong.
+    """
+    from app.commands import check
+
+    raise typer.Exit(check.check(address))
+
+
+@program.command()
 def purge(
     days: Annotated[
         int | None,

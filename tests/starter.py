@@ -25,6 +25,7 @@ REPLY_BYTES: Final = 4
 # A command loads these when it runs.
 LOADED: Final = (
     "alembic.command",
+    "app.commands.check",
     "app.commands.credentials",
     "app.commands.export",
     "app.commands.migrate",

@@ -155,7 +155,7 @@ def systemd_analyze() -> str:
 
 def test_service_of_systemd_may_do_little(systemd_analyze: str) -> None:
     unit = SYSTEMD / "paasoo-dlr.service"
-    rate = [systemd_analyze, "security", "--offline=yes", "--threshold=30", unit]  # 3.0 of 10
+    rate = [systemd_analyze, "security", "--offline=yes", "--threshold=30", str(unit)]  # 3.0 of 10
 
     done = subprocess.run(rate, capture_output=True, text=True, check=False)
 

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import pytest
 
+from app.reports import CHECK_PREFIX, TEST_NUMBER
 from tests.process import until
 from tests.push.receiver import Hooks, Receiver, answer
 from tests.service import SAMPLE, a_report
@@ -181,3 +182,11 @@ def test_410_disables_and_enabling_goes_on_from_there(hooks: Hooks, receiver: Re
 
 def path_of(webhook: dict[str, str]) -> str:
     return webhook["url"][webhook["url"].index("/dlr") :]
+
+
+def test_a_check_of_the_callback_is_not_pushed(hooks: Hooks, receiver: Receiver) -> None:
+    hooks.add(receiver.url)
+    hooks.service.call_back(a_report(messageid=f"{CHECK_PREFIX}1", to=TEST_NUMBER))
+    hooks.service.call_back(a_report(messageid="real"))
+
+    assert receiver.next_push().message_ids == ["real"]
