@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.ingest.outage import Outage
 from app.store import changes, pulls, quarantine, webhooks
 from app.store.engine import Database
+from app.store.replication import Standbys, standbys_of
 from app.store.webhooks import Webhook
 from app.telemetry import WebhookState
 
@@ -25,11 +26,15 @@ MAX_LAG: Final = 10_000
 
 
 class Rows(NamedTuple):
-    """Rows in the quarantine, questions for missing reports that are due, and the webhooks."""
+    """Rows in the quarantine, questions for missing reports that are due, the webhooks, standbys.
+
+    `standbys`: None if the server doesn't tell.
+    """
 
     quarantine: int = 0
     pulls_due: int = 0
     webhooks: Sequence[WebhookState] = ()
+    standbys: Standbys | None = None
 
 
 class RowCounts:
@@ -63,6 +68,7 @@ class RowCounts:
                 quarantine.count(connection),
                 pulls.count_due(connection),
                 [_state(connection, webhook) for webhook in webhooks.all_of_them(connection)],
+                standbys_of(connection),
             )
 
 
