@@ -122,6 +122,17 @@ def migrate() -> None:
 
 
 @program.command()
+def doctor() -> None:
+    """Look at the database, the disk, the settings and the account. Changes nothing.
+
+    One line for each finding, with `ok`, `warning` or `error`. Exit code 1 if there is an error.
+    """
+    from app.commands import doctor
+
+    raise typer.Exit(doctor.doctor())
+
+
+@program.command()
 def check(
     address: Annotated[
         str, typer.Argument(metavar="URL", help="The callback address, as PaaSoo has it.")

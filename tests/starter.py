@@ -27,6 +27,7 @@ LOADED: Final = (
     "alembic.command",
     "app.commands.check",
     "app.commands.credentials",
+    "app.commands.doctor",
     "app.commands.export",
     "app.commands.migrate",
     "app.commands.purge",
