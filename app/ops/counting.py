@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.ingest.outage import Outage
 from app.store import changes, pulls, quarantine, webhooks
 from app.store.engine import Database
+from app.store.replication import Standbys, standbys_of
 from app.store.webhooks import Webhook
 from app.telemetry import WebhookState
 
@@ -26,11 +27,15 @@ LAG_EVERY_S: Final = 5.0
 
 
 class Rows(NamedTuple):
-    """Rows in the quarantine, questions for missing reports that are due, and the webhooks."""
+    """Rows in the quarantine, questions for missing reports that are due, the webhooks, standbys.
+
+    `standbys`: None if the server doesn't tell.
+    """
 
     quarantine: int = 0
     pulls_due: int = 0
     webhooks: Sequence[WebhookState] = ()
+    standbys: Standbys | None = None
 
 
 class RowCounts:
@@ -66,7 +71,7 @@ class RowCounts:
                 self._webhooks = _states(connection)
                 self._lags_at = time.monotonic()
             counted = (quarantine.count(connection), pulls.count_due(connection))
-            self._rows = Rows(*counted, self._webhooks)
+            self._rows = Rows(*counted, self._webhooks, standbys_of(connection))
 
 
 def _states(connection: Connection) -> list[WebhookState]:
