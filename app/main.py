@@ -251,7 +251,7 @@ async def running(parts: Parts) -> AsyncIterator[None]:
 
 async def stop(parts: Parts) -> bool:
     """Stop everything. False if a thread still uses the database, to be closed with the process."""
-    has_ended = await parts.pushing.stop()
+    pushing = asyncio.create_task(parts.pushing.stop())
     if parts.balance is not None:
         await parts.balance.stop()
     parts.periodic.stop()
@@ -261,6 +261,6 @@ async def stop(parts: Parts) -> bool:
         await parts.sending.client.close()
     loop = asyncio.get_running_loop()
     for thread in (parts.periodic, parts.recovery):
-        if await loop.run_in_executor(None, thread.is_running, 0.5):
+        if await loop.run_in_executor(None, thread.is_running, 1.0):
             return False
-    return has_ended
+    return await pushing

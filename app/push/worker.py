@@ -48,7 +48,7 @@ WRITE_DOWN_EVERY_S: Final = 30.0
 REST_S: Final = 0.05
 # Stop pushing so long before leases that can't be renewed run out.
 MARGIN_S: Final = 0.5
-RELEASE_WITHIN_S: Final = 1.0
+RELEASE_WITHIN_S: Final = 1.5
 # The history that is kept while it can't be written down.
 MAX_TRIES_WAITING: Final = 1000
 # Tests that people make, at once.
