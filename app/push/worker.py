@@ -117,7 +117,9 @@ class PushWorker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_behind.wait(), LOOK_EVERY_S)
             self._is_behind.clear()
-            if not self._outage.is_on:
+            # Once a database is settled on a server, all connections from before are dropped.
+            is_settled = self._database.is_embedded or self._database.server is not None
+            if is_settled and not self._outage.is_on:
                 await self._look()
             await asyncio.sleep(REST_S)
 
