@@ -81,6 +81,9 @@ RETRYABLE_REASONS: Final = frozenset(
 )
 
 
+# Of test reports and test pushes: no country has the code 999 (ITU-T E.164), so it is nobody's.
+TEST_NUMBER: Final = "99900000000"
+
 # The source of a report that PaaSoo was asked for.
 PULL: Final = "pull"
 
