@@ -17,6 +17,9 @@ MEMORY := $(shell [ "$(or $(FREE_KIB),0)" -gt 4194304 ] && [ -w /dev/shm ] && ec
 TEST_FILES := $(or $(TMPDIR),$(MEMORY))
 PYTEST := PYTHONDONTWRITEBYTECODE= $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) .venv/bin/pytest -n 4 --dist worksteal
 
+# The short forms of what `make faults` shows at length; `make test` runs them, too.
+LONG_SHOWS := campaign pulls pushes
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo screenshots test check faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
 
@@ -44,7 +47,7 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
 	@command -v chromium >/dev/null || echo "check: the console's tests in a browser are skipped; for them, apt-get install chromium"
-	$(PYTEST)
+	$(PYTEST) $(LONG_SHOWS:%=--ignore=tests/faults/test_%.py)
 
 faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 20 failovers, asking through 20 kills, pushing through 66; over an hour (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)

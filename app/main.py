@@ -133,12 +133,7 @@ def create_app(settings: Settings) -> Service:
 
 def build(settings: Settings) -> Parts:
     """Build every part, without starting any."""
-    metrics = Metrics()
-    metrics.tell_build(
-        version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
-    )
-    expect(metrics.sends, ["sent", *CALL_CODES])
-    expect(metrics.balance_questions, OUTCOMES)
+    metrics = metrics_of(settings)
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
@@ -174,6 +169,17 @@ def build(settings: Settings) -> Parts:
         ),
         draining=draining,
     )
+
+
+def metrics_of(settings: Settings) -> Metrics:
+    """The metrics, with the label values that only other parts know."""
+    metrics = Metrics()
+    metrics.tell_build(
+        version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
+    )
+    expect(metrics.sends, ["sent", *CALL_CODES])
+    expect(metrics.balance_questions, OUTCOMES)
+    return metrics
 
 
 def sending_of(

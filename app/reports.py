@@ -81,7 +81,7 @@ RETRYABLE_REASONS: Final = frozenset(
 )
 
 
-# Of test reports: no country has the code 999 (ITU-T E.164), so nobody has this number.
+# Of test reports and test pushes: no country has the code 999 (ITU-T E.164), so it is nobody's.
 TEST_NUMBER: Final = "99900000000"
 # Message ids of the test reports of `paasoo-dlr check`, which the service removes again
 # (`docs/decisions/0011-checks-leave-nothing.md`).

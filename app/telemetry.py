@@ -128,6 +128,28 @@ def log_lines_dropped() -> int:
     return sum(handler.dropped for handler in handlers if isinstance(handler, LogQueue))
 
 
+class RepeatedFault:
+    """A fault of work that is done again and again: logged when it begins, changes, and ends."""
+
+    def __init__(self, logger: logging.Logger, begins: str, ends: str, **about: object) -> None:
+        self._logger = logger
+        self._begins = begins
+        self._ends = ends
+        self._about = about
+        self._words: str | None = None
+
+    def note(self, words: str) -> None:
+        if words != self._words:
+            self._logger.error(self._begins, extra={**self._about, "error": words})
+        self._words = words
+
+    def end(self) -> None:
+        """The work has succeeded."""
+        if self._words is not None:
+            self._logger.warning(self._ends, extra=self._about)
+        self._words = None
+
+
 def masked(msisdn: str) -> str:
     """A phone number that can be recognised but not called: `6588****88`."""
     return f"{msisdn[:4]}****{msisdn[-2:]}" if len(msisdn) > 6 else "****"

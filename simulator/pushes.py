@@ -90,7 +90,7 @@ class First:
 
 @dataclass(slots=True)
 class Address:
-    """What was pushed to one address: a path, and the secret that its pushes are signed with."""
+    """The pushes to one address: a path, and the secret that they are signed with."""
 
     path: str
     last: dict[Key, Form] = field(default_factory=dict)  # as of the pushes answered 2xx

@@ -16,7 +16,7 @@ from app.console.pages import TEMPLATES, page
 from app.console.zones import zone_of
 from app.errors import ApiError, InvalidRequestError
 from app.query.changes import ChangeStream
-from app.query.schemas import Change, Delivery
+from app.query.schemas import Change, Delivery, read_position
 from app.query.waiting import Watch
 from app.store import read
 from app.store.changes import Position
@@ -77,8 +77,7 @@ async def _while_signed_in(request: Request, events: AsyncIterator[bytes]) -> As
 async def _begin(watch: Watch, last_event_id: str | None) -> Position:
     if last_event_id:
         try:
-            changed_in, message_id, recipient = cursors.decode(last_event_id, int, str, str)
-            return int(changed_in), str(message_id), str(recipient)
+            return read_position(last_event_id)
         except InvalidRequestError:
             pass
     return await watch.end()

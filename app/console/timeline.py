@@ -26,7 +26,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the service does about a message without a final report. Times in microseconds."""
+    """Our own steps for a message without a final report. Times in microseconds."""
 
     now: int
     timeout: int  # 0: it is never given up

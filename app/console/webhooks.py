@@ -21,15 +21,13 @@ from app.console.access import (
 )
 from app.console.pages import page, redirect
 from app.errors import ApiError
-from app.push.endpoint import WebhookWanted, add, push_test
+from app.push.endpoint import WebhookWanted, add, push_test, require
 from app.push.problems import WebhookNotFoundError
-from app.store import changes, webhooks
-from app.store.webhooks import Webhook
+from app.store import webhooks
+from app.store.webhooks import MAX_WAITING, Webhook
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
-# Changes that an address hasn't got yet are counted no further.
-MAX_LAG: Final = 1000
 DONE: Final = {
     "enabled": "Pushing goes on.",
     "deleted": "The webhook is deleted. Nothing is pushed there any more.",
@@ -119,9 +117,9 @@ def _list(
 ) -> Response:
     with parts_of(request).database.read.connect() as connection:
         known = webhooks.all_of_them(connection)
-        waiting = {it.id: changes.count_after(connection, it.cursor, MAX_LAG) for it in known}
+        waiting = webhooks.waiting_for(connection, known)
     notice = DONE.get(request.query_params.get("done", ""))
-    shown: dict[str, Any] = {"webhooks": known, "waiting": waiting, "most": MAX_LAG}
+    shown: dict[str, Any] = {"webhooks": known, "waiting": waiting, "most": MAX_WAITING}
     shown |= {"given": given, "error": error, "notice": notice, "new_id": token_hex(8)}
     return page(request, "webhooks.html", status, **shown)
 
@@ -131,17 +129,14 @@ def _one(
 ) -> Response:
     with parts_of(request).database.read.connect() as connection:
         tries = webhooks.tries_of(connection, webhook.id)
-        waiting = changes.count_after(connection, webhook.cursor, MAX_LAG)
+        waiting = webhooks.waiting_for(connection, [webhook])[webhook.id]
     shown: dict[str, Any] = {"webhook": webhook, "tries": tries, "waiting": waiting}
-    return page(request, "webhook.html", **shown, most=MAX_LAG, secret=secret, notice=notice)
+    return page(request, "webhook.html", **shown, most=MAX_WAITING, secret=secret, notice=notice)
 
 
 def _find(parts: Parts, webhook_id: str) -> Webhook:
     with parts.database.read.connect() as connection:
-        webhook = webhooks.find(connection, webhook_id)
-    if webhook is None:
-        raise WebhookNotFoundError(webhook_id)
-    return webhook
+        return require(connection, webhook_id)
 
 
 def _in_words(error: ValidationError) -> str:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.outage import Outage
-from app.store import changes, pulls, quarantine, webhooks
+from app.store import pulls, quarantine, webhooks
 from app.store.engine import Database
 from app.store.replication import Standbys, standbys_of
 from app.store.webhooks import Webhook
@@ -19,10 +19,7 @@ from app.telemetry import WebhookState
 
 # A hanging database holds up a scrape no longer. The count itself takes about a millisecond.
 WAIT_S: Final = 0.5
-
-
-# Changes that an address hasn't got yet are counted no further, and no more often.
-MAX_LAG: Final = 1000
+# Changes that an address hasn't got yet are counted no more often.
 LAG_EVERY_S: Final = 5.0
 
 
@@ -76,12 +73,8 @@ class RowCounts:
 
 def _states(connection: Connection) -> list[WebhookState]:
     known = webhooks.all_of_them(connection)
-    # Most are equally far.
-    waiting = {
-        cursor: changes.count_after(connection, cursor, MAX_LAG)
-        for cursor in {it.cursor for it in known}
-    }
-    return [_state(webhook, waiting[webhook.cursor]) for webhook in known]
+    waiting = webhooks.waiting_for(connection, known)
+    return [_state(webhook, waiting[webhook.id]) for webhook in known]
 
 
 def _state(webhook: Webhook, waiting: int) -> WebhookState:

@@ -9,6 +9,7 @@ from typing import Final
 
 from app.ingest.outage import Outage
 from app.store import faults
+from app.telemetry import RepeatedFault
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Periodic:
         now = time.monotonic()
         self._due_at = {job.name: now + job.first_after_s for job in jobs}
         self._ended: set[str] = set()
-        self._complaints: dict[str, str] = {}
+        self._faults = {job.name: _fault_of(job) for job in jobs}
         self._stopping = threading.Event()
         # A daemon thread, so that a hanging database doesn't keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="periodic", daemon=True)
@@ -77,10 +78,10 @@ class Periodic:
         try:
             job.run(self._stopping)
         except Exception as error:  # noqa: BLE001 - the next run may well succeed
-            complaint = faults.description(error)
-            if self._complaints.get(job.name) != complaint:  # log it once, not every few seconds
-                log.error("periodic work failed", extra={"job": job.name, "error": complaint})  # noqa: TRY400 - drivers quote rows
-            self._complaints[job.name] = complaint
+            self._faults[job.name].note(faults.description(error))
         else:
-            if self._complaints.pop(job.name, None):
-                log.warning("periodic work succeeds again", extra={"job": job.name})
+            self._faults[job.name].end()
+
+
+def _fault_of(job: Job) -> RepeatedFault:
+    return RepeatedFault(log, "periodic work failed", "periodic work succeeds again", job=job.name)

@@ -105,7 +105,7 @@ class PushClient:
         duration_ms = round((time.monotonic() - began) * 1000)
         if response is None:
             return Answer(None, error, duration_ms)
-        # What happens after the status doesn't change it.
+        # The status stands, whatever happens after it.
         fault = _fault_of(response.status)
         return Answer(response.status, fault, duration_ms, _retry_after_s(response) if fault else 0)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import Body, Path, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
 from app.api import cursors
@@ -21,23 +22,21 @@ from app.push import signing
 from app.push.client import Answer, PushClient, tls_context
 from app.push.problems import TooManyWebhooksError, WebhookNotFoundError
 from app.push.push import signed_push
-from app.query.schemas import Change, delivery_of
+from app.query.schemas import NOW, Change, delivery_of, read_position
+from app.reports import TEST_NUMBER
 from app.settings import Role
 from app.store import changes, webhooks
-from app.store.changes import BEGINNING, Position
+from app.store.changes import BEGINNING
 from app.store.webhooks import Webhook
 
 router = api_router("/v1/webhooks", tag="webhooks", role=Role.ADMIN)
 
-NOW: Final = "now"
 MAX_URL_LENGTH: Final = 2048
 _LABEL: Final = "[A-Za-z0-9_-]{1,63}"
 _PORT: Final = (
     "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 )
 URL_PATTERN: Final = rf"^https?://{_LABEL}(\.{_LABEL})*(:{_PORT})?([/?][!$-\[\]-~]*)?$"
-# No country has the code 999 (ITU-T E.164), so nobody's number is in a test.
-TEST_NUMBER: Final = "99900000000"
 
 
 def _web_address(text: str) -> str:
@@ -155,7 +154,9 @@ def add(parts: Parts, wanted: WebhookWanted, webhook_id: str | None = None) -> W
             max_items=wanted.max_items,
             secret=signing.new_secret(),
             created_at=now,
-            cursor=changes.end(connection) if wanted.cursor == NOW else _position(wanted.cursor),
+            cursor=changes.end(connection)
+            if wanted.cursor == NOW
+            else max(BEGINNING, read_position(wanted.cursor)),
             caught_up_at=now,
         )
         if not webhooks.add(connection, webhook):
@@ -163,19 +164,19 @@ def add(parts: Parts, wanted: WebhookWanted, webhook_id: str | None = None) -> W
     return webhook
 
 
-def _position(cursor: str) -> Position:
-    changed_in, message_id, recipient = cursors.decode(cursor, int, str, str)
-    return max(BEGINNING, (int(changed_in), str(message_id), str(recipient)))
+def require(connection: Connection, webhook_id: str) -> Webhook:
+    """The webhook of this id. Raises `WebhookNotFoundError`."""
+    webhook = webhooks.find(connection, webhook_id)
+    if webhook is None:
+        raise WebhookNotFoundError(webhook_id)
+    return webhook
 
 
 @router.get("/{id}", responses=NOT_FOUND)
 def show_webhook(id: WebhookId, engine: ReadEngine) -> WebhookShown:  # noqa: A002 - the name in the path
     """One address, without its secret."""
     with engine.connect() as connection:
-        webhook = webhooks.find(connection, id)
-    if webhook is None:
-        raise WebhookNotFoundError(id)
-    return WebhookShown.of(webhook)
+        return WebhookShown.of(require(connection, id))
 
 
 @router.delete("/{id}", status_code=204, responses=NOT_FOUND)
@@ -194,10 +195,7 @@ def enable_webhook(id: WebhookId, request: Request) -> WebhookShown:  # noqa: A0
     refuse_while_away(request)
     with parts_of(request).database.transaction() as connection:
         webhooks.enable(connection, id)
-        webhook = webhooks.find(connection, id)
-    if webhook is None:
-        raise WebhookNotFoundError(id)
-    return WebhookShown.of(webhook)
+        return WebhookShown.of(require(connection, id))
 
 
 @router.post("/{id}/test", responses=NOT_FOUND)
@@ -213,10 +211,8 @@ async def push_test(parts: Parts, webhook_id: str, key_name: str) -> Answer:
 
     def find() -> tuple[Webhook, PushClient]:
         with parts.database.read.connect() as connection:
-            webhook = webhooks.find(connection, webhook_id)
-        if webhook is None:
-            raise WebhookNotFoundError(webhook_id)
-        tls_context()
+            webhook = require(connection, webhook_id)
+        tls_context()  # made here the first time: it takes long
         return webhook, PushClient(webhook.url, parts.settings.webhook_allowed_networks)
 
     with parts.pushing.tests.one_more(key_name):

@@ -1,15 +1,13 @@
-"""What each address hasn't got yet, read for all of them together."""
+"""Read the changes that each address hasn't got yet, for all of them together."""
 
 import time
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
 
-from app.push.push import position_of
-from app.query.schemas import Change
+from app.query.schemas import Change, number_until
 from app.store import changes
 from app.store.changes import BEGINNING, Position
 from app.store.engine import Database
@@ -38,7 +36,7 @@ class Unread:
 
     def of(self, webhook: Webhook) -> "Unread":
         """The part behind a webhook's cursor."""
-        first = bisect_right(self.changes, webhook.cursor, key=position_of)
+        first = number_until(self.changes, webhook.cursor)
         return replace(self, begin=webhook.cursor, changes=self.changes[first:])
 
 

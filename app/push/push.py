@@ -1,7 +1,6 @@
 """One push: which changes are in it, its body, and what its outcome means for the address."""
 
 import random
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,7 +10,7 @@ from app.api import cursors
 from app.api.times import rfc3339
 from app.push.client import Answer
 from app.push.signing import signed_headers
-from app.query.schemas import Change
+from app.query.schemas import Change, number_until
 from app.store.changes import Position
 from app.store.webhooks import Webhook
 
@@ -50,7 +49,7 @@ def batches(webhook: Webhook, changes: Sequence[Change]) -> Iterator[Batch]:
     may well ignore it if it knows the id.
     """
     if webhook.repeat_until is not None:
-        repeated = bisect_right(changes, webhook.repeat_until, key=position_of)
+        repeated = number_until(changes, webhook.repeat_until)
         yield Batch(_wanted(webhook, changes[:repeated]), webhook.repeat_until)
         changes = changes[repeated:]
     wanted = _wanted(webhook, changes)
@@ -108,7 +107,3 @@ def _wanted(webhook: Webhook, changes: Sequence[Change]) -> Sequence[Change]:
     if webhook.events == FINAL_ONLY:
         return [change for change in changes if change.delivery["final"]]
     return changes
-
-
-def position_of(change: Change) -> Position:
-    return change.position

@@ -33,7 +33,7 @@ from app.settings import Network
 from app.store import faults, webhooks
 from app.store.engine import Database
 from app.store.webhooks import LEASE_S, Try, Webhook
-from app.telemetry import Metrics
+from app.telemetry import Metrics, RepeatedFault
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class PushWorker:
         self._threads = ThreadPoolExecutor(2, "push")
         self._closing: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
-        self._complaint: str | None = None
+        self._fault = RepeatedFault(log, "pushing fails", "pushing succeeds again")
 
     def start(self) -> None:
         self._running = asyncio.create_task(self._run())
@@ -117,7 +117,9 @@ class PushWorker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_behind.wait(), LOOK_EVERY_S)
             self._is_behind.clear()
-            if not self._outage.is_on:
+            # Once a database is settled on a server, all connections from before are dropped.
+            is_settled = self._database.is_embedded or self._database.server is not None
+            if is_settled and not self._outage.is_on:
                 await self._look()
             await asyncio.sleep(REST_S)
 
@@ -126,14 +128,9 @@ class PushWorker:
             await self._keep_leases()
             await self._start_pushing()
         except Exception as error:  # noqa: BLE001 - nothing else would push
-            complaint = faults.description(error)
-            if complaint != self._complaint:  # log it once, not twice a second
-                log.error("pushing fails", extra={"error": complaint})  # noqa: TRY400 - drivers quote rows
-            self._complaint = complaint
+            self._fault.note(faults.description(error))
         else:
-            if self._complaint is not None:
-                log.warning("pushing succeeds again")
-            self._complaint = None
+            self._fault.end()
 
     async def _keep_leases(self) -> None:
         """Renew the leases, write down what happened, and take what nobody pushes to."""
@@ -270,7 +267,6 @@ class PushWorker:
             headers, body = signed_push(*push)
         answer = await address.client.post(headers, body)
         self._note(webhook, batch, answer, now)
-        address.has_news = True
         return answer.error is None
 
     def _note(self, webhook: Webhook, batch: Batch, answer: Answer, began: int) -> None:

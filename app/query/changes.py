@@ -9,7 +9,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
-from app.api import cursors
 from app.api.access import key_name_of
 from app.api.database import refuse_while_away
 from app.api.parameters import Limit
@@ -17,12 +16,11 @@ from app.api.parts import parts_of
 from app.api.responses import json_response
 from app.api.routes import api_router, is_head
 from app.errors import ApiError, documented
-from app.query.schemas import Change, ChangesPage, changes_page
+from app.query.schemas import NOW, Change, ChangesPage, changes_page, read_position
 from app.query.waiting import Wait, Watch
 from app.settings import Role
 from app.store.changes import BEGINNING, Position
 
-NOW: Final = "now"
 EVENTS_A_WRITE: Final = 100
 KEEP_ALIVE_S: Final = 10.0
 # A comment, without an empty line after it, which some clients would take for an empty event.
@@ -109,8 +107,7 @@ async def _begin(watch: Watch, cursor: str | None, field: str = "cursor") -> Pos
         return BEGINNING
     if cursor == NOW:
         return await watch.end()
-    changed_in, message_id, recipient = cursors.decode(cursor, int, str, str, field=field)
-    return int(changed_in), str(message_id), str(recipient)
+    return read_position(cursor, field)
 
 
 class ChangeStream(StreamingResponse):

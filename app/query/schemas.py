@@ -1,8 +1,10 @@
 """The answers of the status API, field by field."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Any, Self
+from operator import attrgetter
+from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
@@ -158,6 +160,20 @@ class DeliveriesPage(TypedDict):
 
     items: Annotated[list[Delivery], Field(description="Latest `last_received_at` first.")]
     next_cursor: Annotated[str | None, Field(description="For the next page; null on the last.")]
+
+
+NOW: Final = "now"  # a cursor: the end of the feed
+
+
+def read_position(cursor: str, field: str = "cursor") -> Position:
+    """The position in the feed that a cursor names. Raises `InvalidRequestError`."""
+    changed_in, message_id, recipient = cursors.decode(cursor, int, str, str, field=field)
+    return int(changed_in), str(message_id), str(recipient)
+
+
+def number_until(changes: Sequence["Change"], position: Position) -> int:
+    """The number of changes up to a position, of some in the feed's order."""
+    return bisect_right(changes, position, key=attrgetter("position"))
 
 
 class Change:

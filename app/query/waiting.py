@@ -7,7 +7,6 @@ While no request waits, there is no task.
 
 import asyncio
 import logging
-from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -22,7 +21,7 @@ from app.errors import DatabaseUnavailableError, ShuttingDownError
 from app.ingest.outage import Outage
 from app.ingest.writer import Writer
 from app.query.places import Places
-from app.query.schemas import Change
+from app.query.schemas import Change, number_until
 from app.store import changes, read
 from app.store.changes import Position
 from app.store.engine import Database
@@ -240,13 +239,9 @@ def _answer_if_found(waiter: Waiter, final: Collection[str], latest: Sequence[Ch
     if waiter.message_id in final:
         _answer(waiter, ())
     elif waiter.position is not None:
-        first = bisect_right(latest, waiter.position, key=_position)
+        first = number_until(latest, waiter.position)
         if page := latest[first : first + waiter.limit]:
             _answer(waiter, page)
-
-
-def _position(change: Change) -> Position:
-    return change.position
 
 
 async def _leaving(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""What only the console asks: its secret, ended sessions, what decides a delivery, networks."""
+"""Queries of the console alone: its secret, ended sessions, deciding reports, networks."""
 
 from collections.abc import Sequence
 from typing import Any, Final

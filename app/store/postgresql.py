@@ -7,7 +7,6 @@ its own. Straight, a session keeps them, whatever the server's configuration is 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -140,14 +139,7 @@ def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options
         isolation_level="AUTOCOMMIT",
         **options,
     )
-    timeout_ms = 0 if timeout_s is None else int(timeout_s * 1000)
-    settings = partial(
-        _SETTINGS.format,
-        timeout_ms=timeout_ms,
-        idle_ms=0 if timeout_s is None else int(IDLE_IN_TRANSACTION_S * 1000),
-    )
-    in_session = "SELECT" + settings(is_local="false")
-    in_transaction = "SELECT" + settings(is_local="true")
+    in_session, in_transaction = _settings("false", timeout_s), _settings("true", timeout_s)
 
     @event.listens_for(created, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> ServerConnection:
@@ -171,6 +163,13 @@ def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options
                 raise faults.unusable(OldPrimaryError())
 
     return created
+
+
+def _settings(is_local: str, timeout_s: float | None) -> str:
+    """SQL that makes the settings: of the session, or of the transaction alone."""
+    limits_s = (0.0, 0.0) if timeout_s is None else (timeout_s, IDLE_IN_TRANSACTION_S)
+    timeout_ms, idle_ms = (int(limit_s * 1000) for limit_s in limits_s)
+    return "SELECT" + _SETTINGS.format(is_local=is_local, timeout_ms=timeout_ms, idle_ms=idle_ms)
 
 
 def _connect(args: Any, options: Mapping[str, Any], is_outdated: IsOutdated) -> ServerConnection:

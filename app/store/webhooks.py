@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, or_, select, update
 
+from app.store import changes
 from app.store.changes import Position
 from app.store.clock import now_on
 from app.store.inserting import insert_into
@@ -21,6 +22,7 @@ LEASE_US: Final = int(LEASE_S * 1_000_000)
 # All of them together open no more connections, as each has one at most.
 MAX_WEBHOOKS: Final = 100  # two that are added at once may pass it by one
 TAKEN_AT_ONCE: Final = 5
+MAX_WAITING: Final = 1000
 # Pushes to one address that are remembered.
 MAX_TRIES_KEPT: Final = 50
 
@@ -88,6 +90,16 @@ def all_of_them(connection: Connection) -> list[Webhook]:
 def find(connection: Connection, webhook_id: str) -> Webhook | None:
     row = connection.execute(_ALL.where(webhooks.c.id == webhook_id)).one_or_none()
     return None if row is None else _webhook(row)
+
+
+def waiting_for(connection: Connection, known: Collection[Webhook]) -> dict[str, int]:
+    """The changes that each of these hasn't got yet, by id; counted no further than `MAX_WAITING`.
+
+    Most are equally far, and share a count.
+    """
+    cursors = {it.cursor for it in known}
+    counts = {it: changes.count_after(connection, it, MAX_WAITING) for it in cursors}
+    return {it.id: counts[it.cursor] for it in known}
 
 
 def count_failing(connection: Connection) -> int:

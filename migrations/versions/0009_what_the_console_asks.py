@@ -1,4 +1,4 @@
-"""What the console asks: contradictory deliveries, and the last use of tokens and keys."""
+"""An index of contradictory deliveries, and the last use of tokens and keys, for the console."""
 
 import sqlalchemy as sa
 from alembic import op

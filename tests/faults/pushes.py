@@ -140,7 +140,7 @@ def out_of_order(pushed: list[Any], feed: list[tuple[str, str]]) -> list[str]:
 
 
 def status_of(item: Any) -> Any:
-    """What moves a delivery in the feed."""
+    """The fields whose change moves a delivery in the feed."""
     names = ("state", "reason", "status", "statuscode", "errcode", "network", "conflicting")
     return [item[name] for name in names]
 

@@ -11,10 +11,12 @@ from ssl import SSLContext
 from threading import Event, Thread
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import URL, select
 from standardwebhooks.webhooks import Webhook
 
 from app.store.tables import webhooks
+from tests.faults.programs import settings_for
+from tests.sending.provider import bytes_answered
 from tests.service import ADMIN_KEY, Service
 
 # Far longer than a push takes, as the machine may be busy.
@@ -73,8 +75,8 @@ class Receiver:
 
 
 def answer(status: int, *headers: str, body: bytes = b"") -> bytes:
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}", *headers]
-    return "\r\n".join([*lines, "", ""]).encode() + body
+    """A whole HTTP answer."""
+    return bytes_answered(body, *headers, status=status)
 
 
 TAKEN = answer(204)
@@ -150,6 +152,11 @@ class Hooks:
 
     def enable(self, webhook_id: str) -> None:
         assert self.call("POST", f"/{webhook_id}/enable").status_code == 200
+
+
+def environment_of(database_url: URL, **changes: str) -> dict[str, str]:
+    """For a process of its own, with the token of `running_service` and its key for all."""
+    return settings_for(database_url, DLR_API_KEYS=f"boss:admin:{ADMIN_KEY}", **changes)
 
 
 def owner_of(service: Service, webhook_id: str) -> object:

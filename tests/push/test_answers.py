@@ -1,4 +1,4 @@
-"""What an address answers, or doesn't: when it is tried again, and what is said about it."""
+"""Answers of an address, or none: the next try, and the words for it."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.process import serving, until
-from tests.push.receiver import HANGS, Hooks, Receiver, answer, running_receiver
-from tests.push.test_owners import environment_of
+from tests.push.receiver import HANGS, Hooks, Receiver, answer, environment_of, running_receiver
 from tests.service import ADMIN_KEY, TOKEN, a_report, running_service
 
 CERTIFICATE = Path(__file__).parents[1] / "sending" / "tls"

@@ -7,20 +7,10 @@ import pytest
 from sqlalchemy import URL
 
 from tests.process import Serving, serving, until
-from tests.push.receiver import HANGS, Hooks, Receiver, answer, running_receiver
+from tests.push.receiver import HANGS, Hooks, Receiver, answer, environment_of, running_receiver
 from tests.service import ADMIN_KEY, TOKEN, Service, a_report, running_service
 
 TAKEN_OVER_WITHIN_S = 10
-
-
-def environment_of(database_url: URL, **more: str) -> dict[str, str]:
-    """For a process of its own, with the keys and the token of `running_service`."""
-    return {
-        "DLR_DATABASE_URL": database_url.render_as_string(hide_password=False),
-        "DLR_CALLBACK_TOKENS": TOKEN,
-        "DLR_API_KEYS": f"boss:admin:{ADMIN_KEY}",
-        **more,
-    }
 
 
 @pytest.mark.parametrize("end", [Serving.kill, Serving.terminate])
