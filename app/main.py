@@ -132,12 +132,7 @@ def create_app(settings: Settings) -> Service:
 
 def build(settings: Settings) -> Parts:
     """Build every part, without starting any."""
-    metrics = Metrics()
-    metrics.tell_build(
-        version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
-    )
-    expect(metrics.sends, ["sent", *CALL_CODES])
-    expect(metrics.balance_questions, OUTCOMES)
+    metrics = metrics_of(settings)
     database = open_database(settings.database)
     spool = Spool.claim(settings.data_dir, settings.spool_max_bytes) if settings.has_spool else None
     committer = Committer(database, metrics, settings.quarantine_max_rows)
@@ -171,6 +166,19 @@ def build(settings: Settings) -> Parts:
         ),
         draining=draining,
     )
+
+
+def metrics_of(settings: Settings) -> Metrics:
+    """The metrics, with the values that never change."""
+    metrics = Metrics()
+    metrics.tell_build(
+        version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
+    )
+    expect(metrics.sends, ["sent", *CALL_CODES])
+    expect(metrics.balance_questions, OUTCOMES)
+    metrics.queue_limit.set(settings.queue_limit)
+    metrics.spool_limit_bytes.set(settings.spool_max_bytes if settings.has_spool else 0)
+    return metrics
 
 
 def sending_of(

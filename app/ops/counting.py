@@ -1,4 +1,4 @@
-"""Numbers of rows, for a scrape that must not wait for the database."""
+"""Numbers that the database knows, for a scrape that must not wait for it."""
 
 import threading
 import time
@@ -25,11 +25,15 @@ MAX_LAG: Final = 10_000
 
 
 class Rows(NamedTuple):
-    """Rows in the quarantine, questions for missing reports that are due, and the webhooks."""
+    """Rows in the quarantine, questions for missing reports that are due, and the webhooks.
+
+    `feed_held_s`: one and the same transaction has held the feed back for so long.
+    """
 
     quarantine: int = 0
     pulls_due: int = 0
     webhooks: Sequence[WebhookState] = ()
+    feed_held_s: float = 0
 
 
 class RowCounts:
@@ -39,6 +43,8 @@ class RowCounts:
         self._database = database
         self._outage = outage
         self._rows = Rows()
+        self._holder: str | None = None
+        self._held_since = 0.0
         self._lock = threading.Lock()
         self._counting: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "counting")
@@ -63,7 +69,18 @@ class RowCounts:
                 quarantine.count(connection),
                 pulls.count_due(connection),
                 [_state(connection, webhook) for webhook in webhooks.all_of_them(connection)],
+                self._held_for_s(changes.holder(connection)),
             )
+
+    def _held_for_s(self, holder: str | None) -> float:
+        """The time since a scrape first saw this transaction hold the feed back.
+
+        PostgreSQL shows the age of a transaction only to its own role, and numbers to everyone.
+        """
+        now = time.monotonic()
+        if holder != self._holder:
+            self._holder, self._held_since = holder, now
+        return 0.0 if holder is None else now - self._held_since
 
 
 def _state(connection: Connection, webhook: Webhook) -> WebhookState:
