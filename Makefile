@@ -14,7 +14,7 @@ SYNC := UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=.venv .venv/bin/uv sync
 PYTEST := PYTHONDONTWRITEBYTECODE= .venv/bin/pytest -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo screenshots dashboard try-dashboard test check faults bench bench-scale bench-pushing bench-replicas format clean
+.PHONY: help setup run demo screenshots dashboard try-dashboard test check faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -61,6 +61,9 @@ bench-scale: $(SYNCED) ## 10 million deliveries, about 45 minutes; needs wrk and
 
 bench-pushing: $(SYNCED) ## pushes to 20 addresses against none; needs wrk (ARGS='--rounds 1')
 	.venv/bin/python -m benchmarks.pushing $(ARGS)
+
+bench-pages: $(SYNCED) ## the console's pages with a million deliveries, about 10 minutes; needs wrk (ARGS='--deliveries 10000000')
+	.venv/bin/python -m benchmarks.pages $(ARGS)
 
 bench-replicas: $(SYNCED) ## two replicas against one; needs wrk (ARGS='--rounds 1')
 	.venv/bin/python -m benchmarks.replicas $(ARGS)

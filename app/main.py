@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from app.api.compression import COMPRESSION
 from app.api.parts import Parts
 from app.api.service import Service
+from app.api.uses import Uses
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door
 from app.callback.endpoint import add_callback
@@ -139,6 +140,7 @@ def build(settings: Settings) -> Parts:
     outage = Outage(is_embedded=database.is_embedded, has_spool=spool is not None)
     writer = Writer(committer, outage, spool, metrics, settings.queue_limit)
     door = Door(settings, writer, metrics)
+    uses = Uses(settings, metrics.callback_tokens.times)
     lookups = Lookups(database)
     draining = threading.Event()
     sender = sending_of(settings, database, metrics, draining)
@@ -150,9 +152,10 @@ def build(settings: Settings) -> Parts:
         outage=outage,
         writer=writer,
         recovery=Recovery(committer, outage, spool, understand_spooled, settings),
-        periodic=Periodic(upkeep.jobs(settings, database, metrics, outage), outage),
+        periodic=Periodic(upkeep.jobs(settings, database, metrics, outage, uses), outage),
         row_counts=RowCounts(database, outage),
         door=door,
+        uses=uses,
         lookups=lookups,
         watch=Watch(database, outage, writer),
         sending=sender,
@@ -162,7 +165,7 @@ def build(settings: Settings) -> Parts:
         sessions=Sessions(database, settings.api_keys) if settings.console else None,
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
-            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics)),
+            Shortcut(LOOKUP_PATH, shortcut(lookups, settings.api_keys, outage, metrics, uses)),
         ),
         draining=draining,
     )

@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import threading
+from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -158,7 +159,7 @@ DOCUMENTATION: Final = {
     "dlr_pulls_waiting": "Questions for missing reports that are due; at most 10,000 are counted",
     "dlr_webhook_pushes": "Pushes to a webhook by outcome, of this process",
     "dlr_webhook_lag_seconds": "Time since a webhook had all changes; 0 while none waits",
-    "dlr_webhook_lag_changes": "Changes that a webhook hasn't got yet; at most 10,000 are counted",
+    "dlr_webhook_lag_changes": "Changes that a webhook hasn't got yet; at most 1,000 are counted",
     "dlr_webhook_last_success_timestamp_seconds": "When a webhook took a push last; 0 if never",
     "dlr_webhook_failing": "1 while the last push to a webhook failed, else 0",
     "dlr_webhook_disabled": "1 while nothing is pushed to a webhook, as it answered 410; else 0",
@@ -229,9 +230,20 @@ class WebhookCollector(Collector):
 
     def __init__(self) -> None:
         self.states: Sequence[WebhookState] = ()
+        self._pushes: Counts[tuple[str, str]] = Counts()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def count(self, webhook_id: str, *, is_taken: bool) -> None:
+        """Count a push of this process."""
+        self._pushes[webhook_id, "taken" if is_taken else "failed"] += 1
+
+    def collect(self) -> Iterator[Metric]:
         states = self.states
+        name = "dlr_webhook_pushes"
+        pushes = CounterMetricFamily(name, DOCUMENTATION[name], labels=["webhook", "outcome"])
+        for state in states:
+            for outcome in ("taken", "failed"):
+                pushes.add_metric([state.id, outcome], self._pushes[state.id, outcome])
+        yield pushes
         for field in WebhookState._fields[1:]:
             name = f"dlr_webhook_{field}"
             family = GaugeMetricFamily(name, DOCUMENTATION[name], labels=["webhook"])
@@ -264,7 +276,6 @@ class Metrics:
         self.pulls = self._counter("dlr_pulls", "step")
         expect(self.pulls, PULL_STEPS)
         self.pulls_waiting = self._gauge("dlr_pulls_waiting")
-        self.pushes = self._counter("dlr_webhook_pushes", "webhook", "outcome")
         self.webhooks = WebhookCollector()
         self.registry.register(self.webhooks)
         self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)

@@ -65,13 +65,13 @@ def strip_tables(url: URL) -> None:
     database.close()
 
 
-def fill(url: URL, deliveries: int, on_progress: Callable[[int], None]) -> None:
-    """Make the tables and fill them with deliveries of the last 30 days, one per message."""
+def fill(url: URL, deliveries: int, on_progress: Callable[[int], None], days: int = DAYS) -> None:
+    """Make the tables and fill them with deliveries of the last days, one per message."""
     make_tables(url)
     database = open_database(url, hurried=False)
     if database.is_embedded:
         _prepare_sqlite(database)
-    reports = _reports(deliveries)
+    reports = _reports(deliveries, days)
     batch = list(islice(reports, BATCH))
     while batch:
         with database.write.begin() as connection:
@@ -96,15 +96,32 @@ def bytes_on_disk(connection: Connection) -> int:
     return int(connection.exec_driver_sql(statement).scalar_one())
 
 
-def _reports(deliveries: int) -> Iterator[DeliveryReport]:
+def contradict(url: URL, deliveries: int, every: int) -> None:
+    """Report a failure of each so many of them, too, although most of them were delivered."""
+    now = time.time_ns() // 1000
+    step = id_step(deliveries)
+    reports = [
+        parse(f"type=dlr&{_who(number, step)}&{FAILURES[0]}".encode(), now - deliveries + number)
+        for number in range(0, deliveries, every)
+    ]
+    database = open_database(url, hurried=False)
+    with database.write.begin() as connection:
+        write.record(connection, [it for it in reports if isinstance(it, DeliveryReport)])
+    database.close()
+
+
+def _who(number: int, step: int) -> str:
+    return f"messageid={number * step:08x}000000&to=65{number * SPREAD % 100_000_000:08}"
+
+
+def _reports(deliveries: int, days: int) -> Iterator[DeliveryReport]:
     """Reports, parsed as in a callback. Ids and times grow together; recipients have no order."""
     now = time.time_ns() // 1000
-    start = now - DAYS * 24 * 3600 * 1_000_000
+    start = now - days * 24 * 3600 * 1_000_000
     step = id_step(deliveries)
     meanings = list(_meanings())
     for number in range(deliveries):
-        who = f"messageid={number * step:08x}000000&to=65{number * SPREAD % 100_000_000:08}"
-        query = f"type=dlr&{who}&{meanings[number % len(meanings)]}"
+        query = f"type=dlr&{_who(number, step)}&{meanings[number % len(meanings)]}"
         yield parse(query.encode(), start + (now - start) * number // deliveries)
 
 

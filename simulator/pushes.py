@@ -24,7 +24,7 @@ CHANGED: Final = "deliveries.changed"
 COMPARED: Final = (*oracle.PENDING, "submitted_at", "reference")
 
 # So long two replicas may push to one address: then one has taken over from the other.
-LEASE_S: Final = 10.0
+LEASE_S: Final = 6.0
 
 # A delivery: message id and recipient.
 Key = tuple[str, str]

@@ -1,7 +1,7 @@
 """A database for every test that asks for one: the test runs on both kinds."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copyfile
@@ -164,7 +164,12 @@ def both_services(
         empty()
 
 
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from scanning all that was loaded, again and again."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from scanning all that is loaded, again and again."""
+    gc.disable()
+    collected = yield
     gc.collect()
     gc.freeze()
+    gc.enable()
+    return collected

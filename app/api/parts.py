@@ -10,6 +10,7 @@ from fastapi import Request
 if TYPE_CHECKING:  # packages above this one
     import threading
 
+    from app.api.uses import Uses
     from app.callback.door import Door
     from app.console.sessions import Sessions
     from app.http.dispatch import Shortcut
@@ -44,6 +45,7 @@ class Parts:
     periodic: Periodic
     row_counts: RowCounts
     door: Door
+    uses: Uses
     lookups: Lookups
     watch: Watch
     sending: Sending | None  # none without an account at PaaSoo

@@ -63,6 +63,9 @@ class Service(FastAPI):
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, is_complete
+            # Not only at the end: a stream may be open for days.
+            if (key := scope.get("state", {}).get("key")) is not None:
+                self.parts.uses.note(key)
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", name)]

@@ -1,6 +1,5 @@
 """A stacked bar chart as SVG: shapes and positions only, the style sheet gives the colours."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +13,6 @@ LEFT: Final = 56  # for the numbers of the scale
 BOTTOM: Final = 24  # for the times
 TOP: Final = 12
 GAP: Final = 0.18  # of a bar's width
-MOST_LABELS: Final = 8
 GRID_LINES: Final = 4
 
 # From the bottom up.
@@ -33,7 +31,7 @@ STACK: Final = (
 class Bar:
     """The counts of one span of time, with its name."""
 
-    label: str  # short, below the bar
+    label: str  # short, below the bar; empty for none
     name: str  # whole, for the table and on hover
     by_state: Mapping[str, int]
 
@@ -69,7 +67,6 @@ class Column:
     slot_x: float
     slot_width: float
     parts: Sequence[Rectangle]
-    has_label: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +86,6 @@ def stacked(bars: Sequence[Bar]) -> Chart:
     """Lay the bars out, latest at the right."""
     top = _round_up(max((bar.total for bar in bars), default=0))
     slot = (WIDTH - LEFT) / max(len(bars), 1)
-    every = math.ceil(len(bars) / MOST_LABELS)
-    last = len(bars) - 1
     columns = [
         Column(
             bar,
@@ -99,7 +94,6 @@ def stacked(bars: Sequence[Bar]) -> Chart:
             round(LEFT + slot * position, 2),
             round(slot, 2),
             _parts(bar, top),
-            has_label=(last - position) % every == 0,
         )
         for position, bar in enumerate(bars)
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import tzinfo
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
@@ -10,8 +11,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.api import cursors
 from app.api.parts import Parts, parts_of
 from app.api.routes import is_head
-from app.console.access import PageRoute, Reader
+from app.console.access import PageRoute, Reader, find_session
 from app.console.pages import TEMPLATES, page
+from app.console.zones import zone_of
 from app.errors import ApiError, InvalidRequestError
 from app.query.changes import ChangeStream
 from app.query.schemas import Change, Delivery
@@ -27,10 +29,14 @@ ROWS_SHOWN: Final = 50
 ROWS_AN_EVENT: Final = 20
 # Between two events: a person can't read faster, and writing rows costs the callbacks time.
 PAUSE_S: Final = 1.0
-WAIT_S: Final = 10.0
+WAIT_S: Final = 3.0
+# Between two looks if the session goes on: a stream ends a few seconds after signing out.
+LOOK_S: Final = 2.0
 # Then the browser connects again, and its session is looked at again.
 LIFE_S: Final = 300.0
 NOTHING_NEW: Final = b": nothing new\n"
+# The script opens the page again then, which asks for a key.
+SIGNED_OUT: Final = b"event: signed-out\ndata:\n\n"
 
 
 @router.get("/live")
@@ -45,11 +51,27 @@ async def stream_rows(request: Request, session: Reader) -> Response:
     """Table rows as server-sent events, from now on, or after the last event that was received."""
     parts = parts_of(request)
     position = await _begin(parts.watch, request.headers.get("last-event-id"))
-    root = request.scope["root_path"]
     events: AsyncIterator[bytes] | Sequence[bytes] = (
-        () if is_head(request) else _events(parts, position, root)
+        () if is_head(request) else _while_signed_in(request, _events(request, parts, position))
     )
     return ChangeStream(parts.watch, session.key.name, events)
+
+
+async def _while_signed_in(request: Request, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The events until their reader signs out, the session is over, or they end."""
+    loop = asyncio.get_running_loop()
+    looked_at = loop.time()
+    async for event in events:
+        if loop.time() >= looked_at + LOOK_S:
+            try:
+                session = await loop.run_in_executor(None, find_session, request)
+            except SQLAlchemyError:
+                return  # the browser connects again
+            if session is None:
+                yield SIGNED_OUT
+                return
+            looked_at = loop.time()
+        yield event
 
 
 async def _begin(watch: Watch, last_event_id: str | None) -> Position:
@@ -62,7 +84,8 @@ async def _begin(watch: Watch, last_event_id: str | None) -> Position:
     return await watch.end()
 
 
-async def _events(parts: Parts, position: Position, root: str) -> AsyncIterator[bytes]:
+async def _events(request: Request, parts: Parts, position: Position) -> AsyncIterator[bytes]:
+    root, zone = request.scope["root_path"], zone_of(request)
     watch, loop = parts.watch, asyncio.get_running_loop()
     ends_at = loop.time() + LIFE_S
     yield NOTHING_NEW
@@ -81,7 +104,7 @@ async def _events(parts: Parts, position: Position, root: str) -> AsyncIterator[
         if not rows:
             yield NOTHING_NEW
             continue
-        yield await loop.run_in_executor(None, _event, rows, position, root, is_behind)
+        yield await loop.run_in_executor(None, _event, rows, position, root, zone, is_behind)
         await asyncio.sleep(PAUSE_S)
 
 
@@ -100,9 +123,11 @@ def _row(delivery: Delivery) -> dict[str, object]:
     return {names.get(name, name): value for name, value in delivery.items()}
 
 
-def _event(rows: Sequence[Any], position: Position, root: str, is_behind: bool) -> bytes:
+def _event(
+    rows: Sequence[Any], position: Position, root: str, zone: tzinfo, is_behind: bool
+) -> bytes:
     """The rows as HTML on one line, latest first."""
     template = TEMPLATES.get_template("live_rows.html")
-    html = " ".join(template.render(rows=rows, root=root).split())
+    html = " ".join(template.render(rows=rows, root=root, zone=zone).split())
     name = "behind" if is_behind else "rows"
     return f"event: {name}\nid: {cursors.encode(position)}\ndata: {html}\n\n".encode()

@@ -1,24 +1,30 @@
 """The page of one message: each recipient's state, and how it came to it."""
 
+import json
 import shlex
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import Row
 
 from app.api.parameters import MessageId
-from app.api.parts import parts_of
+from app.api.parts import Parts, parts_of
 from app.console import timeline
 from app.console.access import PageRoute, Reader, address_of
-from app.console.pages import message_path, page
+from app.console.pages import DOTS, message_path, page
+from app.errors import NotFoundError
 from app.query.countries import country_of
-from app.reports import is_digits
+from app.reports import is_digits, is_printable_ascii
 from app.store import console, read
+from app.store.stats import HOUR
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+MAX_ID_LENGTH: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +38,20 @@ class Recipient:
     contradiction: str | None
 
 
+@router.get("/messages")
+def show_message_by_parameter(request: Request, session: Reader) -> Response:
+    """The same page for any id, as `?id=`: some ids can't be in a browser's path."""
+    message_id = request.query_params.get("id", "")
+    if not is_message_id(message_id):
+        raise NotFoundError
+    return show_message_page(message_id, request, session)
+
+
 @router.get("/messages/{messageid}")
 def show_message_page(messageid: MessageId, request: Request, _session: Reader) -> Response:
     """Each recipient in plain words, the timeline, and the link and the `curl` to it."""
-    with parts_of(request).database.snapshot() as connection:
+    parts = parts_of(request)
+    with parts.database.snapshot() as connection:
         deliveries = read.deliveries_of(connection, messageid)
         reports = read.reports_of(connection, messageid)
         marks = console.marks_of(connection, messageid)
@@ -45,11 +61,12 @@ def show_message_page(messageid: MessageId, request: Request, _session: Reader) 
     by_recipient = defaultdict(list)
     for report in reports:
         by_recipient[report.recipient].append(report)
+    plan = _plan(parts, questions)
     recipients = [
-        _recipient(row, marks[row.recipient], by_recipient[row.recipient]) for row in deliveries
+        _recipient(row, marks[row.recipient], by_recipient[row.recipient], plan)
+        for row in deliveries
     ]
     address = address_of(request)
-    api = shlex.quote(f"{address}/v1{message_path(messageid)}")
     return page(
         request,
         "message.html",
@@ -57,15 +74,39 @@ def show_message_page(messageid: MessageId, request: Request, _session: Reader) 
         recipients=recipients,
         questions=questions,
         link=f"{address}{message_path(messageid)}",
-        curl=f"curl -H 'Authorization: Bearer KEY' {api}",
+        curl=_curl(address, messageid),
     )
 
 
-def _recipient(row: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> Recipient:
+def is_message_id(text: str) -> bool:
+    return 1 <= len(text) <= MAX_ID_LENGTH and is_printable_ascii(text)
+
+
+def _curl(address: str, message_id: str) -> str:
+    """The command that gets the same from the API."""
+    curl = "curl -H 'Authorization: Bearer KEY'"
+    if message_id not in DOTS:
+        return f"{curl} {shlex.quote(f'{address}/v1{message_path(message_id)}')}"
+    body = shlex.quote(json.dumps({"messageids": [message_id]}))
+    return f"{curl} --json {body} {shlex.quote(f'{address}/v1/messages/lookup')}"
+
+
+def _plan(parts: Parts, questions: Row[Any, Any, Any] | None) -> timeline.Plan:
+    return timeline.Plan(
+        now=time.time_ns() // 1000,
+        timeout=parts.settings.report_timeout_hours * HOUR,
+        asks=parts.asking is not None,
+        questions=questions,
+    )
+
+
+def _recipient(
+    row: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]], plan: timeline.Plan
+) -> Recipient:
     return Recipient(
         row,
         country_of_network(row.mcc_mnc),
-        timeline.timeline(row, mark, reports),
+        timeline.timeline(row, mark, reports, plan),
         timeline.why(row, mark, reports),
         timeline.contradiction(row, reports),
     )

@@ -8,15 +8,18 @@ from urllib.parse import quote, urlencode
 from fastapi import Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from app.api.parts import parts_of
 from app.api.times import EPOCH, rfc3339
-from app.console import assets, words
+from app.console import assets, words, zones
+from app.console.country_names import NAMES
 from app.console.sessions import Session, Sessions
 from app.settings import Role
 
 NOTHING: Final = "\u2013"  # a dash where there is no value
+# Browsers, curl and proxies resolve these in a path, escaped or not (WHATWG URL, RFC 3986, 5.2.4).
+DOTS: Final = frozenset({".", ".."})
 SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -46,6 +49,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> R
         "q": "",
         "here": request.scope["path"].removeprefix(request.scope["root_path"]),
         "notice": None,
+        "zone": zones.zone_of(request),
         **values,
     }
     html = TEMPLATES.get_template(template).render(context)
@@ -61,16 +65,25 @@ def redirect(request: Request, path: str, **parameters: str | None) -> Response:
 
 
 def message_path(message_id: str) -> str:
+    if message_id in DOTS:
+        return f"/messages?id={message_id}"
     return f"/messages/{quote(message_id, safe='')}"
 
 
-def _moment(at: int | str | None) -> Markup | str:
-    """A time, of the store or of the API, in UTC. The script writes it in the reader's own zone."""
+@pass_context
+def _moment(context: Context, at: int | str | None) -> Markup | str:
+    """A time, of the store or of the API, in the reader's own zone; in UTC on hover."""
     if not at:
         return NOTHING
     text = at if isinstance(at, str) else rfc3339(at)
-    shown = datetime.fromisoformat(text).strftime("%-d %b %Y, %H:%M:%S UTC")
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, shown, shown)
+    moment = datetime.fromisoformat(text)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        text, _written(moment), _written(zones.shifted(moment, context["zone"]))
+    )
+
+
+def _written(moment: datetime) -> str:
+    return f"{moment.strftime('%-d %b %Y, %H:%M:%S')} {zones.name_of(moment)}"
 
 
 def _number(value: int) -> str:
@@ -101,6 +114,13 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def _quoted(text: str) -> Markup:
+    """A text of the log's, with what is between backticks as code."""
+    pieces = [escape(piece) for piece in text.split("`")]
+    pieces[1::2] = [Markup("<code>{}</code>").format(piece) for piece in pieces[1::2]]
+    return Markup("").join(pieces)
+
+
 @pass_context
 def _asset(context: Context, file: str) -> str:
     return f"{context['root']}/static/{assets.NAMES[file]}"
@@ -128,6 +148,9 @@ def _environment() -> Environment:
         "reason": words.of_reason,
         "refusal": words.of_refusal,
         "counted": counted,
+        "country": lambda code: NAMES.get(code, code),
+        "quoted": _quoted,
+        "sentence_case": lambda text: text[:1].upper() + text[1:],
     }
     found.globals |= {"asset": _asset, "message_link": _message_link, "sentence": words.sentence}
     return found

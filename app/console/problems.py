@@ -52,6 +52,8 @@ async def _on_error(request: Request, error: Any) -> Response:
         answer = answer_to(error)
         if isinstance(error, SQLAlchemyError):
             error = DatabaseUnavailableError()
+            if not hasattr(request.state, "session"):
+                request.state.session = None  # to look for it would only fail again
         detail = error.detail[0].upper() + error.detail[1:] + "."
         shown = await _page_of(request, answer.status, detail)
         shown.headers.update(error.headers)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 
 from app.api.error_handlers import ERROR_HANDLERS, ErrorHandler
 from app.api.routes import Route
@@ -38,9 +39,19 @@ ROUTERS: Final = (
 )
 
 
-def add_console(app: FastAPI) -> None:
+def all_routes() -> list[BaseRoute]:
+    console = APIRouter()
     for router in ROUTERS:
-        app.include_router(router)
+        console.include_router(router)
+    return console.routes
+
+
+# The same for every application of a process, as are the API's routes, and for the same reason.
+ROUTES: Final = all_routes()
+
+
+def add_console(app: FastAPI) -> None:
+    app.router.routes.extend(ROUTES)
 
 
 def error_handlers(*, has_console: bool) -> Mapping[int | type[Exception], ErrorHandler]:

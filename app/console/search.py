@@ -8,15 +8,14 @@ from sqlalchemy import Connection, Row
 
 from app.api.parts import parts_of
 from app.console.access import PageRoute, Reader
+from app.console.messages import is_message_id
 from app.console.numbers import read_number
 from app.console.pages import message_path, page, redirect
-from app.reports import is_printable_ascii
 from app.store import read
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 MAX_LENGTH: Final = 255
-MAX_ID_LENGTH: Final = 128
 # Of each kind on the page of results; the list has all.
 MOST_SHOWN: Final = 20
 
@@ -36,13 +35,14 @@ def search(request: Request, _session: Reader) -> Response:
         by_reference = _by_reference(connection, q)
     messages = {row.message_id for rows in (by_id, by_number, by_reference) for row in rows}
     if len(messages) == 1:
-        return redirect(request, message_path(*messages))
+        anchor = f"#to-{number}" if by_number and not by_id else ""
+        return redirect(request, f"{message_path(*messages)}{anchor}")
     if by_number and not (by_id or by_reference):
         return redirect(request, "/deliveries", to=number)
     if by_reference and not (by_id or by_number):
         return redirect(request, "/deliveries", reference=q)
     found: dict[str, Any] = {
-        "by_id": by_id[:1],
+        "by_id": by_id,
         "by_number": by_number,
         "by_reference": by_reference,
     }
@@ -50,9 +50,7 @@ def search(request: Request, _session: Reader) -> Response:
 
 
 def _by_id(connection: Connection, q: str) -> Rows:
-    if len(q) > MAX_ID_LENGTH or not is_printable_ascii(q):
-        return []
-    return read.deliveries_of(connection, q)
+    return read.deliveries_of(connection, q) if is_message_id(q) else []
 
 
 def _by_reference(connection: Connection, q: str) -> Rows:

@@ -1,6 +1,8 @@
 """The set-up: the callback address to copy, the keys, and a test report of one's own."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from secrets import token_hex
 from typing import Final
 from urllib.parse import urlencode
@@ -8,6 +10,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request, Response
 
 from app.api.parts import Parts, parts_of
+from app.api.request_log import DIGEST_DIGITS
+from app.api.uses import mark_of_key, mark_of_token
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.parse import parse
 from app.console.access import Administrator, CheckedForm, PageRoute, address_of
@@ -16,6 +20,7 @@ from app.errors import DatabaseUnavailableError
 from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError
 from app.settings import Role
+from app.store import uses
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -73,13 +78,22 @@ async def _admit(parts: Parts, message_id: str) -> Outcome:
 def _page(request: Request, *, is_shown: bool) -> Response:
     parts = parts_of(request)
     settings = parts.settings
-    times = parts.metrics.callback_tokens.times
+    last_use_of = _last_uses(parts)
     tokens = [
         {
             "address": f"{address_of(request)}{CALLBACK_PATH}/{token}" if is_shown else None,
-            "times": times.get(position, 0),
+            "last_use": last_use_of(mark_of_token(token)),
         }
-        for position, token in enumerate(settings.callback_tokens, start=1)
+        for token in settings.callback_tokens
+    ]
+    keys = [
+        {
+            "name": key.name,
+            "role": Role(key.role).name.lower(),
+            "digits": key.digest.hex()[:DIGEST_DIGITS],
+            "last_use": last_use_of(mark_of_key(key)),
+        }
+        for key in settings.api_keys
     ]
     return page(
         request,
@@ -88,7 +102,23 @@ def _page(request: Request, *, is_shown: bool) -> Response:
         is_shown=is_shown,
         bare_address=None if tokens else f"{address_of(request)}{CALLBACK_PATH}",
         networks=[str(network) for network in settings.callback_allowed_networks],
-        keys=[(key.name, Role(key.role).name.lower()) for key in settings.api_keys],
+        keys=keys,
         database=settings.database_shown,
         retention_days=settings.retention_days,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LastUse:
+    """When a token or key was used last, by any replica."""
+
+    at: int | None  # None: no use is known
+    is_new: bool  # by this process, within about a minute: not written down yet
+
+
+def _last_uses(parts: Parts) -> Callable[[str], LastUse]:
+    """A function from a mark to its last use."""
+    with parts.database.read.connect() as connection:
+        known = uses.latest(connection)
+    unwritten = parts.uses.unwritten()
+    return lambda mark: LastUse(known.get(mark), mark in unwritten)

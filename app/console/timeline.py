@@ -8,7 +8,7 @@ from sqlalchemy import Row
 
 from app.console import words
 from app.console.pages import counted
-from app.reports import LOWEST_REPORTED_FINAL_RANK, RANK, State
+from app.reports import FINAL_STATES, LOWEST_REPORTED_FINAL_RANK, RANK, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +21,26 @@ class Event:
     details: Sequence[str] = ()
     report: Row[Any] | None = None  # its raw query is shown
     decides: bool = False
+    is_to_come: bool = False
 
 
-def timeline(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> list[Event]:
-    """The events of one recipient, oldest first."""
-    return sorted(_events(delivery, mark, reports), key=lambda event: event.at)
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the service does about a message without a final report. Times in microseconds."""
+
+    now: int
+    timeout: int  # 0: it is never given up
+    asks: bool
+    questions: Row[Any, Any, Any] | None
+
+
+def timeline(
+    delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]], plan: Plan
+) -> list[Event]:
+    """The events of one recipient, oldest first, then those to come."""
+    past = sorted(_events(delivery, mark, reports), key=lambda event: event.at)
+    to_come = () if delivery.state in FINAL_STATES else _to_come(delivery, plan)
+    return [*past, *to_come]
 
 
 def _events(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> Iterator[Event]:
@@ -43,6 +58,34 @@ def _events(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> 
         )
 
 
+def _to_come(delivery: Row[Any], plan: Plan) -> Iterator[Event]:
+    questions = plan.questions
+    is_last = questions is not None and _has_no_question(questions, plan)
+    if questions is not None and plan.asks and not is_last:
+        title = "Next question to PaaSoo" if questions.due_at > plan.now else "Asking PaaSoo now"
+        yield Event(questions.due_at, title, details=[_asked(questions)], is_to_come=True)
+    began = delivery.submitted_at or delivery.first_received_at
+    if plan.timeout and began and began + plan.timeout > plan.now:
+        yield Event(
+            began + plan.timeout,
+            "The end of waiting",
+            details=["Without a final report by then, the message counts as “No report in time”."],
+            is_to_come=True,
+        )
+
+
+def _has_no_question(questions: Row[Any, Any, Any], plan: Plan) -> bool:
+    """True after the last question: then the time of the next one is that of the expiry."""
+    return bool(plan.timeout) and questions.due_at >= questions.sent_at + plan.timeout
+
+
+def _asked(questions: Row[Any, Any, Any]) -> str:
+    if not questions.asked:
+        return "PaaSoo has not been asked about this message yet."
+    asked = counted(questions.asked, "time")
+    return f"PaaSoo was asked {asked} before. An answer with a report is an entry above."
+
+
 def _decides(report: Row[Any], mark: Row[Any]) -> bool:
     return bool(report.fingerprint == mark.fingerprint and RANK[report.state] == mark.rank)
 
@@ -57,11 +100,11 @@ def _of_report(report: Row[Any], *, decides: bool) -> Event:
 
 
 def why(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> str:
-    """Say which report decides, and why that one."""
+    """Say which report decides, and why that one; empty if there is none."""
     if delivery.state == State.EXPIRED:
         return "No final report came in time, so the service gave up waiting."
     if not reports:
-        return "No report has come yet."
+        return ""
     if len(reports) == 1:
         return "The only report decides."
     equal = [report for report in reports if RANK[report.state] == mark.rank]

@@ -1,14 +1,24 @@
 """Webhooks for people: where changes are pushed to, how that goes, and the latest pushes."""
 
+import re
+from secrets import token_hex
 from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
+from sqlalchemy.exc import IntegrityError
 from starlette.concurrency import run_in_threadpool
 
 from app.api.database import refuse_while_away
 from app.api.parts import Parts, parts_of
-from app.console.access import Administrator, CheckedForm, Form, PageRoute, first
+from app.console.access import (
+    Administrator,
+    CheckedForm,
+    Form,
+    PageRoute,
+    StaleFormError,
+    first,
+)
 from app.console.pages import page, redirect
 from app.errors import ApiError
 from app.push.endpoint import WebhookWanted, add, push_test
@@ -19,7 +29,7 @@ from app.store.webhooks import Webhook
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 # Changes that an address hasn't got yet are counted no further.
-MAX_LAG: Final = 10_000
+MAX_LAG: Final = 1000
 DONE: Final = {
     "enabled": "Pushing goes on.",
     "deleted": "The webhook is deleted. Nothing is pushed there any more.",
@@ -37,8 +47,13 @@ def add_webhook(request: Request, _session: Administrator, form: CheckedForm) ->
     """Add an address, and show its secret this once; or say what is wrong."""
     refuse_while_away(request)
     given = {name: first(form, name).strip() for name in ("url", "events", "max_items")}
+    webhook_id = first(form, "id")
     try:
-        webhook = add(parts_of(request), WebhookWanted.model_validate(given))
+        if not re.fullmatch("[0-9a-f]{16}", webhook_id):
+            raise StaleFormError
+        webhook = add(parts_of(request), WebhookWanted.model_validate(given), webhook_id)
+    except IntegrityError:  # the page was loaded again, which sends the form again
+        return redirect(request, f"/webhooks/{webhook_id}")
     except ValidationError as error:
         return _list(request, given, _in_words(error), status=422)
     except ApiError as error:
@@ -107,7 +122,8 @@ def _list(
         waiting = {it.id: changes.count_after(connection, it.cursor, MAX_LAG) for it in known}
     notice = DONE.get(request.query_params.get("done", ""))
     shown: dict[str, Any] = {"webhooks": known, "waiting": waiting, "most": MAX_LAG}
-    return page(request, "webhooks.html", status, **shown, given=given, error=error, notice=notice)
+    shown |= {"given": given, "error": error, "notice": notice, "new_id": token_hex(8)}
+    return page(request, "webhooks.html", status, **shown)
 
 
 def _one(

@@ -20,8 +20,9 @@ from app.telemetry import WebhookState
 WAIT_S: Final = 0.5
 
 
-# Changes that an address hasn't got yet are counted no further.
-MAX_LAG: Final = 10_000
+# Changes that an address hasn't got yet are counted no further, and no more often.
+MAX_LAG: Final = 1000
+LAG_EVERY_S: Final = 5.0
 
 
 class Rows(NamedTuple):
@@ -45,6 +46,8 @@ class RowCounts:
         self._rows = Rows()
         self._holder: str | None = None
         self._held_since = 0.0
+        self._webhooks: Sequence[WebhookState] = ()
+        self._lags_at = -LAG_EVERY_S
         self._lock = threading.Lock()
         self._counting: Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "counting")
@@ -65,12 +68,12 @@ class RowCounts:
 
     def _count(self) -> None:
         with self._database.read.connect() as connection:
-            self._rows = Rows(
-                quarantine.count(connection),
-                pulls.count_due(connection),
-                [_state(connection, webhook) for webhook in webhooks.all_of_them(connection)],
-                self._held_for_s(changes.holder(connection)),
-            )
+            if time.monotonic() - self._lags_at >= LAG_EVERY_S:
+                self._webhooks = _states(connection)
+                self._lags_at = time.monotonic()
+            counted = (quarantine.count(connection), pulls.count_due(connection))
+            held_s = self._held_for_s(changes.holder(connection))
+            self._rows = Rows(*counted, self._webhooks, held_s)
 
     def _held_for_s(self, holder: str | None) -> float:
         """The time since a scrape first saw this transaction hold the feed back.
@@ -83,8 +86,17 @@ class RowCounts:
         return 0.0 if holder is None else now - self._held_since
 
 
-def _state(connection: Connection, webhook: Webhook) -> WebhookState:
-    waiting = changes.count_after(connection, webhook.cursor, MAX_LAG)
+def _states(connection: Connection) -> list[WebhookState]:
+    known = webhooks.all_of_them(connection)
+    # Most are equally far.
+    waiting = {
+        cursor: changes.count_after(connection, cursor, MAX_LAG)
+        for cursor in {it.cursor for it in known}
+    }
+    return [_state(webhook, waiting[webhook.cursor]) for webhook in known]
+
+
+def _state(webhook: Webhook, waiting: int) -> WebhookState:
     lag_s = max(0.0, time.time() - webhook.caught_up_at / 1_000_000) if waiting else 0.0
     return WebhookState(
         id=webhook.id,

@@ -1,4 +1,4 @@
-"""The jobs of periodic work: expire messages, compact statistics, forget sends, purge."""
+"""The jobs of periodic work: expire messages, compact statistics, note uses, forget, purge."""
 
 import logging
 import threading
@@ -8,10 +8,12 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from app.api.uses import Uses
 from app.ingest.outage import Outage
 from app.ops.periodic import Job
 from app.settings import Settings
 from app.store import changes, postgresql, retention, sends, stats, submissions
+from app.store import uses as store_uses
 from app.store.engine import Database
 from app.telemetry import Metrics
 
@@ -23,6 +25,7 @@ MAX_EXPIRED: Final = 500
 MAX_FORGOTTEN: Final = 1000
 COMPACTION_INTERVAL_S: Final = 5
 TRIAL_INTERVAL_S: Final = 2
+USES_INTERVAL_S: Final = 60
 PURGE_INTERVAL_S: Final = 3600
 # After the start: time for an operator to see that the clock is wrong.
 PURGE_AFTER_S: Final = 180.0
@@ -38,7 +41,9 @@ class ClockIsAheadError(Exception):
     """Our clock is far ahead of the database's."""
 
 
-def jobs(settings: Settings, database: Database, metrics: Metrics, outage: Outage) -> list[Job]:
+def jobs(
+    settings: Settings, database: Database, metrics: Metrics, outage: Outage, uses: Uses
+) -> list[Job]:
     """The jobs that these settings ask for."""
     found = [
         Job(
@@ -48,6 +53,12 @@ def jobs(settings: Settings, database: Database, metrics: Metrics, outage: Outag
             PURGE_AFTER_S,
         ),
         Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)),
+        Job(
+            "last uses",
+            USES_INTERVAL_S,
+            lambda _: write_uses(database, uses),
+            USES_INTERVAL_S,
+        ),
     ]
     if database.is_embedded:
         found.append(Job("trial", TRIAL_INTERVAL_S, lambda _: try_to_write(database, outage)))
@@ -96,6 +107,15 @@ def forget_sends(database: Database, stopping: threading.Event) -> None:
 
     for _ in _batches(database, stopping, MAX_FORGOTTEN, forget_some):
         pass
+
+
+def write_uses(database: Database, uses: Uses) -> None:
+    """Write down which tokens and keys were used since the last time."""
+    counts = uses.unwritten()
+    if counts:
+        with database.transaction() as connection:
+            store_uses.keep(connection, counts, time.time_ns() // 1000)
+        uses.note_written(counts)
 
 
 def try_to_write(database: Database, outage: Outage) -> None:

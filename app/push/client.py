@@ -5,15 +5,17 @@ httpcore, under httpx: a push is made often, and httpx would double its cost on 
 
 import asyncio
 import ssl
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from ipaddress import ip_address
-from socket import SOCK_STREAM, gaierror
+from socket import SOCK_STREAM, gaierror, getaddrinfo
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -28,8 +30,8 @@ TIMEOUT_S: Final = 15
 CONNECT_TIMEOUT_S: Final = 10
 MAX_ANSWER_BYTES: Final = 64 * 1024
 # A receiver may close an idle connection just as it is used again, which looks like a failure. So
-# close it before common servers do: the quickest of them waits for 5 s.
-KEEP_ALIVE_S: Final = 4
+# close it before common servers do: the quickest of them waits for 2 s.
+KEEP_ALIVE_S: Final = 1.5
 
 
 class NotAllowedError(Exception):
@@ -45,7 +47,6 @@ WORDS: Final[dict[type[BaseException], str]] = {
     ConnectionRefusedError: "it refuses connections",
     httpcore2.ConnectTimeout: f"no connection within {CONNECT_TIMEOUT_S} s",
     httpcore2.ConnectError: "it can't be reached",
-    TimeoutError: f"no answer within {TIMEOUT_S} s",
 }
 
 
@@ -63,13 +64,19 @@ class PushClient:
     """At most one connection to one address. No redirect is followed, and no proxy is used."""
 
     def __init__(self, url: str, networks: Sequence[Network]) -> None:
-        self._url = url
-        self._host = urlsplit(url).netloc
+        parts = urlsplit(url)
+        self._host = parts.netloc
+        self._url = httpcore2.URL(
+            scheme=parts.scheme,
+            host=parts.hostname or "",
+            port=parts.port,
+            target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        )
         self._connections = httpcore2.AsyncConnectionPool(
             ssl_context=tls_context(),
             max_connections=1,
             keepalive_expiry=KEEP_ALIVE_S,
-            network_backend=AllowedOnly(networks) if networks else None,
+            network_backend=Connector(networks),
         )
 
     async def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -90,7 +97,6 @@ class PushClient:
                     self._url,
                     headers=[*sent.items()],
                     content=body,
-                    extensions={"timeout": {"connect": CONNECT_TIMEOUT_S}},
                 )
                 async with streamed as response:
                     await _read_some(response)
@@ -100,16 +106,15 @@ class PushClient:
         if response is None:
             return Answer(None, error, duration_ms)
         # What happens after the status doesn't change it.
-        return Answer(
-            response.status, _fault_of(response.status), duration_ms, _retry_after_s(response)
-        )
+        fault = _fault_of(response.status)
+        return Answer(response.status, fault, duration_ms, _retry_after_s(response) if fault else 0)
 
     async def close(self) -> None:
         with suppress(Exception):  # whatever is wrong with the connection, it is gone
             await self._connections.aclose()
 
 
-class AllowedOnly(httpcore2.AsyncNetworkBackend):
+class Connector(httpcore2.AsyncNetworkBackend):
     """Connects to an address that the name resolves to, if it is in an allowed network.
 
     The connection goes to the very address that was checked: the name may resolve to another one
@@ -119,36 +124,63 @@ class AllowedOnly(httpcore2.AsyncNetworkBackend):
     def __init__(self, networks: Sequence[Network]) -> None:
         self._networks = networks
         self._inner = httpcore2.AnyIOBackend()
+        self._look_up: Future[list[str]] | None = None
+        self._good: str | None = None  # the address that was connected to last
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - httpcore's own
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        allowed = [it for it in await _addresses_of(host) if self._is_allowed(it)]
+        allowed = [it for it in await self._addresses_of(host) if self._is_allowed(it)]
         if not allowed:
             raise NotAllowedError
-        options = (port, timeout, local_address, socket_options)
-        for address in allowed[:-1]:
-            with suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                return await self._inner.connect_tcp(address, *options)
-        return await self._inner.connect_tcp(allowed[-1], *options)
+        allowed.sort(key=lambda it: it != self._good)
+        share = CONNECT_TIMEOUT_S / len(allowed)
+        for address in allowed:
+            try:
+                connected = await self._inner.connect_tcp(
+                    address, port, share, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                if address == allowed[-1]:
+                    raise
+            else:
+                self._good = address
+                break
+        return connected
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
+    async def _addresses_of(self, host: str) -> list[str]:
+        if self._look_up is None or self._look_up.done():
+            self._look_up = _look_up(host)
+        return await asyncio.wrap_future(self._look_up)
+
     def _is_allowed(self, address: str) -> bool:
         found = ip_address(address)
-        return is_in(getattr(found, "ipv4_mapped", None) or found, self._networks)
+        known = getattr(found, "ipv4_mapped", None) or found
+        return not self._networks or is_in(known, self._networks)
 
 
-async def _addresses_of(host: str) -> list[str]:
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, None, type=SOCK_STREAM)
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+def _look_up(host: str) -> "Future[list[str]]":
+    """Look a name up, on a thread of its own: one that hangs must hold up no other."""
+    found: Future[list[str]] = Future()
+    found.set_running_or_notify_cancel()
+
+    def look_up() -> None:
+        try:
+            addresses = [str(address[0]) for *_, address in getaddrinfo(host, 0, type=SOCK_STREAM)]
+            found.set_result([*dict.fromkeys(addresses)])
+        except Exception as error:  # noqa: BLE001 - whoever waits gets it
+            found.set_exception(error)
+
+    threading.Thread(target=look_up, name="webhook's host", daemon=True).start()
+    return found
 
 
 @cache
@@ -178,6 +210,8 @@ def _fault_of(status: int) -> str | None:
 
 def _in_words(failure: BaseException) -> str:
     """A push that got no answer. Quotes nothing: a library's words may have the address."""
+    if isinstance(failure, TimeoutError):  # of the push as a whole
+        return f"no answer within {TIMEOUT_S} s"
     causes = _causes(failure)
     for kind, words in WORDS.items():
         if any(isinstance(cause, kind) for cause in causes):
@@ -202,7 +236,7 @@ def _retry_after_s(response: httpcore2.Response) -> float:
         return int(text)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())

@@ -1,9 +1,9 @@
 """The endpoints of webhooks: add an address, look at it, test it, enable it again, remove it."""
 
+import re
 import time
 from secrets import token_hex
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from fastapi import Body, Path, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -20,7 +20,7 @@ from app.errors import documented
 from app.push import signing
 from app.push.client import Answer, PushClient, tls_context
 from app.push.problems import TooManyWebhooksError, WebhookNotFoundError
-from app.push.push import body_of
+from app.push.push import signed_push
 from app.query.schemas import Change, delivery_of
 from app.settings import Role
 from app.store import changes, webhooks
@@ -31,26 +31,21 @@ router = api_router("/v1/webhooks", tag="webhooks", role=Role.ADMIN)
 
 NOW: Final = "now"
 MAX_URL_LENGTH: Final = 2048
-# Of the usual ones. `_web_address` takes IPv6 and the highest ports, too.
-URL_PATTERN: Final = (
-    r"^https?://[a-zA-Z0-9]([a-zA-Z0-9.-]*[a-zA-Z0-9])?(:[1-5]?[0-9]{1,4})?(/[!$-\[\]-~]*)?$"
+_LABEL: Final = "[A-Za-z0-9_-]{1,63}"
+_PORT: Final = (
+    "([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 )
+URL_PATTERN: Final = rf"^https?://{_LABEL}(\.{_LABEL})*(:{_PORT})?([/?][!$-\[\]-~]*)?$"
 # No country has the code 999 (ITU-T E.164), so nobody's number is in a test.
 TEST_NUMBER: Final = "99900000000"
 
 
 def _web_address(text: str) -> str:
     """Check the address. Refuse a user in it: a secret belongs into no address."""
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname)
-        _ = parts.port  # raises if it is no port
-    except ValueError:
-        usable = False
-    if not usable or not text.isascii() or not text.isprintable() or set(text) & set(" #\\"):
-        raise ValueError("must be an http or https address, as in https://example.com/dlr")
-    if "@" in parts.netloc:
+    if "@" in text.partition("//")[2].partition("/")[0]:
         raise ValueError("must have no user in it: verify the signature instead")
+    if not re.fullmatch(URL_PATTERN, text):
+        raise ValueError("must be an http or https address, as in https://example.com/dlr")
     return text
 
 
@@ -149,12 +144,12 @@ def add_webhook(wanted: Annotated[WebhookWanted, Body()], request: Request) -> W
     return WebhookAdded.of(webhook, secret=webhook.secret)
 
 
-def add(parts: Parts, wanted: WebhookWanted) -> Webhook:
+def add(parts: Parts, wanted: WebhookWanted, webhook_id: str | None = None) -> Webhook:
     """Add an address. Raises `InvalidRequestError` for its cursor, `TooManyWebhooksError`."""
     now = time.time_ns() // 1000
     with parts.database.transaction() as connection:
         webhook = Webhook(
-            id=token_hex(8),
+            id=webhook_id or token_hex(8),
             url=wanted.url,
             events=wanted.events,
             max_items=wanted.max_items,
@@ -185,7 +180,7 @@ def show_webhook(id: WebhookId, engine: ReadEngine) -> WebhookShown:  # noqa: A0
 
 @router.delete("/{id}", status_code=204, responses=NOT_FOUND)
 def delete_webhook(id: WebhookId, request: Request) -> None:  # noqa: A002 - the name in the path
-    """Remove an address: nothing is pushed to it any more, after half a second at most."""
+    """Remove an address: nothing more is pushed to it, but what is under way."""
     refuse_while_away(request)
     with parts_of(request).database.transaction() as connection:
         removed = webhooks.remove(connection, id)
@@ -227,9 +222,8 @@ async def push_test(parts: Parts, webhook_id: str, key_name: str) -> Answer:
     with parts.pushing.tests.one_more(key_name):
         webhook, client = await run_in_threadpool(find)
         now = time.time_ns() // 1000
-        body = body_of([_made_up(now)], now)
         push_id = f"test_{token_hex(16)}"
-        headers = signing.signed_headers(webhook.secret, push_id, now // 1_000_000, body)
+        headers, body = signed_push(webhook.secret, push_id, [_made_up(now)], now)
         try:
             return await client.post(headers, body)
         finally:

@@ -10,6 +10,7 @@ from typing import Final
 from app.api import cursors
 from app.api.times import rfc3339
 from app.push.client import Answer
+from app.push.signing import signed_headers
 from app.query.schemas import Change
 from app.store.changes import Position
 from app.store.webhooks import Webhook
@@ -32,6 +33,15 @@ class Batch:
     end: Position
 
 
+def is_due(webhook: Webhook, now: int) -> bool:
+    """True if it may be pushed to now; `now` in microseconds since 1970 UTC.
+
+    A next try that is further away than any pause was set by a clock that was ahead.
+    """
+    latest = now + round(MAX_PAUSE_S * (1 + JITTER) * US)
+    return not webhook.disabled and not now < webhook.next_try_at <= latest
+
+
 def batches(webhook: Webhook, changes: Sequence[Change]) -> Iterator[Batch]:
     """Cut the changes after the address's cursor into pushes.
 
@@ -43,29 +53,33 @@ def batches(webhook: Webhook, changes: Sequence[Change]) -> Iterator[Batch]:
         repeated = bisect_right(changes, webhook.repeat_until, key=position_of)
         yield Batch(_wanted(webhook, changes[:repeated]), webhook.repeat_until)
         changes = changes[repeated:]
-    batch: list[Change] = []
-    for change in changes:
-        batch += _wanted(webhook, [change])
-        if len(batch) >= webhook.max_items:
-            yield Batch(batch, change.position)
-            batch = []
-    if changes:
-        yield Batch(batch, changes[-1].position)
+    wanted = _wanted(webhook, changes)
+    for start in range(0, len(wanted), webhook.max_items):
+        batch = wanted[start : start + webhook.max_items]
+        yield Batch(batch, batch[-1].position)
+    if changes:  # perhaps those behind the last batch are not wanted
+        yield Batch((), changes[-1].position)
 
 
-def id_of(webhook: Webhook, batch: Batch) -> str:
-    """The id of a push: the same for a repetition, whichever replica makes it."""
-    range_of_it = f"{webhook.id} {cursors.encode(webhook.cursor)} {cursors.encode(batch.end)}"
-    return f"msg_{sha256(range_of_it.encode()).hexdigest()[:32]}"
+def id_of(webhook: Webhook, batch: Batch, history: str | None) -> str:
+    """The id of a push: the same for a repetition, whichever replica makes it.
+
+    Another server's positions are of another history, in which changes may have been lost.
+    """
+    positions = f"{cursors.encode(webhook.cursor)} {cursors.encode(batch.end)}"
+    return f"msg_{sha256(f'{webhook.id} {history} {positions}'.encode()).hexdigest()[:32]}"
 
 
-def body_of(changes: Sequence[Change], at: int) -> bytes:
-    """The body of a push with these changes; `at` in microseconds since 1970 UTC."""
-    return b'{"type":"%b","timestamp":"%b","data":{"items":[%b]}}' % (
+def signed_push(
+    secret: str, push_id: str, changes: Sequence[Change], now: int
+) -> tuple[dict[str, str], bytes]:
+    """The headers and the body of a push; `now` in microseconds since 1970 UTC."""
+    body = b'{"type":"%b","timestamp":"%b","data":{"items":[%b]}}' % (
         TYPE.encode(),
-        rfc3339(at).encode(),
+        rfc3339(now).encode(),
         b",".join(change.json for change in changes),
     )
+    return signed_headers(secret, push_id, now // US, body), body
 
 
 def note_success(webhook: Webhook, now: int) -> None:

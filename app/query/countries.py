@@ -8,6 +8,8 @@ the most networks: 310 to 316 US, 340 Guadeloupe, 362 Curaçao, 425 Israel, 647 
 no code in ISO 3166-1; `XK` is the one in use.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 _COUNTRIES: Final = """
@@ -46,8 +48,16 @@ _COUNTRIES: Final = """
 """
 
 _OF_MCC: Final = dict(zip(_COUNTRIES.split()[::2], _COUNTRIES.split()[1::2], strict=True))
+_MCCS_OF: Final[defaultdict[str, list[str]]] = defaultdict(list)
+for _mcc, _country in _OF_MCC.items():
+    _MCCS_OF[_country].append(_mcc)
 
 
 def country_of(mcc: str) -> str | None:
     """The ISO 3166-1 code for a mobile country code; None if it is unknown or not a country's."""
     return _OF_MCC.get(mcc)
+
+
+def mccs_of(country: str) -> Sequence[str]:
+    """The mobile country codes of a country by its ISO 3166-1 code; none if it is unknown."""
+    return _MCCS_OF.get(country, [])

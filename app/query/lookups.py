@@ -14,6 +14,7 @@ from app import exchange
 from app.api.compression import compressed
 from app.api.failures import answer_to
 from app.api.request_log import log_request
+from app.api.uses import Uses
 from app.errors import MessageNotFoundError
 from app.exchange import Answer, Handler, Reply, Request, request_id, values_of
 from app.guards import known_key
@@ -78,7 +79,7 @@ class Lookups:
 
 
 def shortcut(
-    lookups: Lookups, keys: Sequence[ApiKey], outage: Outage, metrics: Metrics
+    lookups: Lookups, keys: Sequence[ApiKey], outage: Outage, metrics: Metrics, uses: Uses
 ) -> Callable[[Request], Handler | None]:
     """The shortcut for plain lookups with a known key, outside an outage.
 
@@ -96,7 +97,10 @@ def shortcut(
         if len(presented) != 1 or not presented[0].startswith(b"Bearer "):
             return None
         key = known_key(keys, presented[0].removeprefix(b"Bearer ").decode("latin-1"))
-        return None if key is None else partial(_look_up, lookups, metrics, message_id, key)
+        if key is None:
+            return None
+        uses.note(key)
+        return partial(_look_up, lookups, metrics, message_id, key)
 
     return handler_of
 

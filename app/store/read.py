@@ -3,19 +3,22 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Row,
+    Select,
     TextClause,
     bindparam,
     func,
     select,
     text,
     tuple_,
+    union_all,
 )
 from sqlalchemy.types import Text
 
@@ -113,8 +116,12 @@ class Filters:
     reference: str | None = None
     since: int | None = None  # inclusive
     until: int | None = None  # exclusive
+    conflicting: bool = False  # only those whose final reports disagree
+    networks: tuple[str, ...] | None = None  # any of these
 
 
+# As the partial index has it, so that the database sees that it may use the index.
+IS_CONFLICTING = text("conflicting")
 _PLACE = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
 
 
@@ -125,34 +132,53 @@ def page(
 
     They come after the one with `after` as (last_received_at, message_id, recipient).
     """
-    statement = (
-        select(*SHOWN)
-        .where(*_conditions(filters))
-        .order_by(
-            deliveries.c.last_received_at.desc(),
-            deliveries.c.message_id.desc(),
-            deliveries.c.recipient.desc(),
-        )
-        .limit(limit)
-    )
+    if filters.networks is None or _finds_few(filters):
+        return connection.execute(_page_of(filters, limit, after)).all()
+    # No index has several networks in the order of time, so merge the pages of each.
+    pages = [
+        _page_of(replace(filters, networks=None, mcc_mnc=network), limit, after).subquery()
+        for network in filters.networks
+    ]
+    if not pages:
+        return []
+    found = union_all(*map(select, pages)).subquery()
+    return connection.execute(select(found).order_by(*_latest_first(found)).limit(limit)).all()
+
+
+def _page_of(
+    filters: Filters, limit: int, after: tuple[int | str, ...] | None
+) -> Select[tuple[Any, ...]]:
+    page = select(*SHOWN).where(*_conditions(filters))
     if after is not None:
-        statement = statement.where(tuple_(*after) > _PLACE)
-    return connection.execute(statement).all()
+        page = page.where(tuple_(*after) > _PLACE)
+    return page.order_by(*_latest_first(deliveries)).limit(limit)
+
+
+def _latest_first(rows: FromClause) -> list[ColumnElement[Any]]:
+    return [rows.c[name].desc() for name in ("last_received_at", "message_id", "recipient")]
+
+
+def _finds_few(filters: Filters) -> bool:
+    """True for a filter that has few rows, so that its index must be the one that is used."""
+    return not (filters.recipient is None and filters.reference is None) or filters.conflicting
 
 
 def _conditions(filters: Filters) -> list[ColumnElement[bool] | TextClause]:
     column = deliveries.c
-    # A recipient or a reference has few rows, so its index must be the one that is used. SQLite
-    # might as well take another condition's: `|| ''` hides the others from it.
-    is_found = False
+    # SQLite might as well take another condition's index: `|| ''` hides the others from it.
+    is_found = filters.conflicting and filters.recipient is None and filters.reference is None
     conditions: list[ColumnElement[bool] | TextClause] = []
+    if filters.conflicting:
+        conditions.append(IS_CONFLICTING)
     for name in ("recipient", "reference", "state", "reason", "mcc_mnc", "errcode"):
         value = getattr(filters, name)
         if value is not None:
             conditions.append((column[name] + "" if is_found else column[name]) == value)
             is_found = is_found or name in {"recipient", "reference"}
+    if filters.networks is not None:
+        conditions.append((column.mcc_mnc + "").in_(filters.networks))
     if filters.state not in {None, State.DELIVERED} and not is_found:
-        # Repeat the partial index's condition, so that the database sees that it may use the index.
+        # Again the condition of a partial index.
         conditions.append(text("state <> 'delivered'"))
     if filters.since is not None:
         conditions.append(column.last_received_at >= filters.since)

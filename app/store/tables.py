@@ -123,6 +123,14 @@ deliveries = Table(
             "reference": text("reference IS NOT NULL"),
         }.items()
     ),
+    # For the console: few are contradictory.
+    _partial(
+        "ix_deliveries_conflicting",
+        "last_received_at",
+        "message_id",
+        "recipient",
+        where=text("conflicting"),
+    ),
     # For the expiry sweep, and for statistics by the time of sending.
     _partial("ix_deliveries_open_sent", "submitted_at", where=text("rank < 3")),
     _partial("ix_deliveries_open_seen", "first_received_at", where=text("rank < 3")),
@@ -277,6 +285,14 @@ webhook_tries = Table(
     Column("items", Integer, nullable=False),
     Column("status", SmallInteger, comment="HTTP's; NULL without an answer"),
     Column("error", Text, comment="NULL if it was taken"),
+)
+
+# When each callback token and API key was used last: written down once a minute.
+last_uses = Table(
+    "last_uses",
+    metadata,
+    Column("mark", Ascii, primary_key=True, comment="of a callback token or an API key"),
+    Column("used_at", BigInteger, nullable=False, comment="us since 1970 UTC"),
 )
 
 # Refused callbacks: kept until an operator deletes or replays them, or newer ones push them out.

@@ -6,10 +6,10 @@ one that died run out, and any other takes them. The time is the server's, which
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, func, or_, select, update
 
 from app.store.changes import Position
 from app.store.clock import now_on
@@ -19,7 +19,8 @@ from app.store.tables import webhook_tries, webhooks
 LEASE_S: Final = 6.0
 LEASE_US: Final = int(LEASE_S * 1_000_000)
 # All of them together open no more connections, as each has one at most.
-MAX_WEBHOOKS: Final = 100
+MAX_WEBHOOKS: Final = 100  # two that are added at once may pass it by one
+TAKEN_AT_ONCE: Final = 5
 # Pushes to one address that are remembered.
 MAX_TRIES_KEPT: Final = 50
 
@@ -32,7 +33,7 @@ class Webhook:
     url: str
     events: str  # `all` or `final`
     max_items: int
-    secret: str
+    secret: str = field(repr=False)
     created_at: int
     cursor: Position  # all changes up to it were taken
     caught_up_at: int  # all changes before this time were taken
@@ -74,8 +75,8 @@ _CHANGING: Final = (
 _ALL = select(webhooks).order_by(webhooks.c.created_at, webhooks.c.id)
 _SAVE = (
     update(webhooks)
-    .where(webhooks.c.id == bindparam("of_webhook"))
-    .values({name: bindparam(f"new_{name}") for name in _CHANGING})
+    .where(webhooks.c.id == bindparam("of_webhook"), webhooks.c.owner == bindparam("of_owner"))
+    .values({name: bindparam(f"new_{name}") for name in (*_CHANGING, "leased_until")})
 )
 
 
@@ -130,39 +131,46 @@ def tries_of(connection: Connection, webhook_id: str) -> Sequence[Row[Any]]:
 
 def look(connection: Connection, owner: str) -> tuple[set[str], bool]:
     """The ids of a process's addresses, and if there are any to take. Takes no lock."""
-    of_owner = select(webhooks.c.id, _is_free(connection).label("free")).where(
-        or_(webhooks.c.owner == owner, _is_free(connection))
+    is_free = _is_free(connection, owner)
+    known = select(webhooks.c.id, is_free.label("free")).where(
+        or_(webhooks.c.owner == owner, is_free)
     )
-    rows = connection.execute(of_owner).all()
+    rows = connection.execute(known).all()
     return {row.id for row in rows if not row.free}, any(row.free for row in rows)
 
 
 def renew(
     connection: Connection, owner: str, held: Collection[Webhook], tries: Collection[Try]
-) -> set[str]:
+) -> None:
     """Renew the leases of what a process holds, and write down what happened there.
 
-    Returns the ids of those that it still holds. Another process may have taken the others, or they
-    were enabled anew, or removed. The caller commits.
+    It changes nothing of an address that the process has lost: another one has taken it, or it was
+    enabled anew, or removed. The caller commits.
     """
     until = now_on(connection) + LEASE_US
-    renewed = (
-        update(webhooks)
-        .where(webhooks.c.id.in_([it.id for it in held]), webhooks.c.owner == owner)
-        .values(leased_until=until)
-        .returning(webhooks.c.id)
-    )
-    ids = set(connection.execute(renewed).scalars())
-    if rows := [_changing(it) for it in held if it.id in ids]:
+    rows = [
+        {"of_owner": owner, "new_leased_until": until, **_changing(it)}
+        for it in sorted(held, key=lambda it: it.id)
+    ]
+    if rows:
         connection.execute(_SAVE, rows)
-    if tried := [it for it in tries if it.webhook_id in ids]:
-        _write_down(connection, tried)
-    return ids
+    if tries:
+        is_mine = select(webhooks.c.id).where(webhooks.c.owner == owner)
+        mine = set(connection.execute(is_mine).scalars())
+        _write_down(connection, [it for it in tries if it.webhook_id in mine])
 
 
 def take(connection: Connection, owner: str) -> list[Webhook]:
-    """Take every address that nobody pushes to. The caller commits."""
-    free = select(webhooks.c.id).where(_is_free(connection)).with_for_update(skip_locked=True)
+    """Take addresses that nobody pushes to, a few at once: others may take the rest.
+
+    The caller commits.
+    """
+    free = (
+        select(webhooks.c.id)
+        .where(_is_free(connection, owner))
+        .limit(TAKEN_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
     taken = (
         update(webhooks)
         .where(webhooks.c.id.in_(free))
@@ -179,9 +187,14 @@ def release(connection: Connection, owner: str) -> None:
     )
 
 
-def _is_free(connection: Connection) -> Any:
-    has_ended = webhooks.c.leased_until < now_on(connection)
-    return ~webhooks.c.disabled & or_(webhooks.c.owner.is_(None), has_ended)
+def _is_free(connection: Connection, owner: str) -> ColumnElement[bool]:
+    """A condition: nobody pushes to it. On SQLite, that is for one process, nobody else can."""
+    if connection.dialect.name == "sqlite":
+        return ~webhooks.c.disabled & webhooks.c.owner.is_distinct_from(owner)
+    now = now_on(connection)
+    # A lease further away than the longest was given by a clock that was ahead.
+    is_leased = webhooks.c.leased_until.between(now, now + 2 * LEASE_US)
+    return ~webhooks.c.disabled & or_(webhooks.c.owner.is_(None), ~is_leased)
 
 
 def _write_down(connection: Connection, tries: Collection[Try]) -> None:
@@ -193,7 +206,8 @@ def _write_down(connection: Connection, tries: Collection[Try]) -> None:
     # A ring may go round within these: one statement takes a place only once.
     latest = {(it.webhook_id, it.number % MAX_TRIES_KEPT): it for it in tries}
     rows = [{**asdict(it), "place": place} for (_, place), it in latest.items()]
-    connection.execute(upsert, rows)
+    if rows:
+        connection.execute(upsert, rows)
 
 
 def _changing(webhook: Webhook) -> dict[str, Any]:

@@ -12,6 +12,13 @@ import httpx2
 from tests.process import client_of
 from tests.service import READ_KEY, Service
 
+# They need a key of role admin.
+ADMIN_FORMS = (
+    "/quarantine/do",
+    "/quarantine/question",
+    "/set-up/addresses",
+    "/set-up/test-report",
+)
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Page, expect
 
-from tests.service import ADMIN_KEY, READ_KEY, Service, a_report
+from tests.query.test_quarantine import put_in
+from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, Service, a_report
 
 ID = "052804b7368321"
 HOSTILE = "<script>document.title='hacked'</script>"
@@ -19,7 +20,11 @@ PAGES = (
     "/?span=30d",
     "/deliveries",
     "/deliveries?to=abc",
+    "/deliveries?conflicting=true&country=TH",
+    "/deliveries?state=expired",
     f"/messages/{ID}",
+    "/messages/sent-1",
+    "/messages?id=..",
     "/messages/unknown",
     "/search?q=nothing",
     "/live",
@@ -29,9 +34,11 @@ PAGES = (
     "/set-up",
     "/nothing",
 )
+AXE: Final = Axe().axe_script
 WCAG = {"runOnly": {"type": "tag", "values": [
     "wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice",
-]}}  # fmt: skip
+]}, "resultTypes": ["violations"]}  # fmt: skip
+SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 
 
 @contextmanager
@@ -71,32 +78,38 @@ def fill(service: Service) -> None:
     service.call_back(a_report(status=404, statuscode="Absent Subscriber Temporary"))
     service.call_back(a_report(to="6577777777", status=404, statuscode=HOSTILE, network=HOSTILE))
     service.call_back(a_report(to="6566666666", status=402, network="52501"))
+    service.call_back(a_report(messageid=".."))
     service.call_back(a_report(messageid="w" * 128, status=404, statuscode="😀" * 255))
     service.register("sent-1", to=["6555555555"], reference=GREETINGS)
     service.call_back(f"type=dlr&messageid=&x={'y' * 300}")
 
 
 def violations(page: Page) -> list[str]:
-    found = Axe().run(page, options=WCAG).response["violations"]
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE)
+    found = page.evaluate("options => axe.run(options).then(it => it.violations)", WCAG)
     return [f"{page.url}: {it['id']}: {[node['html'] for node in it['nodes']][:3]}" for it in found]
+
+
+def violations_in_both_schemes(page: Page, path: str) -> list[str]:
+    found = []
+    page.goto(path)
+    page.locator("details").evaluate_all("all => all.forEach(it => it.open = true)")
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        found += [f"{scheme}: {it}" for it in violations(page)]
+    return found
 
 
 @pytest.mark.parametrize("service", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("width", [360, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_accessible_and_fits(
-    browser: Browser, service: Service, scheme: Literal["light", "dark"], width: int
-) -> None:
+def test_every_page_is_accessible_and_fits(browser: Browser, service: Service, width: int) -> None:
     fill(service)
-    view: Any = {"width": width, "height": 800}
-    with a_page(browser, service, color_scheme=scheme, viewport=view) as page:
-        page.goto("/")
-        found = violations(page)
+    with a_page(browser, service, viewport={"width": width, "height": 800}) as page:
+        found = violations_in_both_schemes(page, "/")
         sign_in(page)
         for path in PAGES:
-            page.goto(path)
-            page.locator("details").evaluate_all("all => all.forEach(it => it.open = true)")
-            found += violations(page)
+            found += violations_in_both_schemes(page, path)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, path
             assert "hacked" not in page.title()
     assert "\n".join(found) == ""
@@ -119,10 +132,76 @@ def test_support_finds_a_message_and_an_operator_replays(
         expect(page.get_by_role("heading", name="Delete 1 refused callback?")).to_be_visible()
         page.get_by_role("button", name="Delete 1").click()
         expect(page.get_by_role("status")).to_have_text("1 callback deleted.")
+        expect(page.get_by_role("heading", name="Nothing was refused")).to_be_visible()
+        put_in(service, a_report(messageid="again"))  # refused by an older version
+        service.call_back("type=dlr&status=0")
+        page.reload()
+        page.get_by_role("button", name="Replay all 2").click()
+        expect(page.get_by_role("heading", name="Replay 2 refused callbacks?")).to_be_visible()
+        page.get_by_role("link", name="No, go back").click()
+        expect(page.get_by_role("checkbox")).to_have_count(2)
+        page.get_by_role("button", name="Replay all 2").click()
+        page.get_by_role("button", name="Replay 2").click()
+        expect(page.get_by_role("status")).to_have_text(
+            "1 callback is stored now. 1 callback is still refused."
+        )
+        expect(page.get_by_role("checkbox")).to_have_count(1)
+        page.goto("/messages/again")
+        expect(page.get_by_text("Replayed from the quarantine")).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/sign-in")
         page.goto("/deliveries")
         expect(page.get_by_label("API key")).to_be_visible()
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("key", [READ_KEY, SEND_KEY, ADMIN_KEY])
+def test_each_role_sees_its_pages(browser: Browser, service: Service, key: str) -> None:
+    fill(service)
+    is_admin = key == ADMIN_KEY
+    with a_page(browser, service) as page:
+        sign_in(page, key)
+        pages = page.get_by_role("navigation", name="Pages")
+        for name in ("List", "Live", "Overview"):
+            pages.get_by_role("link", name=name).click()
+            expect(pages.locator("[aria-current=page]")).to_have_text(name)
+        for name in ("Quarantine", "Set-up"):
+            expect(pages.get_by_role("link", name=name)).to_have_count(int(is_admin))
+            page.goto(f"/{name.lower()}")
+            title = name if is_admin else "This page is not for your key"
+            expect(page.get_by_role("heading", level=1)).to_have_text(title)
+            assert violations(page) == []
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+def test_ids_that_are_no_path_open_all_the_same(browser: Browser, service: Service) -> None:
+    for message_id in (".", ".."):
+        service.call_back(a_report(messageid=message_id))
+    with a_page(browser, service) as page:
+        sign_in(page)
+        for message_id in (".", ".."):
+            page.locator("input[name=q]").fill(message_id)
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("heading", level=1)).to_have_text(message_id)
+            page.goto("/deliveries")
+            page.get_by_role("link", name=message_id, exact=True).click()
+            expect(page.get_by_role("heading", level=1)).to_have_text(message_id)
+            page.goto(page.locator("#link").text_content() or "")  # from a ticket
+            expect(page.get_by_text("The only report decides.")).to_be_visible()
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+def test_live_view_ends_with_the_session(browser: Browser, service: Service) -> None:
+    service.call_back(a_report())
+    with a_page(browser, service) as page:
+        sign_in(page, READ_KEY, "/live")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        other = page.context.new_page()
+        other.goto("/")
+        other.get_by_role("button", name="Sign out").click()
+
+        expect(page.get_by_label("API key")).to_be_visible()
+        assert page.url.endswith("/sign-in?next=%2Flive")
 
 
 def test_live_view_shows_reports_as_they_come_and_pauses(
@@ -156,7 +235,8 @@ def test_keyboard_is_enough(browser: Browser, service: Service) -> None:
         page.wait_for_selector("input[name=q]")
         page.keyboard.type("+65 8888 8888")  # and so has the search box
         page.keyboard.press("Enter")
-        page.wait_for_url(f"**/messages/{ID}")
+        page.wait_for_url(f"**/messages/{ID}#to-6588888888")
+        page.goto(f"/messages/{ID}")
         page.keyboard.press("Tab")
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
         page.keyboard.press("Enter")
@@ -191,5 +271,5 @@ def test_times_are_in_the_readers_zone_with_utc_on_hover(
         sign_in(page, path="/messages/sent-1")
         sent = page.locator("time").first
         expect(sent).to_contain_text("2 Jun 2020, 04:00:00")
-        expect(sent).to_contain_text("GMT+8")
+        expect(sent).to_contain_text("UTC+8")
         expect(sent).to_have_attribute("title", "1 Jun 2020, 20:00:00 UTC")

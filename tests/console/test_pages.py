@@ -2,15 +2,51 @@
 
 import csv
 import io
+import re
+import threading
+import time
 from collections.abc import Iterator
+from hashlib import sha256
+from html import escape, unescape
+from typing import Any
 
+import httpx2
 import pytest
+from sqlalchemy import URL, event
 
-from tests.console.browsing import HTML, Person, a_person, text_of
-from tests.service import ADMIN_KEY, Service, a_report
+from app.callback.parse import parse
+from app.ops import upkeep
+from app.reports import DeliveryReport
+from app.store import write
+from tests.console.browsing import ADMIN_FORMS, HTML, Person, a_person, text_of
+from tests.process import until
+from tests.pulling.test_pull import SOON, asking
+from tests.query.test_deliveries import plans_of
+from tests.sending.provider import answered, running_provider
+from tests.service import (
+    ADMIN_KEY,
+    READ_KEY,
+    SEND_KEY,
+    TOKEN,
+    Service,
+    a_report,
+    running_service,
+)
 
 ID = "052804b7368321"
 HOSTILE = ("<script>alert(1)</script>", "مرحبا بالعالم \u202e", "😀" * 255, "'\"><img src=x>")
+
+
+def link_of(page: httpx2.Response, beginning: str) -> str:
+    """The page's link that begins so."""
+    found = re.search(rf'href="({re.escape(escape(beginning))}[^"]*)"', page.text)
+    assert found, page.text
+    return unescape(found[1])
+
+
+def shown_of(page: httpx2.Response, *ids: str) -> set[str]:
+    """Those of the messages that the page links to."""
+    return {it for it in ids if f"/{it}#" in page.text}
 
 
 @pytest.fixture
@@ -57,10 +93,13 @@ def test_search_finds_a_reference_and_tells_kinds_apart(service: Service, person
     service.register("sent-1", to=["6588888888"], reference="order 12 & <b>")
     assert person.open("/search", params={"q": "order 12 & <b>"}).url.path == "/messages/sent-1"
     service.register("sent-2", to=["6577777777"], reference="sent-1")
+    service.call_back(a_report(messageid="sent-1", to="6566666666"))
 
     page = person.open("/search", params={"q": "sent-1"})
 
     assert page.url.path == "/search"
+    for recipient in ("6588888888", "6577777777", "6566666666"):
+        assert f"+{recipient}" in page.text
     assert "The message with this id" in page.text
     assert "Messages with this reference" in page.text
 
@@ -109,8 +148,33 @@ def test_message_without_a_report_says_so(service: Service, person: Person) -> N
     assert "order 12" in words
 
 
+def test_message_tells_of_questions_and_of_the_end_of_waiting(database_url: URL) -> None:
+    with running_provider() as provider:
+        with (
+            running_service(database_url, **asking(provider)) as service,
+            a_person(service) as person,
+        ):
+            service.register("sent-1", to=["6588888888"])
+            words = text_of(person.open("/messages/sent-1"))
+            assert "Next question to PaaSoo PaaSoo has not been asked" in words
+            assert "The end of waiting" in words
+            assert "PaaSoo asked" not in words
+        provider.will_answer(*[answered([])] * 9)
+        with (
+            running_service(database_url, **asking(provider, SOON)) as service,
+            a_person(service) as person,
+        ):
+            service.register("sent-2", to=["6577777777"])
+            until(lambda: "PaaSoo was asked" in text_of(person.open("/messages/sent-2")))
+            page = person.open("/messages/sent-2")
+            assert "PaaSoo asked" in page.text
+            service.call_back(a_report(messageid="sent-2", to="6577777777"))
+            # All is told, so nothing is to come.
+            assert "to-come" not in person.open("/messages/sent-2").text
+
+
 def test_id_with_reserved_characters_has_its_page(service: Service, person: Person) -> None:
-    for message_id in ("a/b?c#d%2F&'", "...", "100%"):
+    for message_id in ("a/b?c#d%2F&'", "...", "100%", ".", ".."):
         service.call_back(a_report(messageid=message_id))
 
         page = person.open("/search", params={"q": message_id})
@@ -171,6 +235,111 @@ def test_filter_that_cannot_be_read_is_named(person: Person) -> None:
         assert person.open(f"/deliveries.csv?{query}").status_code == 422
 
 
+def test_message_opens_by_a_parameter_too(service: Service, person: Person) -> None:
+    service.call_back(a_report(messageid=".."))
+
+    page = person.open("/messages?id=..")
+
+    words = text_of(page)
+    assert "The only report decides." in words
+    assert "/messages?id=.." in words  # the link for a ticket
+    assert """--json '{"messageids": [".."]}'""" in words  # no path that curl would shorten
+    assert "/messages?id=..#to-6588888888" in person.open("/deliveries").text
+    for query in ("", "?id=", "?id=a%20b", "?id=%00", f"?id={'x' * 129}"):
+        assert person.open(f"/messages{query}").status_code == 404, query
+
+
+def test_list_of_contradictory_deliveries_is_the_one_that_the_overview_counts(
+    service: Service, person: Person
+) -> None:
+    for message_id in (ID, "other"):
+        service.call_back(a_report(messageid=message_id))
+        service.call_back(a_report(messageid=message_id, status=404, statuscode="Unroutable"))
+    service.call_back(a_report(messageid="agreed"))
+
+    overview = person.open("/")
+
+    assert "2 messages with reports that contradict each other." in text_of(overview)
+    listed = person.open(link_of(overview, "/deliveries?conflicting=true&"))
+    assert shown_of(listed, ID, "other", "agreed") == {ID, "other"}
+    assert 'value="true" selected' in listed.text
+    for query, expected in (("state=delivered", {ID, "other"}), ("state=undelivered", set())):
+        listed = person.open(f"/deliveries?conflicting=true&{query}")
+        assert shown_of(listed, ID, "other", "agreed") == expected
+    assert person.open("/deliveries?conflicting=no").status_code == 422
+
+
+def test_list_of_a_country_is_the_one_that_the_overview_counts(
+    service: Service, person: Person
+) -> None:
+    networks = {"sg-1": "52501", "sg-2": "52503", "th": "52099", "odd": "525-x", "none": None}
+    for message_id, network in networks.items():
+        service.call_back(a_report(messageid=message_id, network=network))
+
+    overview = person.open("/")
+
+    listed = person.open(link_of(overview, "/deliveries?country=SG&"))
+    assert shown_of(listed, *networks) == {"sg-1", "sg-2"}
+    for query, expected in (
+        ("country=sg", {"sg-1", "sg-2"}),
+        ("country=SG&network=52501", {"sg-1"}),
+        ("country=SG&network=52099", set()),
+        ("country=SG&to=6588888888", {"sg-1", "sg-2"}),
+        ("country=TH&until=2999-01-01T00:00", {"th"}),
+        ("country=US", set()),
+    ):
+        assert shown_of(person.open(f"/deliveries?{query}"), *networks) == expected, query
+    rows = csv.DictReader(io.StringIO(person.open("/deliveries.csv?country=SG").text))
+    assert [row["messageid"] for row in rows] == ["sg-2", "sg-1"]
+    assert person.open("/deliveries?country=XX").status_code == 422
+
+
+def test_list_of_a_country_goes_on_page_by_page(service: Service, person: Person) -> None:
+    for number in range(60):
+        network = ("52501", "52503", "52099")[number % 3]
+        service.call_back(a_report(messageid=f"m-{number:02}", network=network))
+        service.call_back(a_report(messageid=f"n-{number:02}", network=network))
+
+    first = person.open("/deliveries?country=SG")
+    second = person.open(link_of(first, "/deliveries?country=SG&cursor="))
+
+    ids = [re.findall(r"/messages/([mn]-\d\d)#", page.text) for page in (first, second)]
+    assert [len(it) for it in ids] == [50, 30]
+    expected = [f"{name}-{number:02}" for number in range(60) if number % 3 < 2 for name in "mn"]
+    assert ids[0] + ids[1] == expected[::-1]
+
+
+def test_every_list_goes_by_an_index(service: Service, person: Person) -> None:
+    service.call_back(a_report())
+    service.call_back(a_report(status=404, statuscode="Unroutable"))
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(service.app.parts.database.read, "before_cursor_execute")
+    def note(_c: object, _d: object, statement: str, parameters: Any, *_: object) -> None:
+        if "FROM deliveries" in statement:
+            statements.append((statement, parameters))
+
+    a_time = "2000-01-31T08:00:00Z"
+    for path, index in (
+        ("/deliveries?conflicting=true", "conflicting"),
+        (f"/deliveries?conflicting=true&since={a_time}", "conflicting"),
+        ("/deliveries?conflicting=true&state=delivered&network=52099", "conflicting"),
+        ("/deliveries?conflicting=true&country=TH", "conflicting"),
+        ("/deliveries?conflicting=true&to=6588888888", "recipient"),
+        ("/deliveries?country=TH", "mcc_mnc"),
+        (f"/deliveries?country=TH&since={a_time}&until=2999-01-31T08:00:00Z", "mcc_mnc"),
+        ("/", "conflicting"),
+    ):
+        statements.clear()
+        assert person.open(path).status_code == 200, path
+        plans = [plan for _, plan in plans_of(service, statements)]
+        assert f"ix_deliveries_{index}" in plans[-1], path + plans[-1]
+        for plan in plans:
+            assert "Seq Scan on deliveries" not in plan, path + plan
+            assert not re.search(r"^SCAN deliveries$", plan, re.MULTILINE), path + plan
+    event.remove(service.app.parts.database.read, "before_cursor_execute", note)
+
+
 def test_list_goes_on_page_by_page(service: Service, person: Person) -> None:
     for number in range(60):
         service.call_back(a_report(messageid=f"m-{number}"))
@@ -213,7 +382,64 @@ def test_overview_counts_and_links_to_what_it_counts(service: Service, person: P
         assert "/deliveries?network=52099&amp;since=" in page.text
         assert "<title>" in page.text.partition("<svg")[2]
         assert "The same as a table" in words
-    assert "TH" in words
+    assert "Thailand" in words
+
+
+def test_overview_tells_where_it_got_worse(service: Service, person: Person) -> None:
+    now = time.time_ns() // 1000
+    a_day_ago = now - 25 * 3600 * 1_000_000
+    reports = []
+    for number in range(40):
+        is_late, network = number % 2, ("52099", "52501")[number % 4 < 2]
+        for at, status in ((a_day_ago, 0), (now, 404 if network == "52501" and is_late else 0)):
+            given = {"network": network, "status": status, "statuscode": None}
+            query = a_report(messageid=f"m-{at}-{number}", **given)
+            report = parse(query.encode(), at + number)
+            assert isinstance(report, DeliveryReport)
+            reports.append(report)
+    with service.app.parts.database.write.begin() as connection:
+        write.record(connection, reports)
+
+    words = text_of(person.open("/"))
+
+    assert "Singapore 50.0 % 50.0 % 100.0 % worse now 20" in words
+    assert "52501 Singapore 50.0 % 50.0 % 100.0 % worse now 20" in words
+    assert "52099 Thailand 100.0 % 100.0 % 100.0 % 20" in words
+
+
+def test_times_and_days_are_of_the_readers_zone(service: Service, person: Person) -> None:
+    service.register("sent-1", to=["6588888888"], submitted_at="2020-06-01T20:00:00Z")
+    service.call_back(a_report())
+    for zone, shown in (
+        ("Asia/Singapore", "2 Jun 2020, 04:00:00 UTC+8"),
+        ("Asia/Kolkata", "2 Jun 2020, 01:30:00 UTC+5:30"),
+        ("America/New_York", "1 Jun 2020, 16:00:00 UTC-4"),
+    ):
+        person.http.cookies.set("dlr_zone", zone, domain="127.0.0.1")
+        page = person.open("/messages/sent-1")
+        assert f'title="1 Jun 2020, 20:00:00 UTC">{shown}</time>' in page.text
+        assert f"Times are in {zone};" in text_of(page)
+        assert "By the time of the last report, UTC" in text_of(person.open("/"))
+    for zone in ("../../etc/passwd", "/etc/localtime", "America", "No/Where", "x" * 100, "UTC", ""):
+        person.http.cookies.set("dlr_zone", zone, domain="127.0.0.1")
+        assert ">1 Jun 2020, 20:00:00 UTC</time>" in person.open("/messages/sent-1").text, zone
+
+
+def test_filters_by_time_are_of_the_readers_zone_and_of_utc_in_the_address(
+    service: Service, person: Person
+) -> None:
+    person.http.cookies.set("dlr_zone", "Asia/Singapore", domain="127.0.0.1")
+
+    page = person.open("/deliveries?since=2020-06-02T04:00&until=2999-01-01T00:00:00.5Z&to=")
+
+    assert dict(page.url.params) == {
+        "since": "2020-06-01T20:00:00.000000Z",
+        "until": "2999-01-01T00:00:00.5Z",
+    }
+    assert 'value="2020-06-02T04:00"' in page.text
+    assert 'value="2999-01-01T08:00"' in page.text
+    for odd in ("0001-01-01T00:00", "9999-12-31T23:59", "2020-06-02T04:00+08:00", "20200602"):
+        assert person.open("/deliveries", params={"since": odd}).status_code in {200, 422}, odd
 
 
 def test_overview_of_an_empty_service_says_what_to_do_next(service: Service) -> None:
@@ -251,13 +477,80 @@ def test_quarantine_is_replayed_or_deleted_after_a_question(service: Service) ->
         assert "Nothing was refused" in person.open("/quarantine").text
 
 
-def test_reader_can_change_nothing(service: Service, person: Person) -> None:
+@pytest.mark.parametrize("key", [READ_KEY, SEND_KEY])
+def test_lower_roles_can_change_nothing(service: Service, key: str) -> None:
     service.call_back("type=dlr")
-    page = person.open("/")
-
-    for path in ("/quarantine/do", "/quarantine/question", "/set-up/test-report"):
-        assert person.submit(path, page, action="delete all").status_code == 403
+    with a_person(service, key) as person:
+        page = person.open("/")
+        for path in ADMIN_FORMS:
+            answer = person.submit(path, page, action="delete all")
+            assert answer.status_code == 403, path
+            assert "This page is not for your key" in answer.text, path
+            assert TOKEN not in answer.text
     assert len(service.quarantine()) == 1
+    assert shown_of(service.get("/v1/deliveries"), "test-") == set()
+
+
+def test_set_up_tells_the_last_use_of_tokens_and_keys(own_service: Service) -> None:
+    with a_person(own_service, ADMIN_KEY) as person:
+        assert "No use is known." in text_of(person.open("/set-up"))
+        own_service.call_back(a_report())
+        own_service.get(f"/v1/messages/{ID}", key=READ_KEY)
+
+        words = text_of(person.open("/set-up"))
+
+        assert "It was last used less than a minute ago." in words
+        assert f"reader read {digits_of(READ_KEY)}… less than a minute ago" in words
+        assert f"shop send {digits_of(SEND_KEY)}… No use is known" in words
+        assert f"boss admin {digits_of(ADMIN_KEY)}… less than a minute ago" in words
+        write_uses_down(own_service)
+        assert own_service.app.parts.uses.unwritten() == {}
+
+    # Another process on the same database knows it, too.
+    with running_service(own_service.database_url) as other, a_person(other, ADMIN_KEY) as person:
+        words = text_of(person.open("/set-up"))
+        assert re.search(r"It was last used \d+ seconds? ago, ", words)
+        assert re.search(r"reader read \w{8}… \d+ seconds? ago, ", words)
+        assert f"shop send {digits_of(SEND_KEY)}… No use is known" in words
+
+
+def write_uses_down(service: Service) -> None:
+    """Do now what periodic work does once a minute."""
+    it = service.app.parts
+    jobs = upkeep.jobs(it.settings, it.database, it.metrics, it.outage, it.uses)
+    (job,) = [job for job in jobs if job.name == "last uses"]
+    assert job.every_s == 60
+    job.run(threading.Event())
+
+
+def digits_of(key: str) -> str:
+    return sha256(key.encode()).hexdigest()[:8]
+
+
+def test_set_up_tells_each_of_several_tokens_apart(database_url: URL) -> None:
+    settings = {"callback_tokens": f"old-{TOKEN},{TOKEN}"}
+    with running_service(database_url, **settings) as service:
+        service.call_back(a_report())
+        with a_person(service, ADMIN_KEY) as person:
+            words = text_of(person.open("/set-up"))
+
+    first, second = words.partition("Address 2")[::2]
+    assert "Address 1, in the order of DLR_CALLBACK_TOKENS" in first
+    assert "No use is known." in first
+    assert "It was last used less than a minute ago." in second
+
+
+def test_open_stream_is_a_use_of_its_key(own_service: Service) -> None:
+    uses = own_service.app.parts.uses
+    headers = {"Authorization": f"Bearer {SEND_KEY}"}
+    with own_service.http.stream("GET", "/v1/changes/stream", headers=headers) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        uses.note_written(uses.unwritten())
+        own_service.call_back(a_report())
+        next(line for line in lines if line.startswith("data:"))
+
+        assert [mark for mark in uses.unwritten() if mark.endswith(" shop")]
 
 
 def test_test_report_of_the_set_up_is_stored_and_opened(service: Service) -> None:
@@ -280,3 +573,18 @@ def test_live_rows_come_by_the_stream(service: Service, person: Person) -> None:
     assert event[1].startswith("id: ")
     assert f"/messages/{ID}#to-6588888888" in event[2]
     assert "<script" not in event[2]
+
+
+@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+def test_open_stream_ends_soon_after_signing_out(service: Service, person: Person) -> None:
+    with person.http.stream("GET", "/live/events", headers=HTML) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        began = time.monotonic()
+        person.submit("/sign-out", person.open("/"))
+
+        told = [line for line in lines if not line.startswith(":")]
+
+    assert time.monotonic() - began < 15
+    assert told[0] == "event: signed-out"
+    assert not [line for line in told if "tr>" in line]

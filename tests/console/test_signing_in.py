@@ -1,21 +1,44 @@
 """Signing in and out, and all that keeps strangers out."""
 
+import hmac
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+
 import pytest
-from sqlalchemy import URL
+from itsdangerous import TimestampSigner, URLSafeTimedSerializer
+from sqlalchemy import URL, select
 
 from app.settings import Settings
-from tests.console.browsing import HTML, a_person, text_of, token_of
+from app.store.engine import open_database
+from app.store.tables import console_secret
+from tests.console.browsing import ADMIN_FORMS, HTML, a_person, text_of, token_of
+from tests.databases import migrate
+from tests.postgres import FORGETFUL, StoppableServer, new_database
+from tests.process import until
 from tests.query.test_messages import assert_problem
 from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, Service, a_report, running_service
 
-PAGES = ("/", "/deliveries", "/live", "/search?q=052804b7368321", "/messages/052804b7368321")
+PAGES = (
+    "/",
+    "/?span=7d",
+    "/?span=30d",
+    "/deliveries",
+    "/deliveries?state=delivered&country=TH&conflicting=true",
+    "/live",
+    "/search?q=052804b7368321",
+    "/search?q=nothing",
+    "/messages/052804b7368321",
+    "/messages?id=052804b7368321",
+)
 ADMIN_PAGES = ("/quarantine", "/webhooks", "/set-up")
+FILES = ("/deliveries.csv", "/live/events")
 
 
 def test_before_signing_in_every_page_asks_for_a_key_and_tells_nothing(service: Service) -> None:
     service.call_back(a_report())
     with a_person(service, key=None) as person:
-        for path in (*PAGES, *ADMIN_PAGES, "/deliveries.csv", "/live/events"):
+        for path in (*PAGES, *ADMIN_PAGES, *FILES):
             answer = person.http.get(path, headers=HTML)
             assert answer.status_code == 303, path
             assert answer.headers["location"].startswith("/sign-in"), path
@@ -36,6 +59,12 @@ def test_key_of_each_role_opens_the_pages_of_that_role(service: Service, key: st
             answer = person.open(path)
             assert answer.status_code == (200 if key == ADMIN_KEY else 403), path
             assert 'name="q"' in answer.text, path
+            assert ("This page is not for your key" in answer.text) is (key != ADMIN_KEY), path
+        links = person.open("/").text
+        for path in ADMIN_PAGES:
+            assert (f'href="{path}"' in links) is (key == ADMIN_KEY), path
+        for path in FILES:
+            assert person.http.head(path, headers=HTML).status_code == 200, path
 
 
 def test_page_that_was_asked_for_opens_after_signing_in(service: Service) -> None:
@@ -91,6 +120,63 @@ def test_signing_out_ends_the_session_wherever_its_cookie_is(own_service: Servic
         assert answer.url.path == "/sign-in"
         assert person.open("/deliveries").url.path == "/sign-in"
         assert thief.open("/deliveries").url.path == "/sign-in"
+
+
+@pytest.mark.parametrize(("seconds", "path"), [(-60, "/deliveries"), (1, "/sign-in")])
+def test_session_ends_after_twelve_hours(own_service: Service, seconds: int, path: str) -> None:
+    with a_person(own_service) as reader, a_person(own_service, key=None) as person:
+        cookie = reader.http.cookies["dlr_session"]
+        signer = signer_then(own_service, 12 * 3600 + seconds)
+        person.http.cookies["dlr_session"] = signer.dumps(signer.loads(cookie))
+
+        assert person.open("/deliveries").url.path == path
+
+
+def signer_then(service: Service, seconds_ago: int) -> URLSafeTimedSerializer:
+    """The signer of sessions' cookies, as it was so long ago."""
+
+    class Then(TimestampSigner):
+        def get_timestamp(self) -> int:
+            return super().get_timestamp() - seconds_ago
+
+    database = open_database(service.database_url)
+    with database.read.connect() as connection:
+        secret = connection.scalar(select(console_secret.c.secret))
+    database.close()
+    assert secret is not None
+    key = hmac.digest(bytes.fromhex(secret), b"sign", "sha256")
+    options = {"digest_method": sha256}
+    return URLSafeTimedSerializer(key, salt="session", signer=Then, signer_kwargs=options)
+
+
+def test_every_page_says_so_while_the_database_is_away(tmp_path: Path) -> None:
+    with ExitStack() as opened:
+        server = opened.enter_context(StoppableServer.started(FORGETFUL))
+        url = opened.enter_context(new_database(server.url))
+        migrate(url)
+        settings = {"data_dir": tmp_path}
+        service = opened.enter_context(running_service(url, **settings))
+        person = opened.enter_context(a_person(service, ADMIN_KEY))
+        stranger = opened.enter_context(a_person(service, key=None))
+        service.call_back(a_report())
+        page = person.open("/quarantine")
+
+        server.stop("immediate")
+
+        answers = {path: person.open(path) for path in (*PAGES, *ADMIN_PAGES, *FILES)}
+        for path in ADMIN_FORMS:
+            answers[f"POST {path}"] = person.submit(path, page, action="delete all")
+        for path, answer in answers.items():
+            assert answer.status_code == 503, path
+            assert "Not available just now" in answer.text, path
+            assert int(answer.headers["retry-after"]) > 0, path
+            assert "traceback" not in answer.text.lower(), path
+        # The form itself needs no database, so it comes until the outage is noticed.
+        assert stranger.open("/deliveries").status_code in {200, 503}
+
+        server.start()
+        until(lambda: person.open("/").status_code == 200)
+        assert "052804b7368321" in person.open("/deliveries").text
 
 
 def test_session_ends_with_its_key_and_holds_on_other_replicas(database_url: URL) -> None:

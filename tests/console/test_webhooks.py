@@ -25,8 +25,11 @@ def person(service: Service) -> Iterator[Person]:
 
 
 def add(person: Person, url: str, **fields: str) -> httpx2.Response:
-    form = {"url": url, "events": "all", "max_items": "100", **fields}
-    return person.submit("/webhooks", person.open("/webhooks"), **form)
+    page = person.open("/webhooks")
+    new_id = re.search(r'name="id" value="([0-9a-f]+)"', page.text)
+    assert new_id
+    form = {"id": new_id[1], "url": url, "events": "all", "max_items": "100", **fields}
+    return person.submit("/webhooks", page, **form)
 
 
 def test_an_address_is_added_with_its_secret_shown_once(
@@ -46,6 +49,19 @@ def test_an_address_is_added_with_its_secret_shown_once(
         page = person.open(path)
         assert receiver.url in page.text
         assert "whsec_" not in page.text
+
+
+def test_a_form_that_is_sent_twice_adds_one(
+    service: Service, person: Person, receiver: Receiver
+) -> None:
+    page = person.open("/webhooks")
+    form = {"id": "0123456789abcdef", "url": receiver.url, "events": "all", "max_items": "1"}
+
+    first, second = (person.submit("/webhooks", page, **form) for _ in range(2))
+
+    assert "whsec_" in first.text
+    assert (second.status_code, "whsec_" in second.text) == (200, False)
+    assert [it["id"] for it in Hooks(service).call("GET").json()["items"]] == [form["id"]]
 
 
 @pytest.mark.parametrize(

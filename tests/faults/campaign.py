@@ -161,7 +161,7 @@ class Campaign:
 
 
 def main() -> None:
-    """Run the campaign, half of it on each database; opposite orders, failovers, asking, pushing."""
+    """Run the campaign, half of it on each database; then the other shows."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)

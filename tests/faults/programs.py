@@ -1,8 +1,10 @@
 """Settings for a running program, questions to it, and load on it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import httpx2
 import psutil
@@ -64,6 +66,13 @@ class Replica:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self, seconds: float) -> None:
+        """Stop it for a while, as a machine that hangs does."""
+        assert self._process
+        self._process.send_signal(SIGSTOP)
+        time.sleep(seconds)  # the fault itself
+        self._process.send_signal(SIGCONT)
 
     def cpu_s(self) -> float:
         """The CPU seconds that it has taken since its start."""

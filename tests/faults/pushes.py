@@ -44,7 +44,8 @@ class Show:
     kills: int
     replicas: int
     addresses: int = 3
-    max_items: int = 1000
+    max_items: int = 1000  # of the first address; the others have fewer, and so are behind it
+    pause_s: float = 0  # longer than a lease: each fifth victim hangs before its kill
     shares: str = "fails=0.3,hangs=0.01,hangs-up=0.02,redirects=0.02,long=0.02"
     away: str | None = None  # FROM-TO: the receiver's seconds without an open port
 
@@ -82,6 +83,8 @@ class Stage:
                     rand.uniform(0, 2 * lasts_s / max(self.show.kills, 1))
                 )  # a random moment
                 victim = next(victims)
+                if self.show.pause_s and number % 5 == 4:
+                    victim.pause(self.show.pause_s)
                 victim.kill()
                 on_progress(f"kill {number + 1}")
                 time.sleep(rand.uniform(0, MAX_DOWN_S))  # the outage itself
@@ -166,7 +169,8 @@ def staged(show: Show, url: URL, folder: Path) -> Iterator[Stage]:
 
 def add_address(http: Any, port: int, place: int, show: Show) -> str:
     """Add an address of the receiver, and return its secret."""
-    body = {"url": f"http://127.0.0.1:{port}/{place}", "max_items": show.max_items}
+    max_items = show.max_items * 3 // (3 + place)
+    body = {"url": f"http://127.0.0.1:{port}/{place}", "max_items": max_items}
     answer = http.post("/v1/webhooks", json=body, headers=AUTHORIZED)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["secret"])
@@ -218,7 +222,7 @@ def show_on_both(
         new_database(server.url) as url,
     ):
         migrate(url)
-        show = Show(seed, messages, a_second, kills, replicas=3, away=away)
+        show = Show(seed, messages, a_second, kills, replicas=3, away=away, pause_s=8)
         yield perform(show, url, Path(folder))
     with tempfile.TemporaryDirectory(prefix="dlr-pushes-") as folder, chdir(folder):
         url = URL.create("sqlite", database=str(Path(folder, "dlr.db")))

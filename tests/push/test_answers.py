@@ -202,4 +202,4 @@ def test_metrics_tell_of_each_webhook(own_hooks: Hooks, receiver: Receiver) -> N
     until(lambda: service.metric(f"dlr_webhook_lag_changes{webhook}") == 0)
     assert service.metric(f"dlr_webhook_failing{webhook}") == 0
     own_hooks.call("DELETE", f"/{added['id']}")
-    assert f"dlr_webhook_lag_seconds{webhook}" not in service.get("/metrics").text
+    until(lambda: f"dlr_webhook_lag_seconds{webhook}" not in service.get("/metrics").text)

@@ -1,13 +1,17 @@
 """Pushes: signed, in the feed's order, none skipped, and repeated until they are taken."""
 
 import json
+import time
 from datetime import datetime
 
+import psycopg
 import pytest
+from sqlalchemy import URL, update
 
+from app.store.tables import webhooks as webhooks_table
 from tests.process import until
-from tests.push.receiver import Hooks, Receiver, answer
-from tests.service import SAMPLE, a_report
+from tests.push.receiver import Hooks, Receiver, answer, running_receiver
+from tests.service import SAMPLE, Service, a_report, running_service
 
 
 def test_a_change_is_pushed_as_standard_webhooks_say(hooks: Hooks, receiver: Receiver) -> None:
@@ -181,3 +185,88 @@ def test_410_disables_and_enabling_goes_on_from_there(hooks: Hooks, receiver: Re
 
 def path_of(webhook: dict[str, str]) -> str:
     return webhook["url"][webhook["url"].index("/dlr") :]
+
+
+def test_addresses_that_share_a_page_skip_nothing(hooks: Hooks, receiver: Receiver) -> None:
+    service = hooks.service
+    begin = service.get("/v1/changes?cursor=now").json()["next_cursor"]
+    for number in range(40):
+        service.register(f"m-{number:02}", to=[f"65{place:08}" for place in range(50)])
+    middle = service.get(f"/v1/changes?limit=500&cursor={begin}").json()["next_cursor"]
+    end = service.get("/v1/changes?cursor=now").json()["next_cursor"]
+    with running_receiver() as behind:
+        # Both fail with a push of 1,000 changes, the first from 0 on, the second from 500 on.
+        webhooks = []
+        for each, cursor in ((behind, begin), (receiver, middle)):
+            each.answers.put(answer(503))
+            webhooks.append(hooks.add(each.url, max_items=1000, cursor=cursor))
+            assert len(each.next_push().items) == 1000
+            until(lambda: hooks.show(webhooks[-1]["id"])["last_error"] is not None)
+        make_due(service)
+
+        until(lambda: all(hooks.show(it["id"])["cursor"] == end for it in webhooks), 30)
+
+        assert len(behind.take_all(2000)) == 2000
+        assert len(receiver.take_all(1500)) == 1500
+
+
+def make_due(service: Service) -> None:
+    """Let all be tried again in one look, as after a restart."""
+    with service.app.parts.database.transaction() as connection:
+        connection.execute(update(webhooks_table).values(next_try_at=0, owner=None))
+
+
+def test_an_odd_retry_after_stops_nothing(hooks: Hooks, receiver: Receiver) -> None:
+    odd = "Retry-After: Wed, 21 Oct 99999999999999999999 07:28:00 GMT"
+    receiver.answers.put(answer(200, odd))
+    receiver.answers.put(answer(503, odd))
+    added = hooks.add(receiver.url)
+    hooks.service.call_back(a_report(messageid="first"))
+    assert receiver.next_push().message_ids == ["first"]
+    hooks.service.call_back(a_report(messageid="second"))
+
+    assert receiver.next_push().message_ids == ["second"]
+    until(lambda: hooks.show(added["id"])["last_error"] == "HTTP 503")
+
+
+@pytest.mark.parametrize("path", ["/a;v=1?b=2", "/%41%2F?", "?x=1", "/!$&'()*+,~"])
+def test_a_path_is_used_as_it_was_given(hooks: Hooks, receiver: Receiver, path: str) -> None:
+    hooks.add(receiver.url.replace("/dlr", path))
+    hooks.service.call_back(a_report())
+
+    expected = path if path.startswith("/") else f"/{path}"
+    assert receiver.next_push().path.rstrip("?") == expected.rstrip("?")
+
+
+def test_a_clock_that_was_ahead_stops_nothing(hooks: Hooks, receiver: Receiver) -> None:
+    a_year_ahead = time.time_ns() // 1000 + 365 * 24 * 3600 * 1_000_000
+    added = hooks.add(receiver.url)
+    with hooks.service.app.parts.database.transaction() as connection:
+        ahead = {"owner": "gone", "leased_until": a_year_ahead, "next_try_at": a_year_ahead}
+        connection.execute(update(webhooks_table).values(**ahead))
+    hooks.service.call_back(a_report())
+
+    assert receiver.next_push().message_ids == [SAMPLE["messageid"]]
+    until(lambda: hooks.show(added["id"])["last_success_at"] is not None)
+
+
+def test_changes_that_a_transaction_holds_back_are_seen_as_a_lag(
+    postgres_url: URL, receiver: Receiver
+) -> None:
+    with (
+        running_service(postgres_url) as service,
+        psycopg.connect(
+            postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
+        ) as other,
+    ):
+        added = Hooks(service).add(receiver.url)
+        other.execute("CREATE TABLE of_another_program (id integer)")
+        service.call_back(a_report())
+        lag = f'dlr_webhook_lag_seconds{{webhook="{added["id"]}"}}'
+
+        # Longer than an owner takes to write down that it has everything.
+        until(lambda: service.metric(lag) > 4, 30)
+        assert not receiver.has_push()
+        other.rollback()
+
+        assert receiver.next_push().message_ids == [SAMPLE["messageid"]]

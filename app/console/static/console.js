@@ -1,14 +1,23 @@
 // Times in the reader's zone, copying, and the live view. Every page works without it.
 "use strict";
 
-const clock = new Intl.DateTimeFormat(undefined, {
+const page = document.documentElement.dataset;
+const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const clock = new Intl.DateTimeFormat("en-GB", {
   day: "numeric", month: "short", year: "numeric",
-  hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short",
+  hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "shortOffset",
 });
 
+// The server writes times in this zone from the next page on.
+function tellZone() {
+  document.cookie = `dlr_zone=${zone}; path=${page.root}/; max-age=31536000; samesite=strict`;
+}
+
+// Only where the server didn't know the zone, so that nothing changes before the reader's eyes.
 function showTimes(within) {
+  if (page.zone === zone) return;
   for (const time of within.querySelectorAll("time[datetime]")) {
-    time.textContent = clock.format(new Date(time.dateTime));
+    time.textContent = clock.format(new Date(time.dateTime)).replace("GMT", "UTC");
   }
 }
 
@@ -56,6 +65,7 @@ function follow(table) {
     source.addEventListener("open", () => say("Live", true));
     source.addEventListener("rows", (event) => { say("Live", true); add(event.data); });
     source.addEventListener("behind", (event) => { say("Live: too many to show all", true); add(event.data); });
+    source.addEventListener("signed-out", () => location.reload());
     source.addEventListener("error", () => {
       // Closed for good, by signing out for example; otherwise the browser connects again.
       say(source.readyState === EventSource.CLOSED ? "Ended: reload the page" : "Connecting again…", false);
@@ -78,7 +88,10 @@ function follow(table) {
   start();
 }
 
-showTimes(document);
+if (zone) {
+  tellZone();
+  showTimes(document);
+}
 offerCopying();
 const live = document.getElementById("live");
 if (live) follow(live);
