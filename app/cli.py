@@ -122,6 +122,33 @@ def migrate() -> None:
 
 
 @program.command()
+def doctor() -> None:
+    """Look at the database, the disk, the settings and the account. Changes nothing.
+
+    One line for each finding, with `ok`, `warning` or `error`. Exit code 1 if there is an error.
+    """
+    from app.commands import doctor
+
+    raise typer.Exit(doctor.doctor())
+
+
+@program.command()
+def check(
+    address: Annotated[
+        str, typer.Argument(metavar="URL", help="The callback address, as PaaSoo has it.")
+    ],
+) -> None:
+    """Call back as PaaSoo would, and look the report up with the key of DLR_CHECK_KEY.
+
+    Tells name, TLS, proxy, token, allowed networks and storage apart. The service removes the test
+    report again. Exit code 1 if something is wrong.
+    """
+    from app.commands import check
+
+    raise typer.Exit(check.check(address))
+
+
+@program.command()
 def purge(
     days: Annotated[
         int | None,

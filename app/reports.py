@@ -81,6 +81,12 @@ RETRYABLE_REASONS: Final = frozenset(
 )
 
 
+# Of test reports: no country has the code 999 (ITU-T E.164), so nobody has this number.
+TEST_NUMBER: Final = "99900000000"
+# Message ids of the test reports of `paasoo-dlr check`, which the service removes again
+# (`docs/decisions/0011-checks-leave-nothing.md`).
+CHECK_PREFIX: Final = "paasoo-dlr-check-"
+
 # The source of a report that PaaSoo was asked for.
 PULL: Final = "pull"
 

@@ -1,6 +1,7 @@
 """Every setting, with its description. Read once, at start, and passed on.
 
-No other module reads the environment. A test fails if `docs/settings.md` lacks a setting.
+No other module reads the environment, but for systemd's sockets. A test fails if
+`docs/settings.md` lacks a setting.
 """
 
 import os
@@ -152,6 +153,17 @@ def parse_sender_id(text: str) -> str:
             "no space at either end"
         )
     return text
+
+
+def _check_key(key: SecretStr | None) -> SecretStr | None:
+    """Refuse what is no key but the item of one in `DLR_API_KEYS`."""
+    text = key.get_secret_value() if key is not None else ""
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("must be a key, in printable ASCII without blanks")
+    roles = "|".join(role.name for role in Role)
+    if re.match(rf"(sha256=|[^:]+:({roles}):)", text, re.IGNORECASE):
+        raise ValueError("must be the key alone, as its user has it: no name, role or sha256=")
+    return key
 
 
 def _optional_address(text: str | None) -> str | None:
@@ -353,6 +365,12 @@ class Settings(BaseSettings):
         default=None,
         description="Where the account's balance is asked for, every 5 minutes: "
         "`https://api.paasoo.com/balance`. Needs key and secret. Default: it isn't asked for.",
+    )
+
+    check_key: Annotated[SecretStr | None, AfterValidator(_check_key)] = Field(
+        default=None,
+        description="The API key with which `paasoo-dlr check` looks its test report up; role "
+        "`read` is enough. Default: it isn't looked up.",
     )
 
     webhook_allowed_networks: Annotated[

@@ -169,6 +169,12 @@ DOCUMENTATION: Final = {
         "Batches that the database didn't take, by the fault: its own, or the data's"
     ),
     "dlr_database_up": "1 if the database answers, else 0",
+    "dlr_synchronous_standbys": (
+        "Standbys whose copy every commit waits for; absent if the database doesn't tell"
+    ),
+    "dlr_asynchronous_standbys": (
+        "Standbys that may lack the latest commits; absent if the database doesn't tell"
+    ),
     "dlr_queued": "Reports that wait for their commit",
     "dlr_queue_limit": "Reports that may wait for their commit; past it, 503",
     "dlr_waiting": "Requests that wait for a report or a change",
@@ -252,6 +258,21 @@ class WebhookCollector(Collector):
             yield family
 
 
+class StandbyCollector(Collector):
+    """Shows the numbers of standbys, synchronous and not, where the database tells them."""
+
+    def __init__(self) -> None:
+        self.values: Sequence[float] | None = None
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        names = ("dlr_synchronous_standbys", "dlr_asynchronous_standbys")
+        for place, name in enumerate(names):
+            family = GaugeMetricFamily(name, DOCUMENTATION[name])
+            if self.values is not None:
+                family.add_metric([], self.values[place])
+            yield family
+
+
 class Metrics:
     """Every number that `/metrics` shows, in a registry of its own: tests don't share one."""
 
@@ -283,6 +304,8 @@ class Metrics:
         self.failed_batches = self._counter("dlr_failed_batches", "fault")
         expect(self.failed_batches, FAULTS)
         self.database_up = self._gauge("dlr_database_up")
+        self.standbys = StandbyCollector()
+        self.registry.register(self.standbys)
         self.queued = self._gauge("dlr_queued")
         self.queue_limit = self._gauge("dlr_queue_limit")
         self.waiting = self._gauge("dlr_waiting")

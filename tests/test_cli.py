@@ -101,6 +101,10 @@ WRONG_SETTINGS = [
     ("DLR_PAASOO_BALANCE_URL", "api.paasoo.com/balance"),
     ("DLR_PAASOO_BALANCE_URL", f"https://api.paasoo.com/balance?secret={SECRET}"),
     ("DLR_PAASOO_BALANCE_URL", "https://api.paasoo.com/balance"),  # without an account
+    ("DLR_WEBHOOK_ALLOWED_NETWORKS", "10.0.0.0/33"),
+    ("DLR_CHECK_KEY", f"ops:read:{SECRET}"),
+    ("DLR_CHECK_KEY", f"sha256={SECRET}"),
+    ("DLR_CHECK_KEY", f"{SECRET}-\u00e9"),
     ("DLR_SECRETS_DIR", "nowhere"),
 ]
 

@@ -1,6 +1,7 @@
 """The files that set up, package and deploy the service agree with each other."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import yaml
 from app.settings import load_settings
 
 ROOT = Path(__file__).parents[1]
+SYSTEMD = ROOT / "deploy" / "systemd"
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 
 
@@ -141,3 +143,39 @@ def test_uv_is_taken_at_the_locked_version(file: str) -> None:
     ).stdout
 
     assert requirement.strip() == f"uv=={locked}"
+
+
+@pytest.fixture
+def systemd_analyze() -> str:
+    found = shutil.which("systemd-analyze")
+    if not found:
+        pytest.skip("systemd-analyze is not installed")
+    return found
+
+
+def test_service_of_systemd_may_do_little(systemd_analyze: str) -> None:
+    unit = SYSTEMD / "paasoo-dlr.service"
+    rate = [systemd_analyze, "security", "--offline=yes", "--threshold=30", str(unit)]  # 3.0 of 10
+
+    done = subprocess.run(rate, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout[-200:] + done.stderr
+
+
+def test_units_of_systemd_are_understood(systemd_analyze: str, tmp_path: Path) -> None:
+    program = tmp_path / "paasoo-dlr"
+    program.touch(mode=0o755)
+    for unit in SYSTEMD.iterdir():
+        text = unit.read_text().replace("/opt/paasoo-dlr/.venv/bin/paasoo-dlr", str(program))
+        (tmp_path / unit.name).write_text(text)
+    units = [str(tmp_path / unit.name) for unit in SYSTEMD.iterdir()]
+
+    done = subprocess.run(
+        [systemd_analyze, "verify", "--man=no", *units],
+        env={"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -17,17 +17,18 @@ OF_A_DATA_FOLDER: Final = ("spool-*.db*", "spool-*.lock", TOKEN_FILE, ADMIN_KEY_
 
 def close_to_others(settings: Settings) -> None:
     """Take all rights but the owner's from the data folder and its files. Warns where it can't."""
-    if settings.data_dir.is_dir() and not _is_closed(settings.data_dir):
-        if _is_of_the_service_alone(settings.data_dir):
+    if settings.data_dir.is_dir() and not is_closed(settings.data_dir):
+        if is_of_the_service_alone(settings.data_dir):
             _close(settings.data_dir)
         else:
             log.warning("%s: others may enter it, and it isn't ours alone", settings.data_dir)
-    for file in _files(settings):
-        if not _is_closed(file):
+    for file in files_of(settings):
+        if not is_closed(file):
             _close(file)
 
 
-def _files(settings: Settings) -> Iterator[Path]:
+def files_of(settings: Settings) -> Iterator[Path]:
+    """The service's own files, those of the embedded database included. Not each may exist."""
     for pattern in OF_A_DATA_FOLDER:
         yield from settings.data_dir.glob(pattern)
     if settings.is_embedded:
@@ -35,7 +36,7 @@ def _files(settings: Settings) -> Iterator[Path]:
             yield Path(f"{settings.database.database}{ending}")
 
 
-def _is_of_the_service_alone(folder: Path) -> bool:
+def is_of_the_service_alone(folder: Path) -> bool:
     """True unless it is one like `/tmp` or `/var/lib`: closing that would lock other programs out.
 
     The service makes no folder in its own; a file system has `lost+found`.
@@ -46,7 +47,8 @@ def _is_of_the_service_alone(folder: Path) -> bool:
     )
 
 
-def _is_closed(path: Path) -> bool:
+def is_closed(path: Path) -> bool:
+    """True if nobody but its owner has a right to it."""
     # A log of SQLite's may be gone by now.
     return not path.exists() or not path.stat().st_mode & OTHERS
 

@@ -2,10 +2,8 @@
 
 import gc
 import logging
-import socket
 from contextlib import ExitStack
 from importlib.metadata import version
-from typing import Final
 
 import typer
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
@@ -14,6 +12,7 @@ from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.commands import first_run
 from app.commands.database import opened_database, the_only_process_on
+from app.commands.listening import given_by_systemd, listen
 from app.http.descriptors import allow_many_connections
 from app.http.server import DrainingServer
 from app.main import create_app
@@ -30,11 +29,6 @@ from app.variables import of_kubernetes
 
 log = logging.getLogger(__name__)
 
-# The kernel's queue of connections to accept. It turns away a burst of callbacks that overflows it.
-BACKLOG: Final = 2048
-# The kernel's buffer for a client that doesn't read. By default it grows to megabytes per client.
-UNREAD_BYTES: Final = 128 * 1024
-
 
 def serve(host: str | None, port: int | None) -> None:
     """Serve until SIGTERM. Raises `SettingsError` before the first request is taken."""
@@ -47,13 +41,17 @@ def serve(host: str | None, port: int | None) -> None:
     with the_only_process_on(settings), ExitStack() as opened:
         prepare_schema(settings)
         warn_of_a_foreign_spool(settings)
-        sockets = [opened.enter_context(listener) for listener in listen(settings)]
+        given = given_by_systemd()
+        sockets = [opened.enter_context(it) for it in given or listen(settings)]
+        if given:
+            host, port = given[0].getsockname()[:2]
+            settings = settings.model_copy(update={"host": host, "port": port})
         # New secrets are shown once, so make them only when nothing else can fail.
         first = first_run.with_secrets(settings)
         if first.new_token or first.new_key:
             typer.echo(welcome(first))
         app = build_app(first.settings)
-        log_start(first.settings)
+        log_start(first.settings, len(given))
         keep_what_start_made()
         DrainingServer(app, first.settings).run(sockets)
 
@@ -93,7 +91,7 @@ def warn_of_a_foreign_spool(settings: Settings) -> None:
         log.warning("a server database's spool is not drained into the embedded database")
 
 
-def log_start(settings: Settings) -> None:
+def log_start(settings: Settings, sockets_of_systemd: int) -> None:
     if not settings.callback_tokens:
         log.warning(
             "the callback's path has no token: only DLR_CALLBACK_ALLOWED_NETWORKS guards it",
@@ -106,6 +104,7 @@ def log_start(settings: Settings) -> None:
         extra={
             "version": version("paasoo-dlr"),
             "address": f"{settings.host}:{settings.port}",
+            "sockets_of_systemd": sockets_of_systemd,
             "database": settings.database_shown,
             "data_dir": str(settings.data_dir),
         },
@@ -128,30 +127,6 @@ def build_app(settings: Settings) -> Service:
     except (OSError, SQLAlchemyError) as error:
         # `create_app` opens nothing but the spool.
         raise SettingsError(f"DLR_DATA_DIR: the spool can't be opened: {error}") from None
-
-
-def listen(settings: Settings) -> list[socket.socket]:
-    """Listening sockets, one for every address that the host's name resolves to."""
-    try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        addresses = {(family, address) for family, _, _, _, address in found}
-        listeners = [
-            socket.create_server(
-                address, family=family, backlog=BACKLOG, dualstack_ipv6=address[0] == "::"
-            )
-            for family, address in sorted(addresses)
-        ]
-    except (OSError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise SettingsError(
-            f"DLR_HOST, DLR_PORT: can't listen on {settings.host} port {settings.port}: {why}"
-        ) from None
-    for listener in listeners:
-        # Accepted connections inherit this.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNREAD_BYTES)
-    return listeners
 
 
 def prepare_schema(settings: Settings) -> None:

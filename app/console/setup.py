@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from secrets import token_hex
-from typing import Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request, Response
@@ -19,13 +18,11 @@ from app.console.pages import message_path, page, redirect
 from app.errors import DatabaseUnavailableError
 from app.ingest.commit import Outcome
 from app.ingest.writer import QueueFullError
+from app.reports import TEST_NUMBER
 from app.settings import Role
 from app.store import uses
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
-
-# No country has the code 999 (ITU-T E.164), so nobody's number is in a test report.
-TEST_NUMBER: Final = "99900000000"
 
 
 @router.get("/set-up")

@@ -42,7 +42,9 @@ BODY_TIMEOUT_S: Final = 10.0
 # A refused client may go on sending for so long, and so much, so that it reads its answer.
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
-# At the end of the process a client has so long to read its answer.
+# At the end of the process a request that is on its way has so long to come, and a client to read
+# its answer.
+LAST_REQUESTS_S: Final = 1
 LAST_ANSWERS_S: Final = 1
 
 
@@ -171,7 +173,9 @@ class HttpProtocol(asyncio.Protocol):
     def shutdown(self) -> None:
         """The server ends: close once every request is answered."""
         self._is_ending = True
-        if not self._is_busy:
+        if self._expects_request:
+            self._loop.call_later(LAST_REQUESTS_S, self._stop_expecting)
+        elif not self._is_busy:
             self._transport.close()
         self._answer_timeout_s = LAST_ANSWERS_S
         self._watch_answer()
@@ -238,7 +242,7 @@ class HttpProtocol(asyncio.Protocol):
 
     def _rest(self) -> None:
         """Every request so far is answered: read on, or close."""
-        if self._is_ending or self._is_half_closed or self._is_deaf:
+        if self._is_half_closed or self._is_deaf or (self._is_ending and not self._expects_request):
             self._finish()
         else:
             self._flow.resume_reading()
@@ -325,6 +329,14 @@ class HttpProtocol(asyncio.Protocol):
     def _is_busy(self) -> bool:
         return self._answering is not None or bool(self._waiting)
 
+    @property
+    def _expects_request(self) -> bool:
+        """True if a request has begun to come, or the first one is still to come."""
+        stage = self._reader.stage
+        is_new = stage is Stage.BETWEEN and not self._reader.requests
+        has_begun = stage is Stage.HEAD or self._receiving is not None
+        return (has_begun or is_new) and not self._is_deaf and not self._is_busy
+
     # The end of a connection, and its time limits.
 
     def _refuse(self, error: ApiError) -> None:
@@ -400,6 +412,11 @@ class HttpProtocol(asyncio.Protocol):
         elif self._is_busy:
             self._is_deaf = True
         else:
+            self._transport.close()
+
+    def _stop_expecting(self) -> None:
+        self._is_deaf = True
+        if not self._is_busy and not self._transport.is_closing():
             self._transport.close()
 
     def _watch_answer(self) -> None:

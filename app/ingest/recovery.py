@@ -19,6 +19,7 @@ from app.reports import DeliveryReport, Refusal
 from app.settings import Settings
 from app.store import changes, faults, postgresql, schema
 from app.store.faults import DatabaseFaultError, NotWritableError
+from app.store.replication import standbys_of
 from app.store.spool import Spool, Spooled, is_closed_to_us
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ PROGRESS_INTERVAL_S: Final = 2.0
 ABANDONED_INTERVAL_S: Final = 10.0
 # The interval at which the server's address is tried anew, for another server behind it.
 SERVER_INTERVAL_S: Final = 4.0
+# The interval at which the server's standbys are looked at.
+STANDBYS_INTERVAL_S: Final = 10.0
 MAX_CLOCK_DIFFERENCE_S: Final = 60
 
 
@@ -62,6 +65,8 @@ class Recovery:
         self._looked_at_server_at = time.monotonic()
         # Spools with callbacks that can't be read.
         self.damaged: set[Path] = set()
+        self._looked_at_standbys_at = -STANDBYS_INTERVAL_S
+        self._may_lose_reports = False
         self._clocks_differ = False
         self._look_fails = False
         self._meets_an_old_primary = False
@@ -107,6 +112,7 @@ class Recovery:
                 self._run_drain(self._spool)
             if was_away:  # don't end an outage that another thread has just begun
                 self._outage.end(number)
+            self._look_at_standbys()
             self._drain_abandoned()
         except DatabaseFaultError as error:
             self._outage.begin(str(error), error.kind)
@@ -154,6 +160,26 @@ class Recovery:
             self._database.close()
             why = "another server has taken its address" if is_another else "it is read-only"
             raise NotWritableError(why)
+
+    def _look_at_standbys(self) -> None:
+        """Say so once if a failover may lose reports. That looking fails is no outage."""
+        if time.monotonic() - self._looked_at_standbys_at < STANDBYS_INTERVAL_S:
+            return
+        self._looked_at_standbys_at = time.monotonic()
+        try:
+            with self._database.read.connect() as connection:
+                standbys = standbys_of(connection)
+        except SQLAlchemyError:
+            return
+        if standbys is None:
+            return
+        if standbys.may_lose_reports and not self._may_lose_reports:
+            log.warning(
+                "every standby is asynchronous: a failover may lose the latest reports;"
+                " synchronous_standby_names prevents it",
+                extra={"asynchronous_standbys": standbys.asynchronous},
+            )
+        self._may_lose_reports = standbys.may_lose_reports
 
     def _note_look(self, why_failed: str | None) -> None:
         fails = why_failed is not None

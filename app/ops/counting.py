@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.ingest.outage import Outage
 from app.store import changes, pulls, quarantine, webhooks
 from app.store.engine import Database
+from app.store.replication import Standbys, standbys_of
 from app.store.webhooks import Webhook
 from app.telemetry import WebhookState
 
@@ -26,15 +27,17 @@ LAG_EVERY_S: Final = 5.0
 
 
 class Rows(NamedTuple):
-    """Rows in the quarantine, questions for missing reports that are due, and the webhooks.
+    """Rows in the quarantine, questions for missing reports that are due, the webhooks, standbys.
 
-    `feed_held_s`: one and the same transaction has held the feed back for so long.
+    `feed_held_s`: one and the same transaction has held the feed back for so long. `standbys`: None
+    if the server doesn't tell.
     """
 
     quarantine: int = 0
     pulls_due: int = 0
     webhooks: Sequence[WebhookState] = ()
     feed_held_s: float = 0
+    standbys: Standbys | None = None
 
 
 class RowCounts:
@@ -73,7 +76,7 @@ class RowCounts:
                 self._lags_at = time.monotonic()
             counted = (quarantine.count(connection), pulls.count_due(connection))
             held_s = self._held_for_s(changes.holder(connection))
-            self._rows = Rows(*counted, self._webhooks, held_s)
+            self._rows = Rows(*counted, self._webhooks, held_s, standbys_of(connection))
 
     def _held_for_s(self, holder: str | None) -> float:
         """The time since a scrape first saw this transaction hold the feed back.

@@ -99,5 +99,6 @@ def show_metrics(request: Request) -> Response:
     parts.metrics.pulls_waiting.set(rows.pulls_due)
     parts.metrics.webhooks.states = rows.webhooks
     parts.metrics.feed_held_s.set(rows.feed_held_s)
+    parts.metrics.standbys.values = rows.standbys
     parts.metrics.database_up.set(parts.outage.database_answers)
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

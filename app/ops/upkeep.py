@@ -1,4 +1,4 @@
-"""The jobs of periodic work: expire messages, compact statistics, note uses, forget, purge."""
+"""The jobs of periodic work: expire, compact, note uses, forget, purge, remove checks."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from app.api.uses import Uses
 from app.ingest.outage import Outage
 from app.ops.periodic import Job
 from app.settings import Settings
-from app.store import changes, postgresql, retention, sends, stats, submissions
+from app.store import changes, checks, postgresql, retention, sends, stats, submissions
 from app.store import uses as store_uses
 from app.store.engine import Database
 from app.telemetry import Metrics
@@ -24,6 +24,7 @@ EXPIRY_INTERVAL_S: Final = 30
 MAX_EXPIRED: Final = 500
 MAX_FORGOTTEN: Final = 1000
 COMPACTION_INTERVAL_S: Final = 5
+CHECKS_INTERVAL_S: Final = 3
 TRIAL_INTERVAL_S: Final = 2
 USES_INTERVAL_S: Final = 60
 PURGE_INTERVAL_S: Final = 3600
@@ -53,6 +54,7 @@ def jobs(
             PURGE_AFTER_S,
         ),
         Job("compaction", COMPACTION_INTERVAL_S, lambda it: compact(database, it)),
+        Job("removing checks", CHECKS_INTERVAL_S, lambda it: remove_checks(database, it)),
         Job(
             "last uses",
             USES_INTERVAL_S,
@@ -85,7 +87,7 @@ def expire(database: Database, metrics: Metrics, hours: int, stopping: threading
             raise ClockIsAheadError
 
     def expire_some(connection: Connection) -> int:
-        now = time.time_ns() // 1000
+        now = _now()
         return submissions.expire(connection, now - hours * stats.HOUR, now, MAX_EXPIRED)
 
     for expired in _batches(database, stopping, MAX_EXPIRED, expire_some):
@@ -132,6 +134,15 @@ def compact(database: Database, stopping: threading.Event) -> None:
         pass
 
 
+def remove_checks(database: Database, stopping: threading.Event) -> None:
+    """Remove the test reports of `paasoo-dlr check`. A transaction begins only if there are any."""
+    with database.read.connect() as connection:
+        if not checks.are_due(connection, _now()):
+            return
+    for _ in _batches(database, stopping, checks.BATCH, lambda it: checks.remove(it, _now())):
+        pass
+
+
 def _batches(
     database: Database,
     stopping: threading.Event,
@@ -168,4 +179,8 @@ def purge(database: Database, days: int, stopping: threading.Event) -> None:
 
 def days_ago(days: int) -> int:
     """The time `days` ago, in microseconds since 1970 UTC."""
-    return time.time_ns() // 1000 - days * US_A_DAY
+    return _now() - days * US_A_DAY
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -82,10 +82,10 @@ class Balance:
         except Exception as error:  # noqa: BLE001 - the next question may well be answered
             self._complain("no_answer", type(error).__name__)
             return
-        told = _told(answer)
+        told = told_in(answer)
         if told is not None:
             self._keep(Known(*told, asked_at))
-        elif (refusal := _refusal(answer)) is not None:
+        elif (refusal := refusal_in(answer)) is not None:
             self._complain("refused", refusal)
         else:
             self._complain("not_understood", None)
@@ -115,7 +115,7 @@ class Balance:
         self._complaint = complaint
 
 
-def _told(answer: Any) -> tuple[str, str] | None:
+def told_in(answer: Any) -> tuple[str, str] | None:
     """The balance and its currency; None if the answer has no such pair."""
     given = answer if isinstance(answer, dict) else {}
     balance, currency = given.get("balance"), given.get("currency")
@@ -130,7 +130,7 @@ def _told(answer: Any) -> tuple[str, str] | None:
     return None
 
 
-def _refusal(answer: Any) -> str | None:
+def refusal_in(answer: Any) -> str | None:
     """Our word for PaaSoo's refusal, which repeats nothing of its answer."""
     status = status_of(answer) if isinstance(answer, dict) else None
     return REFUSALS[status][0].code if status in REFUSALS else None

@@ -177,3 +177,11 @@ def test_descriptors_for_the_disk_are_kept_back_from_connections() -> None:
         assert float(refused[0]) >= 100
         told = [line for line in program.log_lines() if "connections refused" in line["message"]]
         assert len(told) == 1
+
+
+def test_doctor_tells_of_a_disk_that_is_nearly_full(disk_for_a_spool: Path) -> None:
+    ended = run("doctor", DLR_DATA_DIR=str(disk_for_a_spool), **SECRETS)
+
+    assert ended.code == 1
+    (line,) = (line for line in ended.stdout.splitlines() if line[9:].startswith("free space"))
+    assert line.startswith("error ")

@@ -82,6 +82,26 @@ def test_limits_and_durability_are_in_force_and_reach_no_other_client(
         database.close()
 
 
+def test_doctor_sees_a_pooler_and_what_is_in_force_behind_it(
+    server: StoppableServer, pooled_database: URL
+) -> None:
+    node = Node.of(server)
+    try:
+        node.configure(synchronous_commit="off")
+        ended = run("doctor", **settings_for(pooled_database))
+    finally:
+        node.execute("ALTER SYSTEM RESET synchronous_commit")
+        node.execute("SELECT pg_reload_conf()")
+
+    lines = {
+        line[9:27].strip(): line[:7].strip() + " " + line[29:] for line in ended.stdout.splitlines()
+    }
+    assert lines["pooler"].startswith("ok one is between")
+    assert lines["statement_timeout"] == "ok 1500 ms to write, 3000 ms to read"
+    assert lines["synchronous_commit"] == "ok on"
+    assert lines["standbys"] == "ok none follows this server"
+
+
 def test_a_stronger_durability_is_left_alone(server: StoppableServer, server_database: URL) -> None:
     node = Node.of(server)
     database = open_database(server_database)

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, update
 
+from app.reports import CHECK_PREFIX, TEST_NUMBER
 from app.store.tables import webhooks as webhooks_table
 from tests.process import until
 from tests.push.receiver import Hooks, Receiver, answer, running_receiver
@@ -270,3 +271,11 @@ def test_changes_that_a_transaction_holds_back_are_seen_as_a_lag(
         other.rollback()
 
         assert receiver.next_push().message_ids == [SAMPLE["messageid"]]
+
+
+def test_a_check_of_the_callback_is_not_pushed(hooks: Hooks, receiver: Receiver) -> None:
+    hooks.add(receiver.url)
+    hooks.service.call_back(a_report(messageid=f"{CHECK_PREFIX}1", to=TEST_NUMBER))
+    hooks.service.call_back(a_report(messageid="real"))
+
+    assert receiver.next_push().message_ids == ["real"]

@@ -1,0 +1,56 @@
+"""Test reports of `paasoo-dlr check`: stored as any other, left out of the feed, removed soon."""
+
+from typing import Final
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select, tuple_
+
+from app.reports import CHECK_PREFIX, TEST_NUMBER
+from app.store.tables import deliveries, reports
+
+# Whoever sent one has looked it up by then.
+KEPT_S: Final = 5
+# Rows in a transaction: the writer must wait for it.
+BATCH: Final = 100
+
+_KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
+# The first text behind all that begin with the prefix.
+_END: Final = CHECK_PREFIX[:-1] + chr(ord(CHECK_PREFIX[-1]) + 1)
+
+# For the feed's rows, so it is written such that no database takes it for a condition of an index.
+IS_NO_CHECK: Final = or_(
+    deliveries.c.recipient != TEST_NUMBER,
+    func.substr(deliveries.c.message_id, 1, len(CHECK_PREFIX)) != CHECK_PREFIX,
+)
+
+
+def are_due(connection: Connection, now: int) -> bool:
+    """True if there are test reports to remove. `now` in microseconds since 1970 UTC."""
+    return connection.scalar(select(deliveries.c.rank).where(_is_due(now)).limit(1)) is not None
+
+
+def remove(connection: Connection, now: int) -> int:
+    """Remove some that are due, at most `BATCH`, with their history. Returns their number.
+
+    Needs a transaction. Those that another transaction holds are left to the next call.
+    """
+    due = connection.execute(
+        select(*_KEY).where(_is_due(now)).limit(BATCH).with_for_update(skip_locked=True)
+    ).all()
+    if due:
+        keys = [tuple(key) for key in due]
+        of_keys = tuple_(reports.c.message_id, reports.c.recipient).in_(keys)
+        connection.execute(delete(reports).where(of_keys))
+        connection.execute(delete(deliveries).where(tuple_(*_KEY).in_(keys)))
+    return len(due)
+
+
+def _is_due(now: int) -> ColumnElement[bool]:
+    """True for a test report that is old; one of a wrong clock, far ahead, is too."""
+    kept_us = int(KEPT_S * 1_000_000)
+    return and_(
+        deliveries.c.message_id >= CHECK_PREFIX,
+        deliveries.c.message_id < _END,
+        # The number has other test reports, so `|| ''` hides it: the range of ids is shorter.
+        deliveries.c.recipient + "" == TEST_NUMBER,
+        not_(deliveries.c.last_received_at.between(now - kept_us, now + kept_us)),
+    )
