@@ -150,6 +150,13 @@ STORAGE: Final = (
     Panel("Database answers", each("dlr_database_up"), names=AWAY_OR_NOT),
     Panel("Failed batches a second, by fault", rates("dlr_failed_batches_total", "fault"), "ops"),
     Panel("Change feed held back", each("dlr_feed_held_seconds"), "s"),
+    Panel(
+        "Standbys",
+        {
+            "synchronous": "max(dlr_synchronous_standbys{@})",
+            "asynchronous": "max(dlr_asynchronous_standbys{@})",
+        },
+    ),
     Panel("Reports in the spool", each("dlr_spool_waiting")),
     Panel("Spool: bytes in use", each("dlr_spool_bytes"), "bytes"),
     Panel(

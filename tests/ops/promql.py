@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 WORDS: Final = frozenset({"and", "or", "unless", "bool", "offset"})
-# Of others: Prometheus itself, node_exporter, the kubelet, blackbox_exporter and Patroni.
+# Of others: Prometheus itself, node_exporter, the kubelet and blackbox_exporter.
 FOREIGN: Final = frozenset(
     {
         "up",
@@ -15,9 +15,6 @@ FOREIGN: Final = frozenset(
         "kubelet_volume_stats_capacity_bytes",
         "probe_success",
         "probe_ssl_earliest_cert_expiry",
-        "patroni_replica",
-        "patroni_sync_standby",
-        "patroni_quorum_standby",
     }
 )
 
