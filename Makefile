@@ -21,7 +21,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) .ven
 LONG_SHOWS := campaign pulls pushes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo screenshots test check faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
+.PHONY: help setup run demo screenshots dashboard try-dashboard test check faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -37,15 +37,23 @@ demo: $(SYNCED) ## set up, then run the service and a simulated PaaSoo for a min
 screenshots: $(SYNCED) ## make the pictures of the console in docs/; needs Chromium
 	.venv/bin/python -m tests.console.screenshots $(ARGS)
 
+dashboard: $(SYNCED) ## make deploy/grafana/dashboard.json from the panels in panels.py beside it
+	.venv/bin/python -m deploy.grafana.dashboard
+
+try-dashboard: $(SYNCED) ## its queries and the alerts against a real Prometheus, for a minute; needs prometheus (ARGS='--seconds 30')
+	.venv/bin/python -m tests.ops.try_dashboard $(ARGS)
+
 test: $(SYNCED) ## set up, then run every test on SQLite and PostgreSQL (ARGS= for pytest)
 	$(PYTEST) $(ARGS)
 
-check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerfile, tests
+check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerfile, alerts, tests
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv/bin/hadolint Dockerfile
+	@if command -v promtool >/dev/null; then promtool test rules deploy/prometheus/*_test.yml; \
+	else echo "check: the alerts' tests are skipped; for them, apt-get install prometheus"; fi
 	@command -v chromium >/dev/null || echo "check: the console's tests in a browser are skipped; for them, apt-get install chromium"
 	$(PYTEST) $(LONG_SHOWS:%=--ignore=tests/faults/test_%.py)
 

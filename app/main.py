@@ -172,13 +172,15 @@ def build(settings: Settings) -> Parts:
 
 
 def metrics_of(settings: Settings) -> Metrics:
-    """The metrics, with the label values that only other parts know."""
+    """The metrics, with the limits and the label values that only other parts know."""
     metrics = Metrics()
     metrics.tell_build(
         version("paasoo-dlr"), python_version(), settings.database.get_backend_name()
     )
     expect(metrics.sends, ["sent", *CALL_CODES])
     expect(metrics.balance_questions, OUTCOMES)
+    metrics.queue_limit.set(settings.queue_limit)
+    metrics.spool_limit_bytes.set(settings.spool_max_bytes if settings.has_spool else 0)
     return metrics
 
 

@@ -198,10 +198,16 @@ DOCUMENTATION: Final = {
         "Standbys that may lack the latest commits; absent if the database doesn't tell"
     ),
     "dlr_queued": "Reports that wait for their commit",
+    "dlr_queue_limit": "Reports that may wait for their commit; past it, 503",
     "dlr_waiting": "Requests that wait for a report or a change",
     "dlr_streams": "Open streams of changes",
+    "dlr_feed_held_seconds": (
+        "Time since a scrape first saw the transaction that holds the change feed back; 0: none"
+    ),
     "dlr_spooled": "Callbacks kept in the spool, as the database was away",
     "dlr_spool_waiting": "Callbacks in the spool that are not in the database yet",
+    "dlr_spool_bytes": "Bytes of the spool in use",
+    "dlr_spool_limit_bytes": "Bytes of the spool that may be in use; past it, 503. 0: no spool",
     "dlr_spool_damaged": "Spools that can't be read; `paasoo-dlr spool recover` reads what can be",
     "dlr_expired": "Deliveries given up, as no final report came in time",
     "dlr_quarantined": "Refused callbacks put in the quarantine, by code; repeats included",
@@ -323,10 +329,14 @@ class Metrics:
         self.standbys = StandbyCollector()
         self.registry.register(self.standbys)
         self.queued = self._gauge("dlr_queued")
+        self.queue_limit = self._gauge("dlr_queue_limit")
         self.waiting = self._gauge("dlr_waiting")
         self.streams = self._gauge("dlr_streams")
+        self.feed_held_s = self._gauge("dlr_feed_held_seconds")
         self.spooled = self._counter("dlr_spooled")
         self.spool_waiting = self._gauge("dlr_spool_waiting")
+        self.spool_bytes = self._gauge("dlr_spool_bytes")
+        self.spool_limit_bytes = self._gauge("dlr_spool_limit_bytes")
         self.spool_damaged = self._gauge("dlr_spool_damaged")
         self.expired = self._counter("dlr_expired")
         self.quarantined = self._counter("dlr_quarantined", "code")

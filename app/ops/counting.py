@@ -1,4 +1,4 @@
-"""Numbers of rows, for a scrape that must not wait for the database."""
+"""Numbers that the database knows, for a scrape that must not wait for it."""
 
 import threading
 import time
@@ -26,12 +26,14 @@ LAG_EVERY_S: Final = 5.0
 class Rows(NamedTuple):
     """Rows in the quarantine, questions for missing reports that are due, the webhooks, standbys.
 
-    `standbys`: None if the server doesn't tell.
+    `feed_held_s`: one and the same transaction has held the feed back for so long. `standbys`: None
+    if the server doesn't tell.
     """
 
     quarantine: int = 0
     pulls_due: int = 0
     webhooks: Sequence[WebhookState] = ()
+    feed_held_s: float = 0
     standbys: Standbys | None = None
 
 
@@ -42,6 +44,8 @@ class RowCounts:
         self._database = database
         self._outage = outage
         self._rows = Rows()
+        self._holder: str | None = None
+        self._held_since = 0.0
         self._webhooks: Sequence[WebhookState] = ()
         self._lags_at = -LAG_EVERY_S
         self._lock = threading.Lock()
@@ -68,7 +72,18 @@ class RowCounts:
                 self._webhooks = _states(connection)
                 self._lags_at = time.monotonic()
             counted = (quarantine.count(connection), pulls.count_due(connection))
-            self._rows = Rows(*counted, self._webhooks, standbys_of(connection))
+            held_s = self._held_for_s(changes.holder(connection))
+            self._rows = Rows(*counted, self._webhooks, held_s, standbys_of(connection))
+
+    def _held_for_s(self, holder: str | None) -> float:
+        """The time since a scrape first saw this transaction hold the feed back.
+
+        PostgreSQL shows the age of a transaction only to its own role, and numbers to everyone.
+        """
+        now = time.monotonic()
+        if holder != self._holder:
+            self._holder, self._held_since = holder, now
+        return 0.0 if holder is None else now - self._held_since
 
 
 def _states(connection: Connection) -> list[WebhookState]:

@@ -89,13 +89,16 @@ def show_metrics(request: Request) -> Response:
     parts.metrics.queued.set(parts.writer.queued)
     parts.metrics.waiting.set(parts.watch.waiting)
     parts.metrics.streams.set(parts.watch.streams)
-    parts.metrics.spool_waiting.set(len(parts.spool or ()))
+    if parts.spool is not None:
+        parts.metrics.spool_waiting.set(len(parts.spool))
+        parts.metrics.spool_bytes.set(parts.spool.bytes_in_use)
     parts.metrics.spool_damaged.set(len(parts.recovery.damaged))
     parts.metrics.last_report_at.set(parts.door.last_report_at / 1_000_000)
     rows = parts.row_counts.latest()
     parts.metrics.quarantine_rows.set(rows.quarantine)
     parts.metrics.pulls_waiting.set(rows.pulls_due)
     parts.metrics.webhooks.states = rows.webhooks
+    parts.metrics.feed_held_s.set(rows.feed_held_s)
     parts.metrics.standbys.values = rows.standbys
     parts.metrics.database_up.set(parts.outage.database_answers)
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -43,6 +43,12 @@ _SETTLED = _BASE + literal_column(
     "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint)"
 )
 
+_HOLDER = text("""
+SELECT CASE WHEN pg_snapshot_xmin(seen) < pg_snapshot_xmax(seen)
+    THEN CAST(pg_snapshot_xmin(seen) AS text) END
+FROM pg_current_snapshot() AS seen
+""")
+
 # More positions than a server can have shown and lost: its transaction numbers have 32 bits.
 FAILOVER_GAP: Final = 2**32
 
@@ -110,6 +116,17 @@ def end(connection: Connection) -> Position:
     # Take a delivery's position, not a transaction's number: `settle` begins above the former.
     row = connection.execute(last).one_or_none()
     return BEGINNING if row is None else (row.changed_in, row.message_id, row.recipient)
+
+
+def holder(connection: Connection) -> str | None:
+    """The number of the transaction that holds the feed back: the oldest that has written.
+
+    It may be in any database of the server. None if none is older than one that has ended.
+    """
+    if connection.dialect.name != "postgresql":
+        return None
+    held_by: str | None = connection.execute(_HOLDER).scalar_one()
+    return held_by
 
 
 def commit_token(connection: Connection) -> str:

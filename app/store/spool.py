@@ -19,6 +19,7 @@ from sqlalchemy import (
     URL,
     BigInteger,
     Column,
+    Connection,
     Integer,
     LargeBinary,
     MetaData,
@@ -82,6 +83,14 @@ def _lock_of(file: Path) -> IO[str] | None:
     return lock
 
 
+def _bytes_in_use(connection: Connection) -> int:
+    pages, free = (
+        int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+        for name in ("page_count", "freelist_count")
+    )
+    return (pages - free) * PAGE_BYTES
+
+
 @contextmanager
 def locked(file: Path) -> Iterator[IO[str] | None]:
     """Hold the lock of a spool, damaged or not. Yields None if another process has it."""
@@ -117,6 +126,7 @@ class Spool:
         self._database = self._open()
         with self._database.write.begin() as connection:
             self._count = connection.scalar(select(func.count()).select_from(_spooled)) or 0
+            self._bytes_in_use = _bytes_in_use(connection)
 
     @classmethod
     def claim(cls, folder: Path, max_bytes: int) -> Self:
@@ -155,13 +165,20 @@ class Spool:
         """The number of callbacks that are not in the database yet."""
         return self._count
 
+    @property
+    def bytes_in_use(self) -> int:
+        """The part of `max_bytes` that is taken: the file is never smaller, and may be larger."""
+        return self._bytes_in_use
+
     def put(self, callbacks: Sequence[tuple[int, str | bytes]]) -> None:
         """Keep callbacks, each as (received_at, query). They are on disk when this returns."""
         rows = [{"received_at": at, "query": query} for at, query in callbacks]
         with self._one_at_a_time:
             with self._database.batch() as connection:
                 connection.execute(insert(_spooled), rows)
+                in_use = _bytes_in_use(connection)
             self._count += len(rows)
+            self._bytes_in_use = in_use
 
     def after(self, last_id: int, limit: int) -> list[Spooled]:
         """At most `limit` callbacks after `last_id`, in the order of arrival."""
@@ -185,8 +202,11 @@ class Spool:
             try:
                 with self._database.write.begin() as connection:
                     connection.execute(delete(_spooled).where(_spooled.c.id.in_(ids)))
+                    in_use = _bytes_in_use(connection)
             except OperationalError:
                 self._must_be_replaced = True
+            else:
+                self._bytes_in_use = in_use
 
     def forget_up_to(self, last_id: int, *, leaving: int) -> None:
         """Begin a new file if rows could not be deleted and all of them are in the database."""
@@ -203,6 +223,8 @@ class Spool:
             self._database = self._open()
             self._must_be_replaced = False
             self._count = 0
+            with self._database.read.connect() as connection:
+                self._bytes_in_use = _bytes_in_use(connection)
 
     def require_in_place(self) -> None:
         """Raise `OperationalError` if the file was taken away."""

@@ -203,6 +203,57 @@ def test_a_hanging_database_does_not_hold_up_a_scrape(postgres_url: URL) -> None
     assert took_s < 6
 
 
+def test_a_transaction_that_holds_the_feed_back_has_its_time(postgres_url: URL) -> None:
+    def held_s() -> float:
+        return service.metric("dlr_feed_held_seconds")
+
+    with running_service(postgres_url) as service:
+        engine = create_engine(postgres_url)
+        with engine.begin() as holder:
+            holder.execute(text("SELECT pg_current_xact_id()"))
+            service.call_back(a_report())
+            until(lambda: held_s() > 0)
+            earlier, later = held_s(), held_s()
+        until(lambda: held_s() == 0)
+        engine.dispose()
+
+    assert 0 < earlier < later < 60
+
+
+def test_the_feed_of_the_embedded_database_is_never_held_back(sqlite_url: URL) -> None:
+    with running_service(sqlite_url) as service:
+        service.call_back(a_report())
+
+        assert service.metric("dlr_feed_held_seconds") == 0
+
+
+def test_limits_of_queue_and_spool_are_told(database_url: URL) -> None:
+    with running_service(database_url, queue_limit=77, spool_max_bytes=2**20) as service:
+        has_spool = database_url.get_backend_name() == "postgresql"
+
+        assert service.metric("dlr_queue_limit") == 77
+        assert service.metric("dlr_spool_limit_bytes") == (2**20 if has_spool else 0)
+
+
+def test_a_spool_that_fills_up_shows_it_before_it_refuses(postgres_url: URL) -> None:
+    def used_bytes() -> float:
+        return service.metric("dlr_spool_bytes")
+
+    with running_service(postgres_url, spool_max_bytes=2**20) as service:
+        empty = used_bytes()
+        execute(postgres_url, "ALTER TABLE reports RENAME TO elsewhere")
+        filling = [empty]
+        while service.call_back(f"{a_report()}&filler={'x' * 7000}").status_code == 200:
+            filling.append(used_bytes())
+        execute(postgres_url, "ALTER TABLE elsewhere RENAME TO reports")
+        until(lambda: service.metric("dlr_spool_waiting") == 0)
+
+        assert filling == sorted(filling)
+        assert 0 < empty < 0.05 * 2**20
+        assert 0.9 * 2**20 < filling[-1] <= 2**20
+        assert used_bytes() < 0.05 * 2**20
+
+
 def test_every_metric_is_in_the_page_and_no_other(own_service: Service) -> None:
     page = (ROOT / "docs" / "operating.md").read_text()
     exposed = re.findall(r"^# TYPE (dlr_\w+) ", own_service.get("/metrics").text, re.MULTILINE)
