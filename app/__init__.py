@@ -14,6 +14,8 @@ Beside it:
     console/       the pages for people
     quarantine/    list refused callbacks, and replay them under today's rules
     sending/       send messages through PaaSoo, and register those sent elsewhere
+    pulling/       ask PaaSoo for reports that never came
+    push/          push changes to webhooks: each is a cursor over the feed
     ops/           health, metrics, and periodic work
     commands/      the commands, `serve` among them; `cli.py` declares their options
 

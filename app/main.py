@@ -35,6 +35,8 @@ from app.pulling import endpoint as pulling
 from app.pulling.asking import Asking
 from app.pulling.spooled import understand_spooled
 from app.pulling.worker import PullWorker
+from app.push import endpoint as push
+from app.push.worker import PushWorker
 from app.quarantine import endpoint as quarantine
 from app.query import changes, deliveries, messages, stats
 from app.query.lookups import PATH as LOOKUP_PATH
@@ -61,6 +63,7 @@ ROUTERS: Final = (
     sending.router,
     pulling.router,
     account.router,
+    push.router,
     quarantine.router,
     health.router,
 )
@@ -73,6 +76,7 @@ TAGS: Final = [
         "name": "sending",
         "description": "Send through PaaSoo, or register what was sent elsewhere; the account.",
     },
+    {"name": "webhooks", "description": "Addresses that changes are pushed to."},
     {"name": "callback", "description": "The address that PaaSoo calls with each report."},
     {"name": "quarantine", "description": "Callbacks that were refused: look, replay, delete."},
     {"name": "operations", "description": "Probes and metrics."},
@@ -162,6 +166,7 @@ def build(settings: Settings) -> Parts:
         sending=sender,
         balance=balance_of(settings, sender, metrics),
         asking=asking_of(settings, sender, writer, door.take_time),
+        pushing=PushWorker(database, outage, settings.webhook_allowed_networks, metrics),
         sessions=Sessions(database, settings.api_keys) if settings.console else None,
         shortcuts=(
             Shortcut(CALLBACK_PATH, lambda _request: door.receive),
@@ -225,7 +230,7 @@ def balance_of(settings: Settings, sender: Sending | None, metrics: Metrics) -> 
 
 @asynccontextmanager
 async def running(parts: Parts) -> AsyncIterator[None]:
-    """Start the threads; at the end, stop them and close the database and the spool."""
+    """Start the threads and tasks; at the end, stop them and close the database and the spool."""
     if not parts.database.is_embedded:
         await run_in_threadpool(parts.recovery.start)
     parts.periodic.start()
@@ -234,9 +239,19 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     worker = PullWorker(parts.asking, parts.outage) if parts.asking is not None else None
     if worker is not None:
         worker.start()
+    parts.pushing.start()
     yield
     if worker is not None:
         await worker.stop()
+    if await stop(parts):
+        if parts.spool is not None:
+            parts.spool.close()
+        parts.database.close()
+
+
+async def stop(parts: Parts) -> bool:
+    """Stop everything. False if a thread still uses the database, to be closed with the process."""
+    has_ended = await parts.pushing.stop()
     if parts.balance is not None:
         await parts.balance.stop()
     parts.periodic.stop()
@@ -247,7 +262,5 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     for thread in (parts.periodic, parts.recovery):
         if await loop.run_in_executor(None, thread.is_running, 0.5):
-            return  # it still uses the database; leave closing to the end of the process
-    if parts.spool is not None:
-        parts.spool.close()
-    parts.database.close()
+            return False
+    return has_ended

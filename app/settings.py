@@ -355,6 +355,14 @@ class Settings(BaseSettings):
         "`https://api.paasoo.com/balance`. Needs key and secret. Default: it isn't asked for.",
     )
 
+    webhook_allowed_networks: Annotated[
+        tuple[Network, ...], NoDecode, BeforeValidator(_list_of(_parse_network))
+    ] = Field(
+        default=(),
+        description="CIDRs that changes may be pushed to, comma-separated: what the name of an "
+        "address resolves to is checked for each connection. Default: any.",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

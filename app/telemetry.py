@@ -4,13 +4,14 @@ import json
 import logging
 import sys
 import threading
+from collections import Counter as Counts
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from io import FileIO
 from queue import SimpleQueue
 from select import select
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,7 +20,7 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
-from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -156,6 +157,12 @@ DOCUMENTATION: Final = {
         "Questions for missing reports, by step: asked, answered, found a report, not understood"
     ),
     "dlr_pulls_waiting": "Questions for missing reports that are due; at most 10,000 are counted",
+    "dlr_webhook_pushes": "Pushes to a webhook by outcome, of this process",
+    "dlr_webhook_lag_seconds": "Time since a webhook had all changes; 0 while none waits",
+    "dlr_webhook_lag_changes": "Changes that a webhook hasn't got yet; at most 1,000 are counted",
+    "dlr_webhook_last_success_timestamp_seconds": "When a webhook took a push last; 0 if never",
+    "dlr_webhook_failing": "1 while the last push to a webhook failed, else 0",
+    "dlr_webhook_disabled": "1 while nothing is pushed to a webhook, as it answered 410; else 0",
     "dlr_commit_seconds": "Time to commit one batch",
     "dlr_batch_reports": "Reports and refusals committed together",
     "dlr_failed_batches": (
@@ -201,6 +208,44 @@ class LogCollector(Collector):
         yield CounterMetricFamily(name, DOCUMENTATION[name], log_lines_dropped())
 
 
+class WebhookState(NamedTuple):
+    """An address that changes are pushed to. Times in seconds, those at an hour since 1970 UTC."""
+
+    id: str
+    lag_seconds: float
+    lag_changes: int
+    last_success_timestamp_seconds: float
+    failing: bool
+    disabled: bool
+
+
+class WebhookCollector(Collector):
+    """Shows the addresses as they were read last: those that were removed are gone."""
+
+    def __init__(self) -> None:
+        self.states: Sequence[WebhookState] = ()
+        self._pushes: Counts[tuple[str, str]] = Counts()
+
+    def count(self, webhook_id: str, *, is_taken: bool) -> None:
+        """Count a push of this process."""
+        self._pushes[webhook_id, "taken" if is_taken else "failed"] += 1
+
+    def collect(self) -> Iterator[Metric]:
+        states = self.states
+        name = "dlr_webhook_pushes"
+        pushes = CounterMetricFamily(name, DOCUMENTATION[name], labels=["webhook", "outcome"])
+        for state in states:
+            for outcome in ("taken", "failed"):
+                pushes.add_metric([state.id, outcome], self._pushes[state.id, outcome])
+        yield pushes
+        for field in WebhookState._fields[1:]:
+            name = f"dlr_webhook_{field}"
+            family = GaugeMetricFamily(name, DOCUMENTATION[name], labels=["webhook"])
+            for state in states:
+                family.add_metric([state.id], float(getattr(state, field)))
+            yield family
+
+
 class Metrics:
     """Every number that `/metrics` shows, in a registry of its own: tests don't share one."""
 
@@ -225,6 +270,8 @@ class Metrics:
         self.pulls = self._counter("dlr_pulls", "step")
         expect(self.pulls, PULL_STEPS)
         self.pulls_waiting = self._gauge("dlr_pulls_waiting")
+        self.webhooks = WebhookCollector()
+        self.registry.register(self.webhooks)
         self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)
         self.batch_reports = self._histogram("dlr_batch_reports", BATCH_REPORTS)
         self.failed_batches = self._counter("dlr_failed_batches", "fault")

@@ -1,5 +1,7 @@
 """A PaaSoo to develop and test against: a send API, and reports of every kind.
 
+Also a system that the service pushes its changes to.
+
 It imports nothing of the service, nor the service anything of it. It states PaaSoo's rules a second
 time, from PaaSoo's documents alone, and so the status that the service must show: a mistake must be
 made twice to go unnoticed.
@@ -19,5 +21,12 @@ made twice to go unnoticed.
     ledger.py      writes down each message, report and answer
     oracle.py      the status that the service must show
     check.py       compares the ledger with the service, which api.py asks
+
+    receiving.py   the other kind of run: a system that changes are pushed to
+    receiver.py    takes the pushes, and answers them
+    signatures.py  the signature of a push
+    pushes.py      what was pushed, and what of it is wrong
+
+    serving.py     a server beside a run
     progress.py    the live line
 """

@@ -1,15 +1,19 @@
 """The part of the service's API that a check needs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx2
 
-from simulator.options import OptionError
+from simulator.options import Check, OptionError
 
 # The API's limit for one lookup and for one page.
 MOST_AT_ONCE: Final = 1000
+
+
+TIMEOUT_S: Final = 60
 
 
 class ApiUnavailableError(Exception):
@@ -47,6 +51,15 @@ class Api:
                 raise OptionError(f"--api: a message is answered {response.status_code}")
         return found
 
+    def changes(self, cursor: str) -> tuple[list[Any], str]:
+        """A page of the change feed, and the cursor behind it. `now` is the cursor of its end."""
+        query = f"limit={MOST_AT_ONCE}&cursor={quote(cursor, safe='')}"
+        response = self._ask("GET", f"/v1/changes?{query}")
+        if response.status_code != 200:
+            raise OptionError(f"--api: the changes are answered {response.status_code}")
+        page = response.json()
+        return page["items"], page["next_cursor"]
+
     def quarantine(self) -> dict[str, str] | None:
         """The code of each refused query. None if the key is no admin's."""
         codes: dict[str, str] = {}
@@ -76,3 +89,12 @@ class Api:
                 f"{path.partition('?')[0]} is answered {response.status_code}"
             )
         return response
+
+
+@contextmanager
+def opened(asked: Check) -> Iterator[Api]:
+    """The API of a check."""
+    with httpx2.Client(
+        headers={"Authorization": f"Bearer {asked.key}"}, timeout=TIMEOUT_S, trust_env=False
+    ) as http:
+        yield Api(http, asked.api)

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from simulator.options import Kind
+from simulator.options import Fault, Kind, Pushed
 
 MAX_WAIT_S: Final = 86400
 
@@ -29,7 +29,8 @@ Seconds = Annotated[
     typer.Option(
         min=0.001,
         max=MAX_WAIT_S * 365,
-        help="Time to invent and take messages for; reports that are due later are still sent.",
+        help="Time to invent and take messages for, or to receive; reports that are due later are"
+        " still sent.",
     ),
 ]
 Rate = Annotated[float, typer.Option(min=0.001, max=100_000, help="Reports a second, at most.")]
@@ -146,9 +147,43 @@ AnswerDelay = Annotated[
         min=0, max=MAX_WAIT_S, help="Delay of the answer to an accepted send, in seconds."
     ),
 ]
+Receive = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Take the service's pushes on this address, at any path, and send nothing.",
+    ),
+]
+ReceiveSecrets = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="DLR_SIMULATOR_RECEIVE_SECRET",
+        show_envvar=True,
+        help="Secret that pushes are signed with (whsec_…), one for each address; repeatable, in"
+        " the variable with spaces between.",
+    ),
+]
+ReceiveShares = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SHARE",
+        help=f"Share of the pushes, from 0 to 1, that are answered oddly: {', '.join(Fault)};"
+        " repeatable, or with commas between.",
+    ),
+]
+ReceiveAway = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FROM-TO",
+        help="Refuse connections from one second after the start to another, as in 20-80.",
+    ),
+]
+ReceiveEvents = Annotated[
+    Pushed, typer.Option(help="The changes that the addresses are to be pushed.")
+]
 LedgerFile = Annotated[
     Path | None,
-    typer.Option(help="File for the ledger: each message, report and answer."),
+    typer.Option(help="File for the ledger: each message, report, push and answer."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the ledger.")]
 Compare = Annotated[
@@ -156,7 +191,7 @@ Compare = Annotated[
     typer.Option(
         "--check",
         help="At the end, compare the ledger with the API; exit code 1 if they differ. With"
-        " neither --callback nor --listen: compare an earlier ledger.",
+        " neither --callback, --listen nor --receive: compare an earlier ledger.",
     ),
 ]
 Api = Annotated[str | None, typer.Option(help="Address of the API, as http://127.0.0.1:8000.")]

@@ -9,15 +9,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-import httpx2
-
 from simulator import oracle
-from simulator.api import Api, ApiUnavailableError
+from simulator.api import Api, ApiUnavailableError, opened
 from simulator.ledger import LedgerError, events
 from simulator.options import Check, OptionError
 from simulator.oracle import Claim, claim_of, claim_of_answer
 
-TIMEOUT_S: Final = 60
 ASK_AGAIN_AFTER_S: Final = 0.25
 
 # A report with one of these answers, or with none, may be stored or not: the answer may be a
@@ -87,10 +84,7 @@ def check(asked: Check, path: Path) -> Verdict:
     """
     sent = read_sent(path)
     deadline = time.monotonic() + asked.settle_s
-    with httpx2.Client(
-        headers={"Authorization": f"Bearer {asked.key}"}, timeout=TIMEOUT_S, trust_env=False
-    ) as http:
-        api = Api(http, asked.api)
+    with opened(asked) as api:
         while True:
             try:
                 verdict = compare(api, sent)

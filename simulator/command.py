@@ -20,11 +20,17 @@ from simulator.options import (
     Check,
     Kind,
     OptionError,
+    Pushed,
+    Receiver,
     Run,
     SendApi,
+    address_of,
     ledger_path,
     open_listener,
+    parse_away,
+    parse_faults,
     parse_network,
+    parse_secrets,
     parse_shares,
     parse_url,
 )
@@ -32,6 +38,7 @@ from simulator.traffic import Delays, Mix
 
 if TYPE_CHECKING:
     from simulator.check import Verdict
+    from simulator.pushes import Pushes
     from simulator.reporter import Tally
 
 DEFAULT_ACCOUNT: Final = "simulator"  # key and secret alike: it guards nothing
@@ -79,6 +86,11 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
     odd_answers: arguments.OddAnswers = 0,
     odd_pulls: arguments.OddPulls = 0,
     answer_delay_s: arguments.AnswerDelay = 0,
+    receive: arguments.Receive = None,
+    receive_secret: arguments.ReceiveSecrets = None,
+    receive_share: arguments.ReceiveShares = None,
+    receive_away: arguments.ReceiveAway = None,
+    receive_events: arguments.ReceiveEvents = Pushed.ALL,
     ledger: arguments.LedgerFile = None,
     force: arguments.Force = False,
     check: arguments.Compare = False,
@@ -86,11 +98,21 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
     key: arguments.ApiKey = None,
     settle_s: arguments.Settle = 0,
 ) -> None:
-    """Be PaaSoo: report on messages at a callback address, and take them through a send API."""
+    """Be PaaSoo: report on messages at a callback address, and take them through a send API.
+
+    Or be a system that changes are pushed to.
+    """
     with _one_line_errors(ledger):
         asked = _check(check, api, key, settle_s)
+        if receive is not None:
+            _refuse_to_send(callback, listen)
+            keys, faults = parse_secrets(receive_secret or []), parse_faults(receive_share or [])
+            rest = (keys, receive_events, _seed(seed), faults, parse_away(receive_away), seconds)
+            with _writable(ledger, overwrite=force) as path:
+                _receive(Receiver(open_listener("--receive", receive), *rest), asked, path)
+            return
         if asked and ledger and callback is None and listen is None:
-            _judge(asked, ledger)
+            _judge_again(asked, ledger)
             return
         mix = Mix(_seed(seed), parse_shares(share or []), Delays(delay_s, late_s))
         calls = Calls(parse_url("--callback", callback), rate, connections, timeout_s, retries)
@@ -98,8 +120,9 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
         allowed = parse_network(allowed_network)
         account = Account(account_kind, account_key, account_secret, balance, rate_allowed, allowed)
         with _writable(ledger, overwrite=force) as path:
-            faults = (lose_answers, system_errors, odd_answers, odd_pulls, answer_delay_s)
-            send_api = None if listen is None else SendApi(open_listener(listen), account, *faults)
+            odd = (lose_answers, system_errors, odd_answers, odd_pulls, answer_delay_s)
+            listener = None if listen is None else open_listener("--listen", listen)
+            send_api = None if listener is None else SendApi(listener, account, *odd)
             _simulate(Run(mix, calls, send_api, messages, seconds), path)
             if asked:
                 _judge(asked, path)
@@ -113,6 +136,15 @@ def _one_line_errors(ledger: Path | None) -> Iterator[None]:
         stop(str(error))
     except LedgerError as error:
         stop(f"--ledger: {ledger or 'a temporary file'} {error}")
+
+
+def _refuse_to_send(callback: str | None, listen: str | None) -> None:
+    for name, given in (("--callback", callback), ("--listen", listen)):
+        if given is not None:
+            raise OptionError(
+                f"{name}: has no place beside --receive, which only receives; run another simulator"
+                " to send (unset DLR_SIMULATOR_CALLBACK)"
+            )
 
 
 def _seed(given: int | None) -> int:
@@ -152,12 +184,19 @@ def _simulate(run: Run, path: Path) -> None:
     from simulator.simulation import simulate as simulate_run
 
     if run.send_api is not None:
-        host, port = run.send_api.listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        typer.echo(f"send API: http://{shown}:{port}/json", err=True)
+        typer.echo(f"send API: http://{address_of(run.send_api.listener)}/json", err=True)
     with new_ledger(path) as ledger:
         tally = asyncio.run(simulate_run(run, ledger))
     typer.echo(_summary(tally, run.mix.seed))
+
+
+def _receive(receiver: Receiver, asked: Check | None, path: Path) -> None:
+    from simulator.receiving import receive
+
+    typer.echo(f"receiver: http://{address_of(receiver.listener)}/", err=True)
+    with new_ledger(path) as ledger:
+        pushes, differences = asyncio.run(receive(receiver, asked, ledger))
+    _conclude(pushes, differences)
 
 
 def _summary(tally: "Tally", seed: int) -> str:
@@ -174,19 +213,49 @@ def _summary(tally: "Tally", seed: int) -> str:
     return "\n".join(lines)
 
 
+def _conclude(pushes: "Pushes", compared: list[str] | None) -> None:
+    """Print the figures of a run that received, and what is wrong. Exit with 1 if anything is."""
+    from simulator.receiving import conclusion, summary
+
+    differences = [*pushes.differences, *(compared or [])]
+    typer.echo(summary(pushes))
+    _show(differences)
+    typer.echo(conclusion(pushes, len(differences), was_compared=compared is not None))
+    if differences:
+        raise typer.Exit(1)
+
+
+def _show(differences: list[str]) -> None:
+    from simulator.check import MAX_SHOWN
+
+    for difference in differences[:MAX_SHOWN]:
+        typer.echo(difference)
+
+
 def _judge(asked: Check, path: Path) -> None:
     """Print how the ledger compares with the API. Exit with 1 if they differ."""
-    from simulator.check import MAX_SHOWN, check
+    from simulator.check import check
 
     verdict = check(asked, path)
     typer.echo(f"{verdict.sent.deliveries:,} deliveries: {_sources(verdict)}")
-    for difference in verdict.differences[:MAX_SHOWN]:
-        typer.echo(difference)
+    _show(verdict.differences)
     if not verdict.quarantine_was_compared:
         typer.echo("the quarantine was not compared: the key is no admin's")
     typer.echo(_conclusion(verdict))
     if verdict.differences:
         raise typer.Exit(1)
+
+
+def _judge_again(asked: Check, path: Path) -> None:
+    """Do the same with an earlier ledger, of either kind."""
+    from simulator.pushes import read_pushes
+    from simulator.receiving import compare
+
+    pushes = read_pushes(path)
+    if pushes is None:
+        _judge(asked, path)
+    else:
+        _conclude(pushes, asyncio.run(compare(asked, pushes)))
 
 
 def _sources(verdict: "Verdict") -> str:

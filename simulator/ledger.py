@@ -2,8 +2,9 @@
 
 `run` comes first; then `sent` for each recipient, `report` for each call to the callback address
 once it is answered or has failed, `asked` for each question about a message, and `refused` for each
-send that the send API turned down. Each line is flushed, so a killed run leaves a usable file that
-lacks only the calls under way.
+send that the send API turned down. In a ledger of pushes, `receiving` comes first; then `pushed`
+for each push once it is answered or can't be, and `followed` for a redirect that was followed. Each
+line is flushed, so a killed run leaves a usable file that lacks only the calls under way.
 """
 
 import json

@@ -1,8 +1,9 @@
 """The parts of a run as the options ask for them, and the parsers of their values."""
 
 import math
+import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -11,6 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from simulator.behaviours import BEHAVIOURS
+from simulator.signatures import key_of
 from simulator.traffic import Mix
 
 EVERY: Final = "all"
@@ -26,6 +28,26 @@ class Kind(StrEnum):
 
     GUIDE = "guide"
     PUBLIC = "public"
+
+
+class Pushed(StrEnum):
+    """The changes that an address is pushed."""
+
+    ALL = "all"
+    FINAL = "final"
+
+
+class Fault(StrEnum):
+    """The odd ways to answer a push."""
+
+    FAILS = "fails"
+    HANGS = "hangs"
+    HANGS_UP = "hangs-up"
+    SLOW = "slow"
+    GONE = "gone"
+    REDIRECTS = "redirects"
+    TOO_MANY = "too-many"
+    LONG = "long"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +104,19 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Receiver:
+    """The receiver of pushes: its keys, and how it answers."""
+
+    listener: socket.socket
+    keys: Sequence[bytes]
+    expected: Pushed
+    seed: int
+    faults: Mapping[Fault, float]  # the share of each
+    away: tuple[float, float] | None  # from, to, in seconds after the start
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """The API to compare the ledger with."""
 
@@ -132,18 +167,66 @@ def parse_network(text: str | None) -> IPv4Network | IPv6Network | None:
         raise OptionError("--allowed-network: must be a CIDR, as in 192.0.2.0/24") from None
 
 
-def open_listener(address: str) -> socket.socket:
+def parse_faults(given: Sequence[str]) -> dict[Fault, float]:
+    """The share of each fault, from `NAME=SHARE` or several of them with commas between."""
+    shares: dict[Fault, float] = {}
+    for item in [item for text in given for item in text.split(",")]:
+        name, _, text = item.partition("=")
+        if name not in [*Fault]:
+            raise OptionError(
+                f"--receive-share: there is no way {name!r}; there are {', '.join(Fault)}"
+            )
+        try:
+            share = float(text)
+        except ValueError:
+            share = -1
+        if not 0 <= share <= 1:
+            raise OptionError(f"--receive-share: {name} needs a share from 0 to 1, as {name}=0.1")
+        shares[Fault(name)] = share
+    if sum(shares.values()) > 1:
+        raise OptionError("--receive-share: the shares are more than 1 together")
+    return shares
+
+
+def parse_away(text: str | None) -> tuple[float, float] | None:
+    """The time to be away, `FROM-TO` in seconds after the start."""
+    if text is None:
+        return None
+    number = r"(\d{1,9}(?:\.\d+)?)"
+    found = re.fullmatch(f"{number}-{number}", text, re.ASCII)
+    if not found or float(found[1]) >= float(found[2]):
+        raise OptionError("--receive-away: must be FROM-TO in seconds, as in 20-80")
+    return float(found[1]), float(found[2])
+
+
+def parse_secrets(given: Sequence[str]) -> list[bytes]:
+    """The keys in the secrets of the addresses. No error repeats a secret."""
+    if not given:
+        raise OptionError("--receive-secret: is missing; POST /v1/webhooks shows it, once")
+    try:
+        return [key_of(secret) for secret in given]
+    except ValueError as error:
+        raise OptionError(f"--receive-secret: {error}; it must be as whsec_MfKQ9r8G") from None
+
+
+def open_listener(option: str, address: str) -> socket.socket:
     """Listen on `HOST:PORT`; port 0 takes a free one."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise OptionError("--listen: must be HOST:PORT, as in 127.0.0.1:8055")
+        raise OptionError(f"{option}: must be HOST:PORT, as in 127.0.0.1:8055")
     host = host.strip("[]")
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, int(port)), family=family, backlog=512)
     except (OSError, UnicodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise OptionError(f"--listen: can't listen on {address}: {why}") from None
+        raise OptionError(f"{option}: can't listen on {address}: {why}") from None
+
+
+def address_of(listener: socket.socket) -> str:
+    """The `HOST:PORT` of a listener."""
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def ledger_path(path: Path, *, overwrite: bool) -> Path:

@@ -70,6 +70,7 @@ RANKS: Final = (
     ("undelivered", "rejected"),
     ("delivered",),
 )
+RANK_OF: Final = {state: rank for rank, states in enumerate(RANKS) for state in states}
 FINAL_REPORTS: Final = frozenset({"undelivered", "rejected", "delivered"})
 FINAL: Final = FINAL_REPORTS | {"expired"}
 RETRYABLE: Final = frozenset({"absent_temporary", "network_error", "system_error"})
@@ -88,7 +89,7 @@ class Claim:
 
     @property
     def rank(self) -> int:
-        return next(rank for rank, states in enumerate(RANKS) if self.state in states)
+        return RANK_OF[self.state]
 
 
 # Of the words in characters, and of the network.

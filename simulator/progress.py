@@ -1,9 +1,9 @@
-"""The live line: messages sent, answers so far, reports to come."""
+"""The live line: for a run that sends, messages, answers so far, and reports to come."""
 
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,7 +16,7 @@ from simulator.reporter import Tally
 PLAIN_LINE_EVERY_S: Final = 5.0
 
 
-def line(tally: Tally) -> str:
+def line_of(tally: Tally) -> str:
     parts = [f"{tally.messages:,} messages to {tally.deliveries:,} recipients"]
     if tally.refused_sends:
         parts.append(f"{tally.refused_sends:,} sends refused")
@@ -40,25 +40,25 @@ def counted(answers: Counter[str]) -> str:
 
 
 @asynccontextmanager
-async def shown(tally: Tally) -> AsyncIterator[None]:
+async def shown(line: Callable[[], str]) -> AsyncIterator[None]:
     """Update the line on a terminal; elsewhere print one every few seconds. Both on stderr."""
     console = Console(stderr=True)
     if console.is_terminal:
         with Live(
-            get_renderable=lambda: Text(line(tally)),
+            get_renderable=lambda: Text(line()),
             console=console,
             transient=True,
         ):
             yield
         return
-    printing = asyncio.create_task(_print_lines(tally))
+    printing = asyncio.create_task(_print_lines(line))
     try:
         yield
     finally:
         printing.cancel()
 
 
-async def _print_lines(tally: Tally) -> None:
+async def _print_lines(line: Callable[[], str]) -> None:
     while True:
         await asyncio.sleep(PLAIN_LINE_EVERY_S)
-        print(line(tally), file=sys.stderr, flush=True)  # noqa: T201 - this is the output
+        print(line(), file=sys.stderr, flush=True)  # noqa: T201 - this is the output

@@ -5,10 +5,8 @@ alone tells success from refusal. `accounts.py` has the rules, `inquiries.py` wh
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,7 +14,6 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from simulator import forms
 from simulator.accounts import SYSTEM_ERROR, RefusedSendError, Till
@@ -24,26 +21,15 @@ from simulator.exchange import Exchange, Fate
 from simulator.inquiries import Kind
 from simulator.options import SendApi
 from simulator.reporter import Stopping
+from simulator.serving import hang_up, server_of
 from simulator.traffic import Mix
-
-HANG_UP: Final = "simulator.hang_up"
 
 Form = Callable[[forms.Values], Response]
 
 
 def server_for(settings: SendApi, exchange: Exchange, stopping: Stopping) -> uvicorn.Server:
     """A server of the send API, to be run on the listener of its settings."""
-    app = make_app(settings, exchange, stopping)
-    config = uvicorn.Config(
-        app,
-        http=ProtocolThatCanHangUp,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
-    return SubordinateServer(config)
+    return server_of(make_app(settings, exchange, stopping))
 
 
 def make_app(settings: SendApi, exchange: Exchange, stopping: Stopping) -> Starlette:
@@ -129,27 +115,3 @@ def refused(refusal: RefusedSendError) -> dict[str, str]:
 def asked_by(request: Request) -> tuple[bytes, str | None]:
     """The raw query, and the caller's address."""
     return request.scope["query_string"], request.client.host if request.client else None
-
-
-async def hang_up(request: Request) -> None:
-    """Close the connection without an answer."""
-    request.scope[HANG_UP]()
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-class ProtocolThatCanHangUp(HttpToolsProtocol):
-    """uvicorn's protocol, with a way for the app to close a connection unanswered."""
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        scope: Any = self.scope
-        scope[HANG_UP] = self.transport.abort
-
-
-class SubordinateServer(uvicorn.Server):
-    """A server that leaves signals to the run around it."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import signal
+from functools import partial
 
 from simulator import progress
 from simulator.exchange import Exchange
@@ -19,7 +20,7 @@ async def simulate(run: Run, ledger: Ledger) -> Tally:
     reporter = Reporter(run.calls, ledger, tally, stopping)
     ledger.write("run", seed=run.mix.seed, shares=run.mix.shares)
     try:
-        async with progress.shown(tally), asyncio.TaskGroup() as tasks:
+        async with progress.shown(partial(progress.line_of, tally)), asyncio.TaskGroup() as tasks:
             # The group ends with the last answer.
             exchange = Exchange(run, ledger, tally, reporter, tasks)
             await _take_messages(run, exchange, tally, stopping)

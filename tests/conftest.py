@@ -1,7 +1,7 @@
 """A database for every test that asks for one: the test runs on both kinds."""
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shutil import copyfile
@@ -120,7 +120,9 @@ def kept_services(
         for kind in DATABASES:
             folder = tmp_path_factory.mktemp(kind)
             url = stack.enter_context(migrated_database(kind, folder, request))
-            services[kind] = stack.enter_context(running_service(url, data_dir=folder))
+            services[kind] = stack.enter_context(
+                running_service(url, data_dir=folder, webhook_allowed_networks="127.0.0.0/8")
+            )
         yield services
 
 
@@ -162,7 +164,12 @@ def both_services(
         empty()
 
 
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector from scanning all that was loaded, again and again."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from scanning all that is loaded, again and again."""
+    gc.disable()
+    collected = yield
     gc.collect()
     gc.freeze()
+    gc.enable()
+    return collected

@@ -22,9 +22,11 @@ from importlib import import_module
 from typing import Any, Final
 
 REPLY_BYTES: Final = 4
-# A command loads these when it runs.
+# A command loads these when it runs, or a library of its does.
 LOADED: Final = (
     "alembic.command",
+    "alembic.config",
+    "anyio._backends._asyncio",
     "app.commands.credentials",
     "app.commands.export",
     "app.commands.migrate",
@@ -32,9 +34,13 @@ LOADED: Final = (
     "app.commands.quarantine",
     "app.commands.rebuild",
     "app.commands.serve",
+    "encodings.idna",
+    "fastapi.telemetry._runtime",
     "simulator.command",
     "tests.faults.doomed",
     "typer.rich_utils",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.uvloop",
 )
 
 # The exit code of the program that this process has become, once its `main` has ended.
@@ -115,9 +121,10 @@ def analyse_endpoints() -> None:
     """Do it for all, too: FastAPI does so when it first needs the routes."""
     from fastapi.routing import iter_route_contexts  # noqa: PLC0415 - `main` loads what it needs
 
+    from app.console import routes as console  # noqa: PLC0415
     from app.main import ROUTES  # noqa: PLC0415
 
-    for _ in iter_route_contexts(ROUTES):
+    for _ in iter_route_contexts([*ROUTES, *console.ROUTES]):
         pass
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # packages above this one
     from app.ops.counting import RowCounts
     from app.ops.periodic import Periodic
     from app.pulling.asking import Asking
+    from app.push.worker import PushWorker
     from app.query.lookups import Lookups
     from app.query.waiting import Watch
     from app.sending.balance import Balance
@@ -50,6 +51,7 @@ class Parts:
     sending: Sending | None  # none without an account at PaaSoo
     balance: Balance | None  # none without an address to ask
     asking: Asking | None  # none without an address to ask
+    pushing: PushWorker
     sessions: Sessions | None  # none without the console
     shortcuts: tuple[Shortcut, ...]
     draining: threading.Event  # set once the process is about to end

@@ -15,7 +15,7 @@ from app.console.hours import MAX_ROWS, SPANS
 from app.console.pages import counted, page
 from app.console.zones import local, name_of, zone_of
 from app.reports import State
-from app.store import console, quarantine, read, stats
+from app.store import console, quarantine, read, stats, webhooks
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -53,6 +53,7 @@ def show_overview(request: Request, _session: Reader) -> Response:
         )
         refused = quarantine.count(connection)
         contradictory = console.count_conflicting(connection, since, MOST_COUNTED + 1)
+        failing = webhooks.count_failing(connection)
     bars = hours.bars_of(by_hour, chosen, now_hour, zone)
     totals: Counter[str] = Counter()
     for bar in bars:
@@ -76,6 +77,7 @@ def show_overview(request: Request, _session: Reader) -> Response:
         networks=places.networks(counts, earlier),
         needs=[
             *_needs_of_machines(parts),
+            *_if_any(failing, "webhook", "without the latest changes: failing.", "/webhooks"),
             *_needs_of_messages(refused, contradictory, totals, rfc3339(since)),
         ],
     )

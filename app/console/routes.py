@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
+from starlette.routing import BaseRoute
 
 from app.api.error_handlers import ERROR_HANDLERS, ErrorHandler
 from app.api.routes import Route
@@ -18,6 +19,7 @@ from app.console import (
     search,
     setup,
     signing_in,
+    webhooks,
 )
 
 _assets = APIRouter(route_class=Route, include_in_schema=False)
@@ -31,14 +33,25 @@ ROUTERS: Final = (
     deliveries.router,
     live.router,
     quarantine.router,
+    webhooks.router,
     setup.router,
     _assets,
 )
 
 
-def add_console(app: FastAPI) -> None:
+def all_routes() -> list[BaseRoute]:
+    console = APIRouter()
     for router in ROUTERS:
-        app.include_router(router)
+        console.include_router(router)
+    return console.routes
+
+
+# The same for every application of a process, as are the API's routes, and for the same reason.
+ROUTES: Final = all_routes()
+
+
+def add_console(app: FastAPI) -> None:
+    app.router.routes.extend(ROUTES)
 
 
 def error_handlers(*, has_console: bool) -> Mapping[int | type[Exception], ErrorHandler]:

@@ -95,5 +95,6 @@ def show_metrics(request: Request) -> Response:
     rows = parts.row_counts.latest()
     parts.metrics.quarantine_rows.set(rows.quarantine)
     parts.metrics.pulls_waiting.set(rows.pulls_due)
+    parts.metrics.webhooks.states = rows.webhooks
     parts.metrics.database_up.set(parts.outage.database_answers)
     return Response(generate_latest(parts.metrics.registry), media_type=CONTENT_TYPE_LATEST)

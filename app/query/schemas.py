@@ -173,10 +173,15 @@ class Change:
         return cls((changed_in, row.message_id, row.recipient), delivery_of(shown))
 
     @cached_property
+    def json(self) -> bytes:
+        """The delivery, encoded once for all streams and pushes."""
+        return to_json(self.delivery)
+
+    @cached_property
     def event(self) -> bytes:
         """The change as a server-sent event, encoded once for all streams."""
-        cursor, data = cursors.encode(self.position).encode(), to_json(self.delivery)
-        return b"event: delivery\nid: %b\ndata: %b\n\n" % (cursor, data)
+        cursor = cursors.encode(self.position).encode()
+        return b"event: delivery\nid: %b\ndata: %b\n\n" % (cursor, self.json)
 
 
 class ChangesPage(TypedDict):

@@ -10,7 +10,7 @@ import logging
 import secrets
 from typing import Final, NamedTuple
 
-from sqlalchemy import Connection, literal_column, select, text, tuple_
+from sqlalchemy import Connection, func, literal_column, select, text, tuple_
 
 from app.store import postgresql
 from app.store.engine import Database
@@ -83,6 +83,22 @@ def after(connection: Connection, position: Position, limit: int) -> Deliveries:
     if connection.dialect.name == "postgresql":
         page = page.where(deliveries.c.changed_in < _SETTLED)
     return connection.execute(page).all()
+
+
+def history(connection: Connection) -> str | None:
+    """The server whose positions these are; None where there is no other."""
+    found: str | None = connection.execute(select(feed.c.history)).scalar()
+    return found
+
+
+def count_after(connection: Connection, position: Position, limit: int) -> int:
+    """The number of deliveries that changed after `position`, counted no further than `limit`.
+
+    Those that an open transaction holds back count, too.
+    """
+    later = select(deliveries.c.changed_in).where(tuple_(*_ORDER) > tuple_(*position)).limit(limit)
+    counted = select(func.count()).select_from(later.subquery())
+    return int(connection.execute(counted).scalar_one())
 
 
 def end(connection: Connection) -> Position:

@@ -7,6 +7,7 @@ its own. Straight, a session keeps them, whatever the server's configuration is 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -19,12 +20,16 @@ from app.store.faults import OldPrimaryError, ServerHangsError
 CONNECT_TIMEOUT_S: Final = 2  # libpq's minimum
 # The server ends a late statement itself; we wait this much longer for it to do so.
 GRACE_S: Final = 0.5
+# A process that vanishes within a transaction, with its machine, must not keep its locks for long:
+# another one waits for the leases of its webhooks, for example.
+IDLE_IN_TRANSACTION_S: Final = 5.0
 
 # `on`, unless the server asks for more: a commit that returned must be on disk.
 _SETTINGS: Final = """
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, {is_local}),
-    set_config('statement_timeout', '{timeout_ms}', {is_local})"""
+    set_config('statement_timeout', '{timeout_ms}', {is_local}),
+    set_config('idle_in_transaction_session_timeout', '{idle_ms}', {is_local})"""
 # The cluster, and its timeline, which changes when a standby takes over.
 _PLACE: Final = """(SELECT system_identifier FROM pg_control_system()) || '/' || CASE
     WHEN pg_is_in_recovery() THEN 'standby' ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END
@@ -136,8 +141,13 @@ def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options
         **options,
     )
     timeout_ms = 0 if timeout_s is None else int(timeout_s * 1000)
-    in_session = "SELECT" + _SETTINGS.format(timeout_ms=timeout_ms, is_local="false")
-    in_transaction = "SELECT" + _SETTINGS.format(timeout_ms=timeout_ms, is_local="true")
+    settings = partial(
+        _SETTINGS.format,
+        timeout_ms=timeout_ms,
+        idle_ms=0 if timeout_s is None else int(IDLE_IN_TRANSACTION_S * 1000),
+    )
+    in_session = "SELECT" + settings(is_local="false")
+    in_transaction = "SELECT" + settings(is_local="true")
 
     @event.listens_for(created, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> ServerConnection:

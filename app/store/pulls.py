@@ -4,7 +4,6 @@ A question is claimed before it is asked: the time of the one after it is on dis
 replica asks what another one asks, and a process that is killed asks less, never more.
 """
 
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -13,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, bindparam, func, select, text, tuple_, update
 
 from app.reports import LOWEST_FINAL_RANK
+from app.store.clock import now_on
 from app.store.inserting import insert_into
 from app.store.submissions import UNKNOWN_ID
 from app.store.tables import deliveries, pull_rate, pulls
@@ -108,7 +108,7 @@ def open_after(
 
 def count_due(connection: Connection, limit: int = MAX_COUNTED) -> int:
     """The number of questions that are due, counted no further than `limit`. Takes no lock."""
-    due = select(pulls.c.asked).where(pulls.c.due_at <= _now(connection)).limit(limit)
+    due = select(pulls.c.asked).where(pulls.c.due_at <= now_on(connection)).limit(limit)
     counted = select(func.count()).select_from(due.subquery())
     return int(connection.execute(counted).scalar_one())
 
@@ -124,7 +124,7 @@ def _is_open() -> ColumnElement[bool]:
 def _due(connection: Connection, limit: int) -> Any:
     return (
         select(pulls)
-        .where(pulls.c.due_at <= _now(connection))
+        .where(pulls.c.due_at <= now_on(connection))
         .order_by(pulls.c.due_at)
         .limit(limit)
         .with_for_update(skip_locked=True, of=pulls)
@@ -137,7 +137,7 @@ def forget_closed(connection: Connection, schedule: Schedule) -> int:
     Returns their number, `MAX_FORGOTTEN` at most.
     """
     due = connection.execute(_due(connection, MAX_FORGOTTEN)).all()
-    is_over = pulls.c.sent_at <= schedule.sent_after(_now(connection))
+    is_over = pulls.c.sent_at <= schedule.sent_after(now_on(connection))
     ids = [row.message_id for row in due]
     closed = pulls.delete().where(pulls.c.message_id.in_(ids), is_over | ~_is_open())
     return connection.execute(closed).rowcount if ids else 0
@@ -145,7 +145,7 @@ def forget_closed(connection: Connection, schedule: Schedule) -> int:
 
 def claim(connection: Connection, schedule: Schedule, limit: int) -> list[Question]:
     """Claim at most `limit` questions that are due. The caller commits."""
-    now = _now(connection)
+    now = now_on(connection)
     is_alive = pulls.c.sent_at > schedule.sent_after(now)
     due = connection.execute(_due(connection, limit).where(is_alive, _is_open())).all()
     if due:
@@ -174,7 +174,7 @@ def put_back(connection: Connection, question: Question, wait_us: int) -> None:
     connection.execute(
         update(pulls)
         .where(pulls.c.message_id == question.message_id, pulls.c.asked == question.number)
-        .values(due_at=_now(connection) + wait_us, asked=question.number - 1)
+        .values(due_at=now_on(connection) + wait_us, asked=question.number - 1)
     )
 
 
@@ -187,7 +187,7 @@ def take_turns(connection: Connection, a_second: float, limit: int) -> list[floa
     interval = 1_000_000 / a_second
     for _ in range(MAX_TRIES):
         known = connection.execute(select(pull_rate.c.next_at)).scalar_one()
-        now = _now(connection)
+        now = now_on(connection)
         # A turn further away than the longest sensible one was taken by a clock that was ahead.
         first_at = max(now, known) if known < now + 2 * AHEAD_US + 2 * interval else now
         if first_at > now + AHEAD_US:
@@ -228,13 +228,3 @@ def note_costs(connection: Connection, message_id: str, costs: Iterable[Cost]) -
         rows,
     )
     return noted.rowcount == len(rows)
-
-
-def _now(connection: Connection) -> int:
-    """The time that all replicas share: the server's; microseconds since 1970 UTC."""
-    if connection.dialect.name == "sqlite":
-        return time.time_ns() // 1000
-    now: Any = connection.exec_driver_sql(
-        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-    ).scalar_one()
-    return int(now)

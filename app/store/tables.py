@@ -242,6 +242,51 @@ ended_sessions = Table(
     Index(None, "expires_at"),
 )
 
+# Addresses that changes are pushed to. Each is a cursor over the feed: there is no queue.
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("events", String(8), nullable=False, comment="all, or final"),
+    Column("max_items", Integer, nullable=False, comment="of one push"),
+    Column("secret", Text, nullable=False, comment="signs the pushes"),
+    Column("created_at", BigInteger, nullable=False, comment="us since 1970 UTC"),
+    Column("cursor", Text, nullable=False, comment="all changes up to it were taken"),
+    Column("repeat_until", Text, comment="the end of a push that failed, to be repeated"),
+    Column(
+        "caught_up_at",
+        BigInteger,
+        nullable=False,
+        comment="all changes before this time were taken; us since 1970 UTC",
+    ),
+    Column("tries", BigInteger, nullable=False, comment="pushes so far"),
+    Column(
+        "failures", Integer, nullable=False, comment="pushes that failed since the last success"
+    ),
+    Column("next_try_at", BigInteger, nullable=False, comment="us since 1970 UTC"),
+    Column("last_success_at", BigInteger, comment="us since 1970 UTC"),
+    Column("last_error", Text, comment="while it fails"),
+    Column("failing_since", BigInteger, comment="us since 1970 UTC"),
+    Column("disabled", Boolean, nullable=False),
+    Column("owner", String(32), comment="the process that pushes"),
+    Column("leased_until", BigInteger, nullable=False, comment="us since 1970 UTC"),
+)
+
+# The latest pushes to each address, in a ring: a new one takes the place of the oldest.
+webhook_tries = Table(
+    "webhook_tries",
+    metadata,
+    Column("webhook_id", String(32), primary_key=True),
+    Column("place", SmallInteger, primary_key=True, autoincrement=False, comment="in the ring"),
+    Column("number", BigInteger, nullable=False, comment="of this push to the address, from 1"),
+    Column("at", BigInteger, nullable=False, comment="us since 1970 UTC"),
+    Column("duration_ms", Integer, nullable=False),
+    Column("items", Integer, nullable=False),
+    Column("status", SmallInteger, comment="HTTP's; NULL without an answer"),
+    Column("error", Text, comment="NULL if it was taken"),
+)
+
 # When each callback token and API key was used last: written down once a minute.
 last_uses = Table(
     "last_uses",

@@ -35,6 +35,7 @@ PAGES: Final = {
     "month": "/?span=30d",
     "live": "/live",
     "quarantine": "/quarantine",
+    "webhooks": "/webhooks",
     "set-up": "/set-up",
     "search": "/search?q=nothing",
     "found": "/search?q=order-4711",
@@ -47,6 +48,7 @@ EMPTY: Final = {
     "empty-overview": "/",
     "empty-list": "/deliveries",
     "empty-quarantine": "/quarantine",
+    "empty-webhooks": "/webhooks",
 }
 # Nobody answers there, and nothing is asked before the pictures are made.
 ACCOUNT: Final = {
@@ -104,6 +106,9 @@ def story() -> Iterator[DeliveryReport]:
 
 
 def fill(service: Service) -> None:
+    # Nobody answers there: this one fails with the first change.
+    headers, body = {"Authorization": f"Bearer {ADMIN_KEY}"}, {"url": "http://127.0.0.1:9/dlr"}
+    service.http.post("/v1/webhooks", headers=headers, json=body)
     service.register("order-4711", to=["6591234567", "6581112222", "6587654321"], reference="4711")
     service.register("4712", to=["6591234567"], reference="order-4711")
     service.call_back(a_report(messageid="order-4711", to="6581112222", network="52501"))

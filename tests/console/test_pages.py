@@ -325,7 +325,8 @@ def test_every_list_goes_by_an_index(service: Service, person: Person) -> None:
         (f"/deliveries?conflicting=true&since={a_time}", "conflicting"),
         ("/deliveries?conflicting=true&state=delivered&network=52099", "conflicting"),
         ("/deliveries?conflicting=true&country=TH", "conflicting"),
-        ("/deliveries?conflicting=true&to=6588888888", "recipient"),
+        # Either has few rows, as the database knows better than we do.
+        ("/deliveries?conflicting=true&to=6588888888", "(recipient|conflicting)"),
         ("/deliveries?country=TH", "mcc_mnc"),
         (f"/deliveries?country=TH&since={a_time}&until=2999-01-31T08:00:00Z", "mcc_mnc"),
         ("/", "conflicting"),
@@ -333,7 +334,7 @@ def test_every_list_goes_by_an_index(service: Service, person: Person) -> None:
         statements.clear()
         assert person.open(path).status_code == 200, path
         plans = [plan for _, plan in plans_of(service, statements)]
-        assert f"ix_deliveries_{index}" in plans[-1], path + plans[-1]
+        assert re.search(f"ix_deliveries_{index}", plans[-1]), path + plans[-1]
         for plan in plans:
             assert "Seq Scan on deliveries" not in plan, path + plan
             assert not re.search(r"^SCAN deliveries$", plan, re.MULTILINE), path + plan

@@ -31,7 +31,7 @@ PAGES = (
     "/messages/052804b7368321",
     "/messages?id=052804b7368321",
 )
-ADMIN_PAGES = ("/quarantine", "/set-up")
+ADMIN_PAGES = ("/quarantine", "/webhooks", "/set-up")
 FILES = ("/deliveries.csv", "/live/events")
 
 

@@ -19,7 +19,7 @@ import httpx2
 from rich.progress import Progress
 from sqlalchemy import URL
 
-from tests.faults import failovers, opposite_orders, pulls
+from tests.faults import failovers, opposite_orders, pulls, pushes
 from tests.faults.doomed import POINTS
 from tests.faults.ledger import Ledger, Load
 from tests.postgres import StoppableServer, new_database
@@ -161,7 +161,7 @@ class Campaign:
 
 
 def main() -> None:
-    """Run the campaign, half of it on each database; opposite orders, failovers, and asking."""
+    """Run the campaign, half of it on each database; then the other shows."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)
@@ -184,6 +184,8 @@ def main() -> None:
     for synchronous in (True, False):
         print(failovers.fail_over_often(options.seed, options.failovers, synchronous), flush=True)
     for figures in pulls.show_on_postgresql(options.seed):
+        print(figures, flush=True)
+    for figures in pushes.show_on_both(options.seed):
         print(figures, flush=True)
     print(f"seed {options.seed}: {kills} kills, {acknowledged} acknowledged, lost 0")
 

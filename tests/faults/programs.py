@@ -1,8 +1,10 @@
 """Settings for a running program, questions to it, and load on it."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIGCONT, SIGSTOP
 
 import httpx2
 import psutil
@@ -10,7 +12,7 @@ from sqlalchemy import URL
 
 from tests.faults.ledger import Ledger, Load
 from tests.process import START_WITHIN_S, STARTER, Serving, Started, client_of, free_port, until
-from tests.service import READ_KEY, SEND_KEY, TOKEN, a_report
+from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, a_report
 from tests.simulator.simulating import account_on
 
 AUTHORIZED = {"Authorization": f"Bearer {READ_KEY}"}
@@ -46,7 +48,7 @@ class Replica:
         self._log = folder / f"serve-{self.port}.log"
         self._settings = settings_for(
             url,
-            DLR_API_KEYS=f"reader:read:{READ_KEY},shop:send:{SEND_KEY}",
+            DLR_API_KEYS=f"reader:read:{READ_KEY},shop:send:{SEND_KEY},boss:admin:{ADMIN_KEY}",
             DLR_DATA_DIR=str(folder / f"data-{self.port}"),
             DLR_LOG_LEVEL="warning",
             **settings,
@@ -64,6 +66,13 @@ class Replica:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self, seconds: float) -> None:
+        """Stop it for a while, as a machine that hangs does."""
+        assert self._process
+        self._process.send_signal(SIGSTOP)
+        time.sleep(seconds)  # the fault itself
+        self._process.send_signal(SIGCONT)
 
     def cpu_s(self) -> float:
         """The CPU seconds that it has taken since its start."""

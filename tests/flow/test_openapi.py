@@ -63,6 +63,9 @@ def bounded(case: Case[Any]) -> Case[Any]:
     """The case with what would take for ever, or what only the service can make, taken out."""
     if case.query:
         case.query.pop("cursor", None)
+    if isinstance(case.body, dict):
+        case.body.pop("cursor", None)
+    if case.query:
         with suppress(KeyError, ValueError, TypeError):
             if 0 <= float(case.query["wait"]) <= 60:
                 case.query["wait"] = "0.01"

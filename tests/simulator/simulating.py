@@ -109,21 +109,64 @@ def send_api(callback: str, *options: str, port: int | None = None) -> Iterator[
     port = port or free_port()
     ledger = Path("send-api.jsonl").resolve()
     where = ("--callback", callback, "--listen", f"127.0.0.1:{port}", "--ledger", str(ledger))
-    arguments = ("simulate", *where, *QUICK, *options)
-    with TemporaryFile() as stdout, TemporaryFile() as stderr, client_of(port) as http:
-        process = STARTER.start("app.cli", arguments, {}, stdout, stderr)
-        running = SendApi(process, (stdout, stderr), http, ledger)
+    with started(*where, *QUICK, *options) as (process, output), client_of(port) as http:
+        until(lambda: _answers(process, http), START_WITHIN_S)
+        yield SendApi(process, output, http, ledger)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """A simulator that takes pushes, and the ledger that it writes."""
+
+    process: Started
+    output: tuple[IO[bytes], IO[bytes]]
+    http: httpx2.Client
+    ledger: Path
+
+    def events(self, *kinds: str) -> list[Any]:
+        return events(self.ledger, *kinds)
+
+    def end(self) -> Ended:
+        self.process.send_signal(SIGTERM)
+        return self.ended()
+
+    def ended(self, within_s: float = END_WITHIN_S) -> Ended:
+        """Wait for the end, which something else has begun."""
+        return end_of(self.process, *self.output, within_s)
+
+
+@contextmanager
+def receiver(*options: str, port: int | None = None, **environment: str) -> Iterator[Receiver]:
+    """Run the simulator as a receiver of pushes until the block ends, or it ends before."""
+    port = port or free_port()
+    ledger = Path("pushes.jsonl").resolve()
+    where = ("--receive", f"127.0.0.1:{port}", "--ledger", str(ledger))
+    with (
+        started(*where, *options, **environment) as (process, output),
+        client_of(port) as http,
+    ):
+        until(lambda: _answers(process, http), START_WITHIN_S)
+        yield Receiver(process, output, http, ledger)
+
+
+@contextmanager
+def started(
+    *options: str, **environment: str
+) -> Iterator[tuple[Started, tuple[IO[bytes], IO[bytes]]]]:
+    """Start the simulator, and kill it when the block ends. Its output goes to two files."""
+    with TemporaryFile() as stdout, TemporaryFile() as stderr:
+        process = STARTER.start("app.cli", ("simulate", *options), environment, stdout, stderr)
         try:
-            until(lambda: _answers(running), START_WITHIN_S)
-            yield running
+            yield process, (stdout, stderr)
         finally:
             process.kill()
             process.wait()
 
 
-def _answers(running: SendApi) -> bool:
-    assert running.process.poll() is None, running.end()
+def _answers(process: Started, http: httpx2.Client) -> bool:
+    """True once it answers that there is nothing to get at its root."""
+    assert process.poll() is None, "it ended at once"
     try:
-        return running.http.get("/").status_code == 404
-    except httpx2.ConnectError:
+        return http.get("/").status_code in {404, 405}
+    except httpx2.TransportError:
         return False
