@@ -2,16 +2,17 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy import Connection
 
 from app.api.parts import Parts, parts_of
 from app.api.times import rfc3339
 from app.console import charts, hours, places
 from app.console.access import PageRoute, Reader
-from app.console.hours import MAX_ROWS, SPANS
+from app.console.hours import MAX_ROWS, SPANS, ByHour, Span
 from app.console.pages import counted, page
 from app.console.zones import local, name_of, zone_of
 from app.reports import State
@@ -32,29 +33,30 @@ class Need(NamedTuple):
     path: str = ""
 
 
+class Counted(NamedTuple):
+    """All that the overview shows of the database."""
+
+    last_at: int | None
+    by_hour: ByHour
+    by_place: Sequence[Any]
+    earlier: Sequence[Any]  # by place, in the span before
+    refused: int
+    contradictory: int
+    failing: int
+
+
 @router.get("/")
 def show_overview(request: Request, _session: Reader) -> Response:
-    """All is counted by hour in the database; no delivery is read but contradictory ones."""
+    """Is all well: by the hour, by country and by network; and what needs a person."""
     parts, zone = parts_of(request), zone_of(request)
     key = request.query_params.get("span", "24h")
     chosen = SPANS.get(key, SPANS["24h"])
     now_hour = time.time_ns() // 1000 // stats.HOUR
-    since_hour = hours.first_hour(chosen, now_hour, zone)
-    since = since_hour * stats.HOUR
-    before = (2 * since_hour - now_hour - 1) * stats.HOUR
+    first_hour = hours.first_hour(chosen, now_hour, zone)
+    since = first_hour * stats.HOUR
     with parts.database.read.connect() as connection:
-        latest = read.page(connection, read.Filters(), 1, None)
-        by_hour = hours.count_by_hour(connection, chosen, now_hour)
-        counts = stats.count(connection, ["network", "reason"], since, None, MAX_ROWS)
-        earlier = (
-            stats.count(connection, ["network"], before, since, MAX_ROWS)
-            if chosen.is_compared
-            else ()
-        )
-        refused = quarantine.count(connection)
-        contradictory = console.count_conflicting(connection, since, MOST_COUNTED + 1)
-        failing = webhooks.count_failing(connection)
-    bars = hours.bars_of(by_hour, chosen, now_hour, zone)
+        found = _count(connection, chosen, now_hour, first_hour)
+    bars = hours.bars_of(found.by_hour, chosen, now_hour, zone)
     totals: Counter[str] = Counter()
     for bar in bars:
         totals.update(bar.by_state)
@@ -66,29 +68,42 @@ def show_overview(request: Request, _session: Reader) -> Response:
         chosen=chosen,
         since=rfc3339(since),
         zone_name=name_of(local(since, zone)),
-        silence=hours.silence_of(latest[0].last_received_at if latest else None, by_hour, now_hour),
-        today=hours.today_of(by_hour, now_hour, zone),
+        silence=hours.silence_of(found.last_at, found.by_hour, now_hour),
+        today=hours.today_of(found.by_hour, now_hour, zone),
         chart=charts.stacked(bars),
         bars=bars,
         total=totals.total(),
         rate=places.rate_of(totals),
         most_places=MOST_PLACES,
-        countries=places.countries(counts, earlier),
-        networks=places.networks(counts, earlier),
-        needs=[
-            *_needs_of_machines(parts),
-            *_if_any(failing, "webhook", "without the latest changes: failing.", "/webhooks"),
-            *_needs_of_messages(refused, contradictory, totals, rfc3339(since)),
-        ],
+        countries=places.countries(found.by_place, found.earlier),
+        networks=places.networks(found.by_place, found.earlier),
+        needs=[*_needs_of_machines(parts), *_needs_of_messages(found, totals, rfc3339(since))],
     )
 
 
-def _needs_of_messages(
-    refused: int, contradictory: int, totals: Mapping[str, int], since: str
-) -> Iterator[Need]:
-    yield from _if_any(refused, "refused callback", "in the quarantine.", "/quarantine")
+def _count(connection: Connection, span: Span, now_hour: int, first_hour: int) -> Counted:
+    """Counts by the hour are there already; no delivery is read but contradictory ones."""
+    since = first_hour * stats.HOUR
+    before = (2 * first_hour - now_hour - 1) * stats.HOUR
+    latest = read.page(connection, read.Filters(), 1, None)
+    return Counted(
+        latest[0].last_received_at if latest else None,
+        hours.count_by_hour(connection, span, now_hour),
+        stats.count(connection, ["network", "reason"], since, None, MAX_ROWS),
+        stats.count(connection, ["network"], before, since, MAX_ROWS) if span.is_compared else (),
+        quarantine.count(connection),
+        console.count_conflicting(connection, since, MOST_COUNTED + 1),
+        webhooks.count_failing(connection),
+    )
+
+
+def _needs_of_messages(found: Counted, totals: Mapping[str, int], since: str) -> Iterator[Need]:
     yield from _if_any(
-        contradictory,
+        found.failing, "webhook", "without the latest changes: failing.", "/webhooks"
+    )
+    yield from _if_any(found.refused, "refused callback", "in the quarantine.", "/quarantine")
+    yield from _if_any(
+        found.contradictory,
         "message",
         "with reports that contradict each other.",
         f"/deliveries?conflicting=true&since={since}",
