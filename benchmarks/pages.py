@@ -184,17 +184,18 @@ def click_on(port: int, all_paths: list[str], ready: Any, done: Any) -> None:
             pass
 
 
-def measure_pages(running: Running, deliveries: int, times: int) -> tuple[Table, list[Target]]:
-    rows, targets = [], []
+def measure_pages(running: Running, deliveries: int, times: int) -> tuple[Table, Target]:
+    rows, slowest = [], 0.0
     with signed_in(running.port) as client:
         every = {**paths(deliveries), f"list, page {FAR}": far_path(client)}
         for name, path in every.items():
             taken = times_ms(partial(open_page, client, path), times)
             p99 = percentile(taken, 99)
             rows.append((name, f"{median(taken):.1f}", f"{p99:.1f}"))
-            targets.append(Target.at_most(f"{name}, p99", MOST_MS, p99, "ms"))
+            slowest = max(slowest, p99)
     title = f"{deliveries:,} deliveries of {DAYS} days, one reader, {times} times each"
-    return Table(title, ("page", "median ms", "p99 ms"), rows), targets
+    target = Target.at_most("the slowest page, p99", MOST_MS, slowest, "ms")
+    return Table(title, ("page", "median ms", "p99 ms"), rows), target
 
 
 def measure_callbacks(running: Running, deliveries: int, rounds: int, seconds: int) -> Table:
@@ -235,12 +236,12 @@ def main() -> None:
         fill(database, options.deliveries)
         with contenders.ours(database, stage.server_cores) as running, running_on(stage.load_cores):
             refuse_some(running)
-            pages, targets = measure_pages(running, options.deliveries, options.times)
+            pages, target = measure_pages(running, options.deliveries, options.times)
             callbacks = measure_callbacks(
                 running, options.deliveries, options.rounds, options.seconds
             )
         facts = [*stage.describe(), "the readers and the callbacks come from the load's core"]
-        publish(options, "measured: pages", facts, [pages, callbacks, targets_table(targets)])
+        publish(options, "measured: pages", facts, [pages, callbacks, targets_table([target])])
 
 
 if __name__ == "__main__":
