@@ -102,7 +102,12 @@ def _findings(url: SplitResult, key: str | None) -> Iterator[Finding]:
         yield unreachable.finding
         return
     with httpx2.Client(
-        verify=context, trust_env=False, follow_redirects=False, timeout=TIMEOUT_S
+        verify=context,
+        trust_env=False,
+        follow_redirects=False,
+        timeout=TIMEOUT_S,
+        # A server may close a kept connection just as it is used again.
+        limits=httpx2.Limits(max_keepalive_connections=0),
     ) as http:
         message_id = f"{CHECK_PREFIX}{token_hex(8)}"
         is_stored = False

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import URL, event
+from sqlalchemy import URL
 
 from app.callback.parse import parse
 from app.ops import upkeep
@@ -21,7 +21,7 @@ from app.store import write
 from tests.console.browsing import ADMIN_FORMS, HTML, Person, a_person, text_of
 from tests.process import until
 from tests.pulling.test_pull import SOON, asking
-from tests.query.test_deliveries import plans_of
+from tests.query.test_deliveries import plans_of, statements_of
 from tests.sending.provider import answered, running_provider
 from tests.service import (
     ADMIN_KEY,
@@ -312,13 +312,6 @@ def test_list_of_a_country_goes_on_page_by_page(service: Service, person: Person
 def test_every_list_goes_by_an_index(service: Service, person: Person) -> None:
     service.call_back(a_report())
     service.call_back(a_report(status=404, statuscode="Unroutable"))
-    statements: list[tuple[str, Any]] = []
-
-    @event.listens_for(service.app.parts.database.read, "before_cursor_execute")
-    def note(_c: object, _d: object, statement: str, parameters: Any, *_: object) -> None:
-        if "FROM deliveries" in statement:
-            statements.append((statement, parameters))
-
     a_time = "2000-01-31T08:00:00Z"
     for path, index in (
         ("/deliveries?conflicting=true", "conflicting"),
@@ -331,14 +324,13 @@ def test_every_list_goes_by_an_index(service: Service, person: Person) -> None:
         (f"/deliveries?country=TH&since={a_time}&until=2999-01-31T08:00:00Z", "mcc_mnc"),
         ("/", "conflicting"),
     ):
-        statements.clear()
-        assert person.open(path).status_code == 200, path
+        with statements_of(service) as statements:
+            assert person.open(path).status_code == 200, path
         plans = [plan for _, plan in plans_of(service, statements)]
         assert re.search(f"ix_deliveries_{index}", plans[-1]), path + plans[-1]
         for plan in plans:
             assert "Seq Scan on deliveries" not in plan, path + plan
             assert not re.search(r"^SCAN deliveries$", plan, re.MULTILINE), path + plan
-    event.remove(service.app.parts.database.read, "before_cursor_execute", note)
 
 
 def test_list_goes_on_page_by_page(service: Service, person: Person) -> None:
