@@ -67,8 +67,11 @@ def test_nothing_is_acknowledged_into_a_database_that_was_taken_away(
         assert [call_back(program, f"after-{number}") for number in range(5)] == [503] * 5
         assert not is_ready(program)
         said = [line for line in program.log_lines() if "takes no reports" in line["message"]]
-        assert len(said) == 1
-        assert "dlr.db" in said[0]["error"]
+        # Each reason once: a connection that opens meanwhile makes a new log, so that a log that
+        # was moved becomes one that was replaced.
+        reasons = [line["error"] for line in said]
+        assert 1 <= len(reasons) == len(set(reasons))
+        assert all("dlr.db" in reason for reason in reasons)
 
 
 def test_a_database_that_is_put_back_is_used_again(tmp_path: Path) -> None:
