@@ -122,6 +122,20 @@ def test_signing_out_ends_the_session_wherever_its_cookie_is(own_service: Servic
         assert thief.open("/deliveries").url.path == "/sign-in"
 
 
+@pytest.mark.parametrize(
+    ("seconds_ahead", "path"), [(30, "/deliveries"), (120, "/sign-in")], ids=["a bit", "far"]
+)
+def test_session_of_a_replica_whose_clock_is_ahead_is_known(
+    own_service: Service, seconds_ahead: int, path: str
+) -> None:
+    with a_person(own_service) as reader, a_person(own_service, key=None) as person:
+        cookie = reader.http.cookies["dlr_session"]
+        signer = signer_then(own_service, -seconds_ahead)
+        person.http.cookies["dlr_session"] = signer.dumps(signer.loads(cookie, max_age=None))
+
+        assert person.open("/deliveries").url.path == path
+
+
 @pytest.mark.parametrize(("seconds", "path"), [(-60, "/deliveries"), (1, "/sign-in")])
 def test_session_ends_after_twelve_hours(own_service: Service, seconds: int, path: str) -> None:
     with a_person(own_service) as reader, a_person(own_service, key=None) as person:
