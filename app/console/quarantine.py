@@ -12,6 +12,7 @@ from app.console.access import Administrator, CheckedForm, Form, PageRoute, firs
 from app.console.pages import counted, page, redirect
 from app.errors import InvalidRequestError
 from app.quarantine.replay import replay
+from app.reports import is_printable_ascii
 from app.store import quarantine as store
 from app.store.engine import Database
 
@@ -22,6 +23,8 @@ ROWS_A_PAGE: Final = 50
 MAX_IDS: Final = 1000
 # Rows that one transaction deletes: the writer must wait for it.
 BATCH: Final = 500
+# Of a number in a form or an address: those of a time in microseconds, and two more.
+MAX_DIGITS: Final = 18
 REPLAY: Final = "replay"
 ACTIONS: Final = {REPLAY, "delete"}
 
@@ -49,10 +52,11 @@ def ask_first(request: Request, _session: Administrator, form: CheckedForm) -> R
     """Say how many rows it is about, and ask."""
     action, ids = _wanted(form)
     with parts_of(request).database.read.connect() as connection:
-        number = store.count(connection, ids)
+        until = store.newest(connection)
+        number = store.count(connection, ids, until)
     if action not in ACTIONS or not number:
         return redirect(request, "/quarantine", done="nothing")
-    return page(request, "question.html", action=action, ids=ids, number=number)
+    return page(request, "question.html", action=action, ids=ids, number=number, until=until)
 
 
 @router.post("/quarantine/do")
@@ -67,26 +71,32 @@ def do_it(request: Request, _session: Administrator, form: CheckedForm) -> Respo
         rejected = sum(batch.still_rejected for batch in batches)
         return redirect(request, "/quarantine", done=action, counts=f"{replayed}-{rejected}")
     if action in ACTIONS:
-        return redirect(request, "/quarantine", done=action, counts=str(_delete(database, ids)))
+        deleted = _delete(database, ids, _number_in(first(form, "until")) or 0)
+        return redirect(request, "/quarantine", done=action, counts=str(deleted))
     return redirect(request, "/quarantine", done="nothing")
 
 
 def _wanted(form: Form) -> tuple[str, list[str] | None]:
     """The action, and the ids that it is about; None means all rows."""
     action, _, which = first(form, "action").partition(" ")
-    ids = list(form.get("id", ()))[:MAX_IDS]
+    ids = [it for it in form.get("id", ()) if is_printable_ascii(it)][:MAX_IDS]
     return action, None if which == "all" else ids
 
 
-def _delete(database: Database, ids: Sequence[str] | None) -> int:
-    """Delete in small transactions; all rows that were there when it began."""
+def _number_in(text: str) -> int | None:
+    is_number = text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS
+    return int(text) if is_number else None
+
+
+def _delete(database: Database, ids: Sequence[str] | None, until: int) -> int:
+    """Delete these rows, or in small transactions all that the question has counted."""
     if ids is not None:
         with database.batch() as connection:
             return len(store.remove(connection, ids))
     deleted, after_id = 0, ""
     while True:
         with database.transaction() as connection:
-            rows = store.take(connection, after_id, BATCH, None)
+            rows = store.take(connection, after_id, BATCH, None, until)
             deleted += len(store.remove(connection, [row.id for row in rows]))
         if not rows:
             return deleted
@@ -95,7 +105,7 @@ def _delete(database: Database, ids: Sequence[str] | None) -> int:
 
 def _told(done: str | None, counts: str) -> str | None:
     """The result of the last action, in words."""
-    numbers = [int(part) for part in counts.split("-") if part.isascii() and part.isdigit()]
+    numbers = [it for part in counts.split("-") if (it := _number_in(part)) is not None]
     if done == REPLAY and len(numbers) == 2:
         stored = counted(numbers[0], "callback is", "callbacks are")
         stay = counted(numbers[1], "callback is", "callbacks are")

@@ -21,7 +21,7 @@ from app.console.access import (
 )
 from app.console.pages import page, redirect
 from app.errors import ApiError
-from app.push.endpoint import WebhookWanted, add, push_test, require
+from app.push.endpoint import WebhookId, WebhookWanted, add, push_test, require
 from app.push.problems import WebhookNotFoundError
 from app.store import webhooks
 from app.store.webhooks import MAX_WAITING, Webhook
@@ -60,7 +60,7 @@ def add_webhook(request: Request, _session: Administrator, form: CheckedForm) ->
 
 
 @router.get("/webhooks/{webhook_id}")
-def show_webhook(webhook_id: str, request: Request, _session: Administrator) -> Response:
+def show_webhook(webhook_id: WebhookId, request: Request, _session: Administrator) -> Response:
     """One address with its latest pushes."""
     notice = DONE.get(request.query_params.get("done", ""))
     return _one(request, _find(parts_of(request), webhook_id), notice=notice)
@@ -68,7 +68,7 @@ def show_webhook(webhook_id: str, request: Request, _session: Administrator) -> 
 
 @router.post("/webhooks/{webhook_id}/test")
 async def push_a_test(
-    webhook_id: str, request: Request, session: Administrator, _form: CheckedForm
+    webhook_id: WebhookId, request: Request, session: Administrator, _form: CheckedForm
 ) -> Response:
     """Push a made-up delivery, and say how it was answered."""
     answer = await push_test(parts_of(request), webhook_id, session.key.name)
@@ -83,7 +83,7 @@ async def push_a_test(
 
 @router.post("/webhooks/{webhook_id}/enable")
 def enable_webhook(
-    webhook_id: str, request: Request, _session: Administrator, _form: CheckedForm
+    webhook_id: WebhookId, request: Request, _session: Administrator, _form: CheckedForm
 ) -> Response:
     """Push again at once, from where it stood."""
     refuse_while_away(request)
@@ -95,7 +95,7 @@ def enable_webhook(
 
 @router.post("/webhooks/{webhook_id}/question")
 def ask_first(
-    webhook_id: str, request: Request, _session: Administrator, _form: CheckedForm
+    webhook_id: WebhookId, request: Request, _session: Administrator, _form: CheckedForm
 ) -> Response:
     """Ask before an address is deleted."""
     return page(request, "delete_webhook.html", webhook=_find(parts_of(request), webhook_id))
@@ -103,7 +103,7 @@ def ask_first(
 
 @router.post("/webhooks/{webhook_id}/delete")
 def delete_webhook(
-    webhook_id: str, request: Request, _session: Administrator, _form: CheckedForm
+    webhook_id: WebhookId, request: Request, _session: Administrator, _form: CheckedForm
 ) -> Response:
     """Delete an address with its history."""
     refuse_while_away(request)

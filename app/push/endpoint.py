@@ -23,7 +23,7 @@ from app.push.client import Answer, PushClient, tls_context
 from app.push.problems import TooManyWebhooksError, WebhookNotFoundError
 from app.push.push import signed_push
 from app.query.schemas import NOW, Change, delivery_of, read_position
-from app.reports import TEST_NUMBER
+from app.reports import TEST_NUMBER, is_printable_ascii
 from app.settings import Role
 from app.store import changes, webhooks
 from app.store.changes import BEGINNING
@@ -114,7 +114,14 @@ class PushResult(BaseModel):
     duration_ms: int = Field(description="The time until then, in milliseconds.")
 
 
-WebhookId = Annotated[str, Path(description="Its id.")]
+def _possible_id(text: str) -> str:
+    """The id. Raises `WebhookNotFoundError` for one that a database may refuse to look for."""
+    if not is_printable_ascii(text):
+        raise WebhookNotFoundError(text)
+    return text
+
+
+WebhookId = Annotated[str, AfterValidator(_possible_id), Path(description="Its id.")]
 NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {
     404: documented(f"There is no such webhook. `code`: `{WebhookNotFoundError.code}`.")
 }

@@ -15,6 +15,7 @@ from app.api.routes import api_router
 from app.api.times import TimeOutput
 from app.errors import RefusedCallbackNotFoundError, documented
 from app.quarantine.replay import replay
+from app.reports import is_printable_ascii
 from app.settings import Role
 from app.store import quarantine
 
@@ -107,6 +108,8 @@ def replay_refused(wanted: Annotated[ReplayWanted, Body()], request: Request) ->
 def delete_refused(id: str, request: Request) -> None:  # noqa: A002 - the name in the path
     """Delete a refused callback for good."""
     refuse_while_away(request)
+    if not is_printable_ascii(id):  # a database may refuse to look for it
+        raise RefusedCallbackNotFoundError(id)
     with parts_of(request).database.batch() as connection:
         removed = quarantine.remove(connection, [id])
     if not removed:

@@ -94,21 +94,34 @@ def page(
     return connection.execute(statement).all()
 
 
-def count(connection: Connection, ids: Collection[str] | None = None) -> int:
-    """The number of rows, or of those with these ids."""
+def newest(connection: Connection) -> int:
+    """When the row that came last was received first; 0 if there is none."""
+    return connection.scalar(select(func.max(quarantine.c.received_at))) or 0
+
+
+def count(
+    connection: Connection, ids: Collection[str] | None = None, until: int | None = None
+) -> int:
+    """The number of rows, or of those with these ids, first received at `until` or before."""
     statement = select(func.count()).select_from(quarantine)
     if ids is not None:
         statement = statement.where(quarantine.c.id.in_(ids))
+    if until is not None:
+        statement = statement.where(quarantine.c.received_at <= until)
     return int(connection.execute(statement).scalar_one())
 
 
 def take(
-    connection: Connection, after_id: str, limit: int, ids: Collection[str] | None
+    connection: Connection,
+    after_id: str,
+    limit: int,
+    ids: Collection[str] | None,
+    until: int | None = None,
 ) -> Sequence[Row[Any]]:
     """Lock at most `limit` rows with these ids (None: any), in the order of ids, after `after_id`.
 
-    The rows stay locked until the transaction ends. Rows that another replica has locked are left
-    out.
+    Those that were first received after `until` are left out. The rows stay locked until the
+    transaction ends. Rows that another replica has locked are left out.
     """
     statement = (
         select(quarantine)
@@ -119,6 +132,8 @@ def take(
     )
     if ids is not None:
         statement = statement.where(quarantine.c.id.in_(ids))
+    if until is not None:
+        statement = statement.where(quarantine.c.received_at <= until)
     return connection.execute(statement).all()
 
 

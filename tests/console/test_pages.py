@@ -464,9 +464,60 @@ def test_quarantine_is_replayed_or_deleted_after_a_question(service: Service) ->
         done = person.submit("/quarantine/do", question, action="replay all")
         assert "0 callbacks are stored now. 2 callbacks are still refused." in text_of(done)
 
-        person.submit("/quarantine/do", done, action="delete all")
+        question = person.submit("/quarantine/question", done, action="delete all")
+        person.submit("/quarantine/do", question, action="delete all", until=until_of(question))
         assert service.quarantine() == []
         assert "Nothing was refused" in person.open("/quarantine").text
+
+
+def until_of(question: httpx2.Response) -> str:
+    """The time up to which the question has counted, which its form sends along."""
+    found = re.search(r'name="until" value="(\d+)"', question.text)
+    assert found, question.text
+    return found[1]
+
+
+def test_refused_callback_that_came_after_the_question_is_not_deleted(service: Service) -> None:
+    service.call_back("type=dlr&x=1")
+    with a_person(service, ADMIN_KEY) as person:
+        page = person.open("/quarantine")
+        question = person.submit("/quarantine/question", page, action="delete all")
+        assert "Delete 1 refused callback?" in text_of(question)
+        service.call_back("type=dlr&x=2")
+
+        done = person.submit(
+            "/quarantine/do", question, action="delete all", until=until_of(question)
+        )
+
+    assert "1 callback deleted." in text_of(done)
+    assert [it["query"] for it in service.quarantine()] == ["type=dlr&x=2"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/webhooks/%00", 404),
+        ("/quarantine?done=delete&counts=" + "9" * 5000, 200),
+    ],
+    ids=lambda it: str(it)[:30],
+)
+def test_nonsense_in_an_address_is_no_fault_of_ours(
+    service: Service, path: str, status: int
+) -> None:
+    with a_person(service, ADMIN_KEY) as person:
+        assert person.open(path).status_code == status
+
+
+def test_nonsense_in_a_form_chooses_nothing(service: Service) -> None:
+    service.call_back("type=dlr")
+    with a_person(service, ADMIN_KEY) as person:
+        page = person.open("/quarantine")
+        for action in ("delete chosen", "replay chosen"):
+            for path in ("/quarantine/question", "/quarantine/do"):
+                answer = person.submit(path, page, action=action, id=["\0"])
+                assert answer.status_code == 200, path
+        person.submit("/quarantine/do", page, action="delete all", until="x")
+    assert len(service.quarantine()) == 1
 
 
 @pytest.mark.parametrize("key", [READ_KEY, SEND_KEY])

@@ -294,6 +294,7 @@ def test_deleted_is_gone_and_a_second_time_not_found(service: Service) -> None:
     assert second.status_code == 404
     assert second.headers["content-type"] == "application/problem+json"
     assert second.json()["code"] == "refused_callback_not_found"
+    assert remove(service, "%00").status_code == 404
     assert [row["query"] for row in page(service)["items"]] == [kept]
 
 
