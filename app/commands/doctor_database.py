@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.commands.findings import Finding, error, ok, standing_alone, warning
 from app.settings import Settings
-from app.store import faults, postgresql, read_only, schema
+from app.store import faults, postgresql, read_only, schema, tables
 from app.store.engine import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Database, open_database
 from app.store.replication import standbys_of
 
@@ -21,6 +21,12 @@ CLOCK_DIFFERENCE_S: Final = 2
 MAX_CLOCK_DIFFERENCE_S: Final = 60
 # A commit that returned is on the server's disk with these.
 DURABLE: Final = ("on", "remote_apply")
+# A table that isn't there is the schema's fault, and NULL here.
+MISSING_RIGHTS: Final = """
+SELECT DISTINCT r FROM unnest(%(tables)s::text[]) AS t,
+    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r
+WHERE NOT has_table_privilege(to_regclass(t), r) ORDER BY r
+"""
 
 
 def look(settings: Settings) -> Iterator[Finding]:
@@ -89,6 +95,19 @@ def look_at_role(database: Database) -> Iterator[Finding]:
         yield error("primary", words)
     else:
         yield ok("primary", "yes, and it takes writes")
+
+
+def look_at_rights(database: Database) -> Iterator[Finding]:
+    """The server may take writes, and yet none of this user's."""
+    names = {"tables": list(tables.metadata.tables)}
+    with database.write.connect() as connection:
+        missing = connection.exec_driver_sql(MISSING_RIGHTS, names).scalars().all()
+    if missing:
+        words = f"no {', '.join(missing)} on some tables, so that reports go to the spool, or are"
+        advice = "grant the service's user these on every table, or give it the tables"
+        yield error("rights", f"{words} refused: {advice}")
+    else:
+        yield ok("rights", "to read every table, and to write")
 
 
 def look_at_timeouts(database: Database) -> Iterator[Finding]:
@@ -202,6 +221,7 @@ Look = Callable[[Database], Iterator[Finding]]
 CHECKS: Final[Mapping[str, Look]] = {
     "schema": look_at_schema,
     "primary": look_at_role,
+    "rights": look_at_rights,
     "statement_timeout": look_at_timeouts,
     "synchronous_commit": look_at_durability,
     "pooler": look_for_pooler,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 from signal import SIGKILL
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ SECRETS = {"DLR_CALLBACK_TOKENS": LONG_TOKEN, "DLR_API_KEYS": f"ops:admin:{LONG}
 AWAY = {"DLR_DATABASE_URL": "postgresql://dlr:hush-hush@127.0.0.1:1/dlr", **SECRETS}
 OF_A_SERVER = {
     *("database", "schema", "primary", "statement_timeout", "synchronous_commit", "pooler"),
-    *("standbys", "clock"),
+    *("rights", "standbys", "clock"),
 }
 OF_ALL = {"data folder", "free space", "spool", "variables", "tokens", "keys", "account"}
 
@@ -171,6 +172,31 @@ def test_a_server_that_is_read_only_is_told(postgres_url: URL) -> None:
 
     assert ended.code == 1
     assert lines["primary"].startswith("error yes, but read-only")
+
+
+@pytest.mark.parametrize(
+    ("granted", "found"),
+    [
+        ("SELECT, INSERT, UPDATE, DELETE", "ok to read"),
+        ("SELECT", "error no DELETE, INSERT, UPDATE on some tables"),
+    ],
+)
+def test_a_user_who_may_not_write_is_told(postgres_url: URL, granted: str, found: str) -> None:
+    role = f"reader_{token_hex(4)}"
+    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+        connection.execute(text(f"GRANT {granted} ON ALL TABLES IN SCHEMA public TO {role}"))
+        try:
+            url = postgres_url.set(username=role).render_as_string(hide_password=False)
+            ended, lines = doctor(DLR_DATABASE_URL=url, **SECRETS)
+        finally:
+            connection.execute(text(f"DROP OWNED BY {role}"))
+            connection.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()
+
+    assert lines["rights"].startswith(found)
+    assert ended.code == (1 if found.startswith("error") else 0)
 
 
 @pytest.mark.parametrize(("ahead_s", "level"), [(0, "ok"), (20, "warning"), (-300, "error")])
