@@ -24,6 +24,10 @@ MUCH_OF_THE_SPOOL: Final = 0.8
 
 def look_at_folder(settings: Settings) -> Iterator[Finding]:
     folder = settings.data_dir.absolute()
+    if folder.is_symlink() and not folder.exists():
+        words = f"{folder} leads to {folder.readlink()}, which isn't there: is its disk mounted?"
+        yield error("data folder", words)
+        return
     if not folder.exists():
         parent = _existing(folder)
         if os.access(parent, os.W_OK | os.X_OK):

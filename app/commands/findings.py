@@ -70,5 +70,8 @@ def standing_alone(what: str, look: Callable[[], Iterable[Finding]]) -> Iterator
         yield from look()
     except SQLAlchemyError as failure:
         yield warning(what, f"could not be looked at: {faults.words(failure)}")
+    except PermissionError as failure:
+        words = f"{failure.filename} is closed to user {os.geteuid()}"
+        yield error(what, f"{words}: give it to the user of `serve`, or run this as that user")
     except Exception as failure:  # noqa: BLE001 - see above
         yield warning(what, f"could not be looked at: {type(failure).__name__}: {failure}")

@@ -14,7 +14,9 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import URL, create_engine, text
 
-from app.commands import doctor_database
+from app.commands import doctor_database, doctor_disk
+from app.commands.findings import standing_alone
+from app.settings import load_settings
 from app.store import postgresql
 from app.store.engine import open_database
 from app.store.spool import Spool
@@ -338,6 +340,33 @@ def test_a_provider_that_cannot_be_reached_is_told() -> None:
 
     assert ended.code == 1
     assert lines["balance"].startswith("error 127.0.0.1 can't be reached")
+
+
+def test_a_data_folder_on_a_disk_that_is_not_mounted_is_told() -> None:
+    Path("var").symlink_to("/nowhere/at/all")
+
+    ended, lines = doctor(**AWAY)
+
+    assert ended.code == 1
+    assert "error /" in lines["data folder"]
+    assert "is its disk mounted?" in lines["data folder"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_data_folder_that_is_closed_to_the_user_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "closed" / "var"
+    folder.mkdir(parents=True)
+    folder.parent.chmod(0o700)
+    settings = load_settings(data_dir=folder, database_url=AWAY["DLR_DATABASE_URL"])
+
+    os.seteuid(65534)
+    try:
+        (finding,) = standing_alone("folder", lambda: doctor_disk.look_at_folder(settings))
+    finally:
+        os.seteuid(0)
+
+    assert finding.level == "error"
+    assert f"{folder} is closed to user 65534" in finding.words
 
 
 def test_a_data_folder_that_is_a_file_is_told() -> None:
