@@ -25,6 +25,9 @@ from app.store.stats import HOUR
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 MAX_ID_LENGTH: Final = 128
+# A send has at most 50, but nothing keeps PaaSoo from reporting more: 20,000 would take 12 s.
+MOST_RECIPIENTS: Final = 100
+MOST_EVENTS: Final = 50  # of a recipient
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class Recipient:
     row: Row[Any]
     country: str | None
     events: Sequence[timeline.Event]
+    events_left_out: int
     why: str
     contradiction: str | None
 
@@ -64,7 +68,7 @@ def show_message_page(messageid: MessageId, request: Request, _session: Reader) 
     plan = _plan(parts, questions)
     recipients = [
         _recipient(row, marks[row.recipient], by_recipient[row.recipient], plan)
-        for row in deliveries
+        for row in deliveries[:MOST_RECIPIENTS]
     ]
     address = address_of(request)
     return page(
@@ -72,6 +76,7 @@ def show_message_page(messageid: MessageId, request: Request, _session: Reader) 
         "message.html",
         message_id=messageid,
         recipients=recipients,
+        total=len(deliveries),
         questions=questions,
         link=f"{address}{message_path(messageid)}",
         curl=_curl(address, messageid),
@@ -103,10 +108,14 @@ def _plan(parts: Parts, questions: Row[Any, Any, Any] | None) -> timeline.Plan:
 def _recipient(
     row: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]], plan: timeline.Plan
 ) -> Recipient:
+    events = timeline.timeline(row, mark, reports, plan)
+    latest = events[-MOST_EVENTS:]
+    shown = [*(it for it in events[:-MOST_EVENTS] if it.decides), *latest]
     return Recipient(
         row,
         country_of_network(row.mcc_mnc),
-        timeline.timeline(row, mark, reports, plan),
+        shown,
+        len(events) - len(shown),
         timeline.why(row, mark, reports),
         timeline.contradiction(row, reports),
     )

@@ -137,6 +137,28 @@ def test_message_tells_its_story_and_why(service: Service, person: Person) -> No
     assert f"curl -H 'Authorization: Bearer KEY' {address}/v1/messages/{ID}" in words
 
 
+def test_message_with_very_many_reports_shows_some(service: Service, person: Person) -> None:
+    """All of them would take a time that callbacks then lack."""
+    started = 1_700_000_000_000_000
+    of_many = [parse(a_report(to=6588880000 + it).encode(), started) for it in range(150)]
+    of_one = [
+        parse(a_report(to="6500", status=404, errcode=it).encode(), started + 1 + it)
+        for it in range(80)
+    ]
+    deciding = parse(a_report(to="6500").encode(), started)
+    with service.app.parts.database.transaction() as connection:
+        write.record(connection, [*of_many, deciding, *of_one])
+
+    page = person.open(f"/messages/{ID}")
+
+    assert "Recipients 151" in text_of(page)
+    assert "The first 100 recipients are shown" in text_of(page)
+    assert page.text.count("<article") == 100
+    assert "30 earlier reports not shown" in text_of(page)
+    assert page.text.count("PaaSoo called") == 99 + 51
+    assert page.text.count('<span class="flag good">decides</span>') == 100
+
+
 def test_message_without_a_report_says_so(service: Service, person: Person) -> None:
     service.register("sent-1", to=["6588888888", "6577777777"], reference="order 12")
 
