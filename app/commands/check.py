@@ -217,7 +217,7 @@ def _look_up(
         if _code_of(_get(http, address, headers)) == "message_not_found":
             yield ok("removal", "nothing is left of it")
             return
-    yield warning(
+    yield error(
         "removal",
         f"still there after {REMOVED_WITHIN_S} s. The service removes it once its periodic work has"
         " time; a version that is older than `check` never does",

@@ -13,6 +13,7 @@ from threading import Thread
 import pytest
 from sqlalchemy import URL, create_engine, text
 
+from app.commands import check as check_command
 from app.ops import upkeep
 from app.store import checks
 from tests.process import Ended, free_port, run
@@ -187,6 +188,18 @@ def test_a_lookup_that_finds_nothing_is_told(answer: bytes, part: str) -> None:
     assert ended.code == 1
     assert lines[:3] == REACHED
     assert part in ended.stdout.splitlines()[-1]
+
+
+def test_a_report_that_stays_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(check_command, "REMOVED_WITHIN_S", 1)
+    monkeypatch.setenv("DLR_CHECK_KEY", READ_KEY)
+    with answering(OK, bytes_answered(b'{"deliveries": [{}]}')) as port:
+        code = check_command.check(f"http://127.0.0.1:{port}/callback/paasoo/{TOKEN}")
+
+    assert code == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("error    removal")
 
 
 def test_an_answer_that_never_comes_is_told() -> None:
