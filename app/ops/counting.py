@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.ingest.outage import Outage
-from app.store import pulls, quarantine, webhooks
+from app.store import changes, pulls, quarantine, webhooks
 from app.store.engine import Database
 from app.store.replication import Standbys, standbys_of
 from app.store.webhooks import Webhook

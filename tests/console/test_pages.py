@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from html import escape, unescape
-from typing import Any
 
 import httpx2
 import pytest
