@@ -24,6 +24,10 @@ class Node:
     folder: Path
     tools: Any  # of the package that the server comes from
 
+    @property
+    def socket(self) -> Path:
+        return self.folder / SOCKET
+
     @classmethod
     def of(cls, server: StoppableServer) -> Self:
         return cls(Path(str(server.url.query["host"])), server.tools)
@@ -39,8 +43,28 @@ class Node:
         self.control("-o", sockets, "-l", str(self.folder / "log"), "start")
 
     def crash(self) -> None:
-        with suppress(Exception):  # it may have ended before
-            self.control("-m", "immediate", "stop")
+        if (self.folder / "postmaster.pid").exists():
+            with suppress(Exception):  # it may have ended meanwhile
+                self.control("-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """End all its processes at once, suspended ones too, as a machine that fails does."""
+        processes = self.processes()
+        for process in reversed(processes):  # first the one that would start others
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes)
+        (self.folder / "postmaster.pid").unlink()
+
+    def freeze(self) -> None:
+        """Suspend all its processes: connections stay open, and nobody answers."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def wake(self) -> None:
+        for process in self.processes():
+            process.resume()
 
     def promote(self) -> None:
         self.control("promote")
@@ -77,7 +101,7 @@ class Pair:
 
     def move_to(self, node: Node) -> None:
         fresh = self.address / "fresh"
-        fresh.symlink_to(node.folder / SOCKET)
+        fresh.symlink_to(node.socket)
         fresh.rename(self.address / SOCKET)
 
     def stand_by(self) -> Node:
