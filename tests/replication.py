@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy import URL
 
 from tests.postgres import StoppableServer
+from tests.process import until
 
 SOCKET = ".s.PGSQL.5432"
 
@@ -53,7 +54,7 @@ class Node:
         for process in reversed(processes):  # first the one that would start others
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(processes)
+        until(lambda: not any(map(_is_alive, processes)))
         (self.folder / "postmaster.pid").unlink()
 
     def freeze(self) -> None:
@@ -85,6 +86,13 @@ class Node:
         for name, value in settings.items():
             self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         self.execute("SELECT pg_reload_conf()")
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """Failovers under load, one after the other: nothing is lost that the standby had, or skipped.
 
 Of two replicas one finds the primary by an address that moves, the other in a list of both hosts.
-Every other primary isn't killed but freezes, as seen from a machine that lost its network. As a
-program it runs the long show.
+Every other primary isn't killed but freezes: for others a machine without its network looks so. As
+a program it runs the long show.
 """
 
 import argparse
+import math
 import tempfile
 import threading
 import time
@@ -45,6 +46,8 @@ BACK_WITHIN_S: Final = 60
 FOLLOWED_WITHIN_S: Final = 10
 # More than a pool of readers keeps, so that none of its connections is left out.
 LOOKUPS_AT_ONCE: Final = 16
+# Of four failovers: so each of the two machines freezes, and is killed.
+FREEZING: Final = (0, 3)
 IN_STEP: Final = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
 MARKS: Final = "SELECT count(*) FROM deliveries WHERE message_id LIKE 'mark-{}-%'"
 
@@ -59,8 +62,8 @@ class FeedReader(threading.Thread):
         self._finishing = threading.Event()
 
     def finish(self) -> None:
+        """End at the end of the feed."""
         self._finishing.set()
-        self.join()
 
     def run(self) -> None:
         parameters: dict[str, Any] = {"limit": 1000, "wait": 1}
@@ -160,7 +163,7 @@ class Failovers:
             until(lambda: bool(old.execute(IN_STEP)))
         answered = self.ledger.answers.total()
         until(self.ledger.has_answers(answered + REPORTS_BETWEEN), BACK_WITHIN_S)
-        is_frozen = self.is_synchronous and number % 2 == 1
+        is_frozen = self.is_synchronous and number % 4 in FREEZING
         began_at = time.monotonic()
         if is_frozen:
             old.freeze()
@@ -171,12 +174,14 @@ class Failovers:
         marks = [threading.Thread(target=self._mark, args=(it, number)) for it in self.programs]
         for mark in marks:
             mark.start()
-        self.cluster.take_over()
-        self._follow(began_at, number)
+        try:
+            self.cluster.take_over()
+            self._follow(began_at, number)
+        finally:
+            if is_frozen:
+                old.kill()
         for mark in marks:
             mark.join()
-        if is_frozen:
-            old.kill()
         self.cluster.bring_back()
 
     def _kill_ahead_of_the_standby(self) -> None:
@@ -230,14 +235,18 @@ def replicas(cluster: Cluster) -> Iterator[list[Serving]]:
 
 
 def fail_over_often(
-    seed: int, times: int, is_synchronous: bool, on_progress: Callable[[], object] = lambda: None
+    seed: int,
+    times: int,
+    is_synchronous: bool,
+    a_second: float = math.inf,
+    on_progress: Callable[[], object] = lambda: None,
 ) -> str:
     """Fail over so many times. Returns the summary in one line; raises `AssertionError`."""
     ledger = Ledger(seed)
     with clustered() as cluster, replicas(cluster) as programs:
         failovers = Failovers(cluster, programs, ledger, is_synchronous)
         readers = [FeedReader(program.http) for program in programs]
-        load = Load(ledger, [port_of(program) for program in programs])
+        load = Load(ledger, [port_of(program) for program in programs], a_second=a_second)
         for thread in (*readers, load):
             thread.start()
         try:
@@ -249,6 +258,8 @@ def fail_over_often(
         until(lambda: all(map(spool_is_empty, programs)), BACK_WITHIN_S)
         for reader in readers:
             reader.finish()
+        for reader in readers:
+            reader.join()
         ledger.check(cluster.url, failovers.perhaps_lost)
         deliveries = _check_feed(cluster.url, seed, readers)
         return _summary(failovers, len(ledger.lost(cluster.url)), deliveries)
@@ -301,7 +312,9 @@ def show(seed: int, times: int, is_synchronous: bool) -> None:
     """Run the long show, with progress, and print its summary."""
     with Progress() as progress:
         task = progress.add_task("failovers", total=times)
-        summary = fail_over_often(seed, times, is_synchronous, lambda: progress.advance(task))
+        summary = fail_over_often(
+            seed, times, is_synchronous, on_progress=lambda: progress.advance(task)
+        )
     print(summary, flush=True)
 
 
