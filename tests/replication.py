@@ -121,7 +121,7 @@ class Pair:
         if tools.system_user:
             shutil.chown(folder, tools.system_user)
         source = ("-h", str(self.primary.folder), "-U", "postgres", "-D", str(folder))
-        copying = ("-R", "-X", "stream", "-c", "fast")
+        copying = ("-R", "-X", "stream", "-c", "fast", "--no-sync")
         pgexec("pg_basebackup", (*source, *copying), tools.bin_path, user=tools.system_user)
         (folder / f"{SOCKET}.lock").unlink()  # a copy of the primary's
         self.standby = Node(folder, tools)
