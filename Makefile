@@ -57,7 +57,7 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	@command -v chromium >/dev/null || echo "check: the console's tests in a browser are skipped; for them, apt-get install chromium"
 	$(PYTEST) $(LONG_SHOWS:%=--ignore=tests/faults/test_%.py)
 
-faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 20 failovers, asking through 20 kills, pushing through 66; over an hour (ARGS=--seed N)
+faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 40 failovers, asking through 20 kills, pushing through 66; over an hour (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)
 
 bench: $(SYNCED) ## compare with the baselines, about 12 minutes; needs wrk (ARGS='--rounds 5')

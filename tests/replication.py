@@ -13,6 +13,7 @@ import psycopg
 from sqlalchemy import URL
 
 from tests.postgres import StoppableServer
+from tests.process import until
 
 SOCKET = ".s.PGSQL.5432"
 
@@ -23,6 +24,10 @@ class Node:
 
     folder: Path
     tools: Any  # of the package that the server comes from
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / SOCKET
 
     @classmethod
     def of(cls, server: StoppableServer) -> Self:
@@ -39,8 +44,28 @@ class Node:
         self.control("-o", sockets, "-l", str(self.folder / "log"), "start")
 
     def crash(self) -> None:
-        with suppress(Exception):  # it may have ended before
-            self.control("-m", "immediate", "stop")
+        if (self.folder / "postmaster.pid").exists():
+            with suppress(Exception):  # it may have ended meanwhile
+                self.control("-m", "immediate", "stop")
+
+    def kill(self) -> None:
+        """End all its processes at once, suspended ones too, as a machine that fails does."""
+        processes = self.processes()
+        for process in reversed(processes):  # first the one that would start others
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        until(lambda: not any(map(_is_alive, processes)))
+        (self.folder / "postmaster.pid").unlink()
+
+    def freeze(self) -> None:
+        """Suspend all its processes: connections stay open, and nobody answers."""
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+
+    def wake(self) -> None:
+        for process in self.processes():
+            process.resume()
 
     def promote(self) -> None:
         self.control("promote")
@@ -63,6 +88,13 @@ class Node:
         self.execute("SELECT pg_reload_conf()")
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 @dataclass
 class Pair:
     """`url` leads through `address` to the primary, until `move_to` moves it."""
@@ -77,7 +109,7 @@ class Pair:
 
     def move_to(self, node: Node) -> None:
         fresh = self.address / "fresh"
-        fresh.symlink_to(node.folder / SOCKET)
+        fresh.symlink_to(node.socket)
         fresh.rename(self.address / SOCKET)
 
     def stand_by(self) -> Node:
@@ -89,7 +121,7 @@ class Pair:
         if tools.system_user:
             shutil.chown(folder, tools.system_user)
         source = ("-h", str(self.primary.folder), "-U", "postgres", "-D", str(folder))
-        copying = ("-R", "-X", "stream", "-c", "fast")
+        copying = ("-R", "-X", "stream", "-c", "fast", "--no-sync")
         pgexec("pg_basebackup", (*source, *copying), tools.bin_path, user=tools.system_user)
         (folder / f"{SOCKET}.lock").unlink()  # a copy of the primary's
         self.standby = Node(folder, tools)

@@ -110,6 +110,8 @@ class Recovery:
             if self._spool is not None:
                 # Its first batch ends the outage: only a write proves that the database is back.
                 self._run_drain(self._spool)
+            elif was_away:
+                self._require_commit()
             if was_away:  # don't end an outage that another thread has just begun
                 self._outage.end(number)
             self._look_at_standbys()
@@ -135,6 +137,14 @@ class Recovery:
             raise
         except SQLAlchemyError as error:
             raise DatabaseFaultError(faults.description(error)) from error
+
+    def _require_commit(self) -> None:
+        """Raise a fault unless a commit returns: one may hang for want of a synchronous standby."""
+        try:
+            with self._database.transaction() as connection:
+                changes.write_nothing_new(connection)
+        except SQLAlchemyError as error:
+            raise DatabaseFaultError(faults.description(error), faults.kind(error)) from error
 
     def _require_same_server(self) -> None:
         """Raise `NotWritableError` if a new connection finds another server than those in use.

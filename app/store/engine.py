@@ -154,34 +154,43 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     def is_outdated(server: postgresql.Server) -> bool:
         return database.is_outdated(server)
 
+    latest: postgresql.LatestHost = []
     # A batch is one statement, so a transaction around it would only add round trips.
     write = postgresql.engine(
-        url, write_timeout_s, is_outdated, pool_size=2, pool_timeout=READ_TIMEOUT_S
+        url, write_timeout_s, is_outdated, latest, pool_size=2, pool_timeout=READ_TIMEOUT_S
     )
     read = postgresql.engine(
         url,
         read_timeout_s,
         is_outdated,
+        latest,
         pool_size=8,
         pool_timeout=READ_TIMEOUT_S,
         pool_pre_ping=True,
     )
-    look = postgresql.engine(url, read_timeout_s, is_outdated, poolclass=NullPool)
+    # It goes by the order of the address, and so may lead the others to another server.
+    look = postgresql.engine(
+        url, read_timeout_s, is_outdated, latest, latest_first=False, poolclass=NullPool
+    )
     database = Database(read, write, look)
+    _refuse_another_server(database)
+    return database
 
-    @event.listens_for(read, "connect")
-    def refuse_another_server(connection: postgresql.ServerConnection, _record: object) -> None:
+
+def _refuse_another_server(database: Database) -> None:
+    """Let nobody read from another server than the one that is written to."""
+
+    @event.listens_for(database.read, "connect")
+    def refuse(connection: postgresql.ServerConnection, _record: object) -> None:
         if database.is_another(connection.server):
             raise postgresql.AnotherServerError(ANOTHER_SERVER)
 
-    @event.listens_for(read, "begin")
-    def refuse_another_server_behind_a_pooler(connection: Connection) -> None:
+    @event.listens_for(database.read, "begin")
+    def refuse_behind_a_pooler(connection: Connection) -> None:
         if postgresql.is_pooled(connection) and database.is_another(
             postgresql.server_of(connection)
         ):
             raise faults.unusable(postgresql.AnotherServerError(ANOTHER_SERVER))
-
-    return database
 
 
 def _open_sqlite(url: URL, hurried: bool) -> Database:

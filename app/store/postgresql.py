@@ -81,6 +81,8 @@ class Warned(NamedTuple):
 
 # True for a server that must never be used.
 IsOutdated = Callable[[Server], bool]
+# The host and the port of the latest connection, shared by the engines of a database.
+LatestHost = list[tuple[str, int]]
 
 
 CONNECT_ARGS: Final = {
@@ -127,10 +129,19 @@ class ServerConnection(psycopg.Connection[Any]):
             self.warning = warned
 
 
-def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options: Any) -> Engine:
+def engine(
+    url: URL,
+    timeout_s: float | None,
+    is_outdated: IsOutdated,
+    latest: LatestHost,
+    *,
+    latest_first: bool = True,
+    **options: Any,
+) -> Engine:
     """An engine in autocommit whose statements end after `timeout_s`, or never.
 
-    It refuses, as a failed connection, each server that `is_outdated` holds for.
+    It refuses, as a failed connection, each server that `is_outdated` holds for. Of several hosts
+    it tries the one of the latest connection first: a host that is silent costs two seconds.
     """
     created = create_engine(
         url,
@@ -143,7 +154,10 @@ def engine(url: URL, timeout_s: float | None, is_outdated: IsOutdated, **options
 
     @event.listens_for(created, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> ServerConnection:
+        if latest_first and latest:
+            options = _beginning_with(latest[0], options)
         connection = _connect(args, options, is_outdated)
+        latest[:] = [(connection.info.host, connection.info.port)]
         if not connection.is_pooled:
             connection.execute(in_session)
         connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
@@ -192,10 +206,26 @@ def _connect(args: Any, options: Mapping[str, Any], is_outdated: IsOutdated) -> 
 
 def _each_host(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The options for each single host, if there are several."""
-    names = [name for name in ("host", "hostaddr", "port") if "," in str(options.get(name, ""))]
+    names = _lists_in(options)
     lists = (str(options[name]).split(",") for name in names)
     for values in zip(*lists, strict=True):
         yield {**options, **dict(zip(names, values, strict=True))}
+
+
+def _lists_in(options: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("host", "hostaddr", "port") if "," in str(options.get(name, ""))]
+
+
+def _beginning_with(latest: tuple[str, int], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The same options, with this host before the others."""
+    host, port = latest
+
+    def is_another(one: Mapping[str, Any]) -> bool:
+        return one.get("host") != host or str(one.get("port") or port) != str(port)
+
+    hosts = sorted(_each_host(options), key=is_another)
+    reordered = {name: ",".join(one[name] for one in hosts) for name in _lists_in(options)}
+    return {**options, **reordered}
 
 
 def _find_place(connection: ServerConnection) -> None:

@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--reports", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=10, help="of opposite orders")
-    parser.add_argument("--failovers", type=int, default=10, help="of each kind")
+    parser.add_argument("--failovers", type=int, default=20, help="of each kind")
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000_000)
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
@@ -181,8 +181,8 @@ def main() -> None:
             lambda elapsed: progress.update(task, completed=elapsed),
         )
     print(summary)
-    for synchronous in (True, False):
-        print(failovers.fail_over_often(options.seed, options.failovers, synchronous), flush=True)
+    for is_synchronous in (True, False):
+        failovers.show(options.seed, options.failovers, is_synchronous)
     for figures in pulls.show_on_postgresql(options.seed):
         print(figures, flush=True)
     for figures in pushes.show_on_both(options.seed):

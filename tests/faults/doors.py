@@ -4,24 +4,32 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from tests.process import free_port
 
 CHUNK = 65536
 
+# A port of this machine, or the path of a socket.
+Target = int | Path
+
 
 class Door:
-    """Hands connections on, in turn, to those of its ports that somebody listens on."""
+    """Hands connections on, in turn, to those of its targets that somebody listens on."""
 
-    def __init__(self, ports: Sequence[int]) -> None:
+    def __init__(self, targets: Sequence[Target]) -> None:
         self.port = free_port()
-        self._ports = list(ports)
+        self._targets = list(targets)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
+
+    def lead_to(self, *targets: Target) -> None:
+        """Hand new connections on to these. Those that are open stay where they are."""
+        self._targets = list(targets)
 
     def open(self) -> None:
         self._do(self._listen())
@@ -58,16 +66,22 @@ class Door:
 
     async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            self._ports.append(self._ports.pop(0))
-            for port in list(self._ports):
+            self._targets.append(self._targets.pop(0))
+            for target in list(self._targets):
                 with suppress(OSError):
-                    theirs = await asyncio.open_connection("127.0.0.1", port)
+                    theirs = await _connect(target)
                     break
             else:
                 return
             await _join(reader, writer, *theirs)
         finally:
             writer.transport.abort()
+
+
+async def _connect(target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(target, Path):
+        return await asyncio.open_unix_connection(target)
+    return await asyncio.open_connection("127.0.0.1", target)
 
 
 async def _join(
@@ -97,9 +111,9 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextmanager
-def opened(ports: Sequence[int]) -> Iterator[Door]:
+def opened(targets: Sequence[Target]) -> Iterator[Door]:
     """A door that is open at first."""
-    door = Door(ports)
+    door = Door(targets)
     try:
         door.open()
         yield door

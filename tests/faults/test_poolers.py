@@ -1,5 +1,9 @@
-"""The promises hold through a pooler, with its defaults, in session and in transaction mode."""
+"""The promises hold through a pooler in session and in transaction mode.
 
+It is set up as `deploy/pgbouncer.ini` says, and once with PgBouncer's own defaults.
+"""
+
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -29,14 +33,19 @@ from tests.replication import Node, replicated
 
 # Reports a second: PgBouncer looks for a server that was away only every 15 s.
 RARELY = 200
+# `server_lifetime`, the interval of our looks, and the time of a step.
+FOLLOWED_WITHIN_S = 20
 
 
-@pytest.fixture(params=["session", "transaction"])
+@pytest.fixture(params=["session", "transaction", "defaults"])
 def pooled_database(
     request: pytest.FixtureRequest, server: StoppableServer, server_database: URL
 ) -> Iterator[URL]:
     assert server_database.database
-    with pooled(Node.of(server), server_database.database, request.param) as url:
+    with_defaults = request.param == "defaults"
+    mode = "transaction" if with_defaults else request.param
+    node, name = Node.of(server), server_database.database
+    with pooled(node, name, mode, with_defaults=with_defaults) as url:
         yield url
 
 
@@ -72,7 +81,7 @@ def test_limits_and_durability_are_in_force_and_reach_no_other_client(
             with database.snapshot() as connection:
                 assert setting(connection, "statement_timeout") == "3s"
                 assert setting(connection, "transaction_isolation") == "repeatable read"
-        address = pooled_database.set(drivername="postgresql").render_as_string()
+        address = pooled_database.set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(address, autocommit=True) as other:
             assert other.execute("SHOW statement_timeout").fetchone() == ("0",)
             assert other.execute("SHOW synchronous_commit").fetchone() == ("off",)
@@ -164,3 +173,28 @@ def test_no_other_server_is_read_through_a_pooler() -> None:
             changes.settle(database)
             assert problem() is None
             database.close()
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_moved_address_is_followed_though_the_old_primary_still_works(mode: str) -> None:
+    """It is not fenced. PgBouncer's default would keep to it for an hour."""
+    with replicated() as pair:
+        pair.primary.execute("CREATE DATABASE dlr")
+        migrate(pair.url("dlr"))
+        address = Node(pair.address, pair.primary.tools)
+        with (
+            pooled(address, "dlr", mode) as url,
+            serving(**settings_for(url)) as program,
+        ):
+            assert call_back(program, "before") == 200
+            until(lambda: bool(pair.standby.execute("SELECT 1 FROM deliveries", "dlr")))
+            pair.standby.promote()
+            pair.move_to(pair.standby)
+
+            def new_reports_are_found() -> bool:
+                name = f"after-{time.monotonic_ns()}"
+                assert call_back(program, name) == 200
+                stored = f"SELECT 1 FROM deliveries WHERE message_id = '{name}'"
+                return bool(pair.standby.execute(stored, "dlr")) and is_found(program, name)
+
+            until(new_reports_are_found, FOLLOWED_WITHIN_S)

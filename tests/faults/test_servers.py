@@ -19,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.store import changes
 from app.store.engine import open_database
-from app.store.postgresql import AnotherServerError
+from app.store.postgresql import CONNECT_TIMEOUT_S, AnotherServerError
 from tests.databases import migrate
 from tests.faults.programs import (
     AUTHORIZED,
@@ -241,6 +241,26 @@ def test_an_old_primary_that_wakes_is_not_gone_back_to(pair: Pair) -> None:
         assert old.execute(found, "dlr") == [(0,)]
         assert is_found(program, names[-1])
         assert sum("an old primary" in message for message in messages_of(program)) == 1
+
+
+def test_a_silent_host_delays_only_the_first_connection(
+    server: StoppableServer, server_database: URL
+) -> None:
+    """It comes first in the list, as a machine that is off."""
+    node, name = Node.of(server), server_database.database
+    with tempfile.TemporaryDirectory(prefix="dlr-") as folder, socket.socket(AF_UNIX) as silent:
+        silent.bind(str(Path(folder, SOCKET)))
+        silent.listen()
+        hosts = {"host": f"{folder},{node.folder}", "target_session_attrs": "read-write"}
+        with serving(**settings_for(server_database.set(query=hosts))) as program:
+            until(lambda: is_ready(program))
+            node.execute(END_ALL_SESSIONS.replace("'dlr'", f"'{name}'"))
+            began_at = time.monotonic()
+            assert call_back(program, "after") == 200
+            assert is_found(program, "after")
+            took_s = time.monotonic() - began_at
+
+    assert took_s < CONNECT_TIMEOUT_S
 
 
 def test_a_new_connection_reads_from_no_other_server(pair: Pair) -> None:
