@@ -88,9 +88,9 @@ def call_back_until(over: threading.Event, port: int, caller: int) -> list[tuple
 
 
 def test_every_callback_is_answered_while_serve_restarts(
-    database_url: URL, listener: socket.socket
+    postgres_url: URL, listener: socket.socket
 ) -> None:
-    environment = {"DLR_DATABASE_URL": database_url.render_as_string(hide_password=False)}
+    environment = {"DLR_DATABASE_URL": postgres_url.render_as_string(hide_password=False)}
     port, over = port_of(listener), threading.Event()
     with ThreadPoolExecutor(2) as callers:
         calling = [callers.submit(call_back_until, over, port, number) for number in range(2)]
