@@ -18,7 +18,7 @@ TEST_FILES := $(or $(TMPDIR),$(MEMORY))
 PYTEST := PYTHONDONTWRITEBYTECODE= $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) .venv/bin/pytest -n 4 --dist worksteal
 
 # The short forms of what `make faults` shows at length; `make test` runs them, too.
-LONG_SHOWS := campaign pulls pushes
+LONG_SHOWS := campaign failovers pulls pushes
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo screenshots dashboard try-dashboard test check faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
