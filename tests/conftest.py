@@ -3,6 +3,8 @@
 import gc
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
 from shutil import copyfile
 
@@ -162,6 +164,24 @@ def both_services(
     yield [*kept_services.values()]
     for empty in empty_again.values():
         empty()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the modules of faults evenly: most of their time they wait, and the others compute."""
+    modules = [list(module) for _, module in groupby(items, key=lambda item: item.path)]
+    faults = [module for module in modules if module[0].path.parent.name == "faults"]
+    others = [module for module in modules if module[0].path.parent.name != "faults"]
+    placed = sorted([*_places(faults), *_places(others)], key=itemgetter(0))
+    items[:] = chain.from_iterable(module for _, module in placed)
+
+
+def _places(modules: list[list[pytest.Item]]) -> Iterator[tuple[float, list[pytest.Item]]]:
+    """Each module with the share of tests, from 0 to 1, that its middle comes after."""
+    total = sum(map(len, modules))
+    before = 0
+    for module in modules:
+        yield (before + len(module) / 2) / total, module
+        before += len(module)
 
 
 @pytest.hookimpl(wrapper=True)

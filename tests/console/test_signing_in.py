@@ -14,7 +14,7 @@ from app.store.engine import open_database
 from app.store.tables import console_secret
 from tests.console.browsing import ADMIN_FORMS, HTML, a_person, text_of, token_of
 from tests.databases import migrate
-from tests.postgres import FORGETFUL, StoppableServer, new_database
+from tests.postgres import OF_TESTS, StoppableServer, new_database
 from tests.process import until
 from tests.query.test_messages import assert_problem
 from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, Service, a_report, running_service
@@ -165,7 +165,7 @@ def signer_then(service: Service, seconds_ago: int) -> URLSafeTimedSerializer:
 
 def test_every_page_says_so_while_the_database_is_away(tmp_path: Path) -> None:
     with ExitStack() as opened:
-        server = opened.enter_context(StoppableServer.started(FORGETFUL))
+        server = opened.enter_context(StoppableServer.started(OF_TESTS))
         url = opened.enter_context(new_database(server.url))
         migrate(url)
         settings = {"data_dir": tmp_path}

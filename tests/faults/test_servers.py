@@ -30,7 +30,7 @@ from tests.faults.programs import (
     settings_for,
     spool_is_empty,
 )
-from tests.postgres import FORGETFUL, StoppableServer
+from tests.postgres import OF_TESTS, StoppableServer
 from tests.process import Serving, serving, until
 from tests.replication import SOCKET, Node, Pair, replicated
 
@@ -407,7 +407,7 @@ def use_up_ids(server: StoppableServer) -> None:
 
 def test_a_warning_that_ids_run_out_is_no_outage_and_is_told_once() -> None:
     settings = {
-        **FORGETFUL,
+        **OF_TESTS,
         "autovacuum_freeze_max_age": "2000000000",
         "autovacuum_max_workers": "1",
         "autovacuum_naptime": "30min",

@@ -73,8 +73,8 @@ def test_an_asynchronous_standby_is_told_at_start_by_doctor_and_as_a_metric(
     pair: Pair, user: str
 ) -> None:
     with serving(**settings_of(pair, user)) as program:
-        assert log_warns(program)
         until(lambda: are_counted(program, 0, 1))
+        until(lambda: log_warns(program))
 
     assert standbys_of(pair, user).startswith("warning 0 synchronous, 1 asynchronous: a failover")
 
