@@ -20,7 +20,8 @@ from app.store.tables import webhook_tries, webhooks
 LEASE_S: Final = 6.0
 LEASE_US: Final = int(LEASE_S * 1_000_000)
 # All of them together open no more connections, as each has one at most.
-MAX_WEBHOOKS: Final = 100  # two that are added at once may pass it by one
+MAX_WEBHOOKS: Final = 100
+ADDING_LOCK: Final = 7_266_333
 TAKEN_AT_ONCE: Final = 5
 MAX_WAITING: Final = 1000
 # Pushes to one address that are remembered.
@@ -111,6 +112,8 @@ def count_failing(connection: Connection) -> int:
 
 def add(connection: Connection, webhook: Webhook) -> bool:
     """Add an address. False if there are as many as there may be. The caller commits."""
+    if connection.dialect.name != "sqlite":  # there, one transaction writes at a time
+        connection.execute(select(func.pg_advisory_xact_lock(ADDING_LOCK)))
     if connection.execute(select(func.count()).select_from(webhooks)).scalar_one() >= MAX_WEBHOOKS:
         return False
     row = {**_row(webhook), "leased_until": 0}
