@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.process import until
-from tests.push.receiver import Hooks, Receiver, answer, owner_of
+from tests.push.receiver import TAKEN, Hooks, Receiver, answer, owner_of
 from tests.service import READ_KEY, SEND_KEY, a_report, running_service
 
 FIELDS = {
@@ -176,10 +176,11 @@ def test_a_test_pushes_a_made_up_delivery_and_tells_the_answer(
         (answer(500), 500, "HTTP 500"),
         (answer(302, "Location: http://localhost:9/"), 302, "redirects are not followed"),
         (answer(410), 410, "gone"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000 + TAKEN, None, "too long"),
     ],
 )
 def test_a_test_tells_a_failure_and_changes_nothing(
-    hooks: Hooks, receiver: Receiver, given: bytes, status: int, error: str
+    hooks: Hooks, receiver: Receiver, given: bytes, status: int | None, error: str
 ) -> None:
     added = hooks.add(receiver.url)
     receiver.answers.put(given)
