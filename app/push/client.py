@@ -176,7 +176,7 @@ class Connector(httpcore2.AsyncNetworkBackend):
 
 
 class BriefStream(httpcore2.AsyncNetworkStream):
-    """Writes a push at once, and reads a short answer little by little.
+    """Reads a short answer to each push, little by little.
 
     All that one read brings is gone through before callbacks have their turn, and a thousand bytes
     may be forty answers that say `100 Continue`.
@@ -184,18 +184,13 @@ class BriefStream(httpcore2.AsyncNetworkStream):
 
     def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
         self._stream = stream
-        self._unsent = b""
         self._left = MAX_ANSWER_BYTES
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - httpcore's own
-        """Keep the head for the body: to write twice costs as much again."""
-        self._unsent += buffer
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
+        self._left = MAX_ANSWER_BYTES
+        await self._stream.write(buffer, timeout)
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
-        if self._unsent:
-            unsent, self._unsent, self._left = self._unsent, b"", MAX_ANSWER_BYTES
-            with suppress(httpcore2.WriteError):  # it may have been answered all the same
-                await self._stream.write(unsent, timeout)
         await asyncio.sleep(0)
         found = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
         self._left -= len(found)

@@ -117,9 +117,8 @@ class PushWorker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_behind.wait(), LOOK_EVERY_S)
             self._is_behind.clear()
-            # Once a database is settled on a server, all connections from before are dropped.
-            is_settled = self._database.is_embedded or self._database.server is not None
-            if is_settled and not self._outage.is_on:
+            # With a server, an outage is on from the start until the feed is settled.
+            if not self._outage.is_on:
                 await self._look()
             await asyncio.sleep(REST_S)
 
