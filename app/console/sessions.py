@@ -74,6 +74,16 @@ class Sessions:
         content = self._content(token, "form")
         return content is not None and hmac.compare_digest(content[1], self._digest(owner))
 
+    def sealed_notice(self, page: str, words: str) -> str:
+        """Words to show on a page that a redirect leads to: a link of others can't show any."""
+        sealed: str | bytes = self._signer("notice").dumps([page, words])
+        return str(sealed)
+
+    def notice(self, page: str, sealed: str) -> str | None:
+        """The words, if they were sealed for this page."""
+        content = self._content(sealed, "notice")
+        return content[1] if content is not None and content[0] == page else None
+
     def _content(self, text: str, purpose: str) -> tuple[str, str] | None:
         try:
             (first, second), made_at = self._signer(purpose).loads(text, return_timestamp=True)

@@ -7,7 +7,6 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
-from starlette.concurrency import run_in_threadpool
 
 from app.api.database import refuse_while_away
 from app.api.parts import Parts, parts_of
@@ -19,7 +18,7 @@ from app.console.access import (
     StaleFormError,
     first,
 )
-from app.console.pages import page, redirect
+from app.console.pages import page, redirect, sessions_of
 from app.errors import ApiError
 from app.push.endpoint import WebhookId, WebhookWanted, add, push_test, require
 from app.push.problems import WebhookNotFoundError
@@ -63,6 +62,8 @@ def add_webhook(request: Request, _session: Administrator, form: CheckedForm) ->
 def show_webhook(webhook_id: WebhookId, request: Request, _session: Administrator) -> Response:
     """One address with its latest pushes."""
     notice = DONE.get(request.query_params.get("done", ""))
+    if sealed := request.query_params.get("notice"):
+        notice = sessions_of(request).notice(webhook_id, sealed)
     return _one(request, _find(parts_of(request), webhook_id), notice=notice)
 
 
@@ -70,15 +71,12 @@ def show_webhook(webhook_id: WebhookId, request: Request, _session: Administrato
 async def push_a_test(
     webhook_id: WebhookId, request: Request, session: Administrator, _form: CheckedForm
 ) -> Response:
-    """Push a made-up delivery, and say how it was answered."""
+    """Push a made-up delivery, and say how it was answered: on a page that can be loaded again."""
     answer = await push_test(parts_of(request), webhook_id, session.key.name)
     outcome = f"failed: {answer.error}" if answer.error else f"was taken (HTTP {answer.status})"
-    notice = f"The test push {outcome}, after {answer.duration_ms:,} ms."
-
-    def answered() -> Response:
-        return _one(request, _find(parts_of(request), webhook_id), notice=notice)
-
-    return await run_in_threadpool(answered)
+    words = f"The test push {outcome}, after {answer.duration_ms:,} ms."
+    notice = sessions_of(request).sealed_notice(webhook_id, words)
+    return redirect(request, f"/webhooks/{webhook_id}", notice=notice)
 
 
 @router.post("/webhooks/{webhook_id}/enable")

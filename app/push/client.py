@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from functools import cache
 from ipaddress import ip_address
 from socket import SOCK_STREAM, gaierror, getaddrinfo
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import httpcore2
@@ -28,7 +28,8 @@ from app.settings import Network
 
 TIMEOUT_S: Final = 15
 CONNECT_TIMEOUT_S: Final = 10
-MAX_ANSWER_BYTES: Final = 64 * 1024
+MAX_ANSWER_BYTES: Final = 64 * 1024  # with its head
+READ_BYTES: Final = 4096
 # A receiver may close an idle connection just as it is used again, which looks like a failure. So
 # close it before common servers do: the quickest of them waits for 2 s.
 KEEP_ALIVE_S: Final = 1.5
@@ -38,8 +39,13 @@ class NotAllowedError(Exception):
     """No address of the host is in the networks that may be pushed to."""
 
 
+class TooLongError(httpcore2.ReadError):
+    """An answer has more than `MAX_ANSWER_BYTES`."""
+
+
 # The first that a failure is, or came from.
 WORDS: Final[dict[type[BaseException], str]] = {
+    TooLongError: "its answer is too long",
     NotAllowedError: "no address of its host is in DLR_WEBHOOK_ALLOWED_NETWORKS",
     gaierror: "its host is not known",
     ssl.SSLCertVerificationError: "its certificate is not valid here",
@@ -99,7 +105,9 @@ class PushClient:
                     content=body,
                 )
                 async with streamed as response:
-                    await _read_some(response)
+                    # To its end, so that the connection can be used again.
+                    async for _ in response.aiter_stream():
+                        pass
         except Exception as failure:  # noqa: BLE001 - the push is tried again
             error = _in_words(failure)
         duration_ms = round((time.monotonic() - began) * 1000)
@@ -151,7 +159,7 @@ class Connector(httpcore2.AsyncNetworkBackend):
             else:
                 self._good = address
                 break
-        return connected
+        return BriefStream(connected)
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -165,6 +173,44 @@ class Connector(httpcore2.AsyncNetworkBackend):
         found = ip_address(address)
         known = getattr(found, "ipv4_mapped", None) or found
         return not self._networks or is_in(known, self._networks)
+
+
+class BriefStream(httpcore2.AsyncNetworkStream):
+    """Reads a short answer to each push, little by little.
+
+    All that one read brings is gone through before callbacks have their turn, and a thousand bytes
+    may be forty answers that say `100 Continue`.
+    """
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._left = MAX_ANSWER_BYTES
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's own
+        self._left = MAX_ANSWER_BYTES
+        await self._stream.write(buffer, timeout)
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's own
+        await asyncio.sleep(0)
+        found = await self._stream.read(min(max_bytes, READ_BYTES), timeout)
+        self._left -= len(found)
+        if self._left < 0:
+            raise TooLongError
+        return found
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's own
+    ) -> httpcore2.AsyncNetworkStream:
+        return BriefStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
 
 
 def _look_up(host: str) -> "Future[list[str]]":
@@ -187,15 +233,6 @@ def _look_up(host: str) -> "Future[list[str]]":
 def tls_context() -> ssl.SSLContext:
     """One for all addresses: it takes long to make. Finds certificates as OpenSSL does."""
     return httpx2.create_ssl_context()
-
-
-async def _read_some(response: httpcore2.Response) -> None:
-    """Read a short answer to its end, so that the connection can be used again."""
-    size = 0
-    async for chunk in response.aiter_stream():
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            return
 
 
 def _fault_of(status: int) -> str | None:

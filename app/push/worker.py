@@ -117,9 +117,8 @@ class PushWorker:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._is_behind.wait(), LOOK_EVERY_S)
             self._is_behind.clear()
-            # Once a database is settled on a server, all connections from before are dropped.
-            is_settled = self._database.is_embedded or self._database.server is not None
-            if is_settled and not self._outage.is_on:
+            # With a server, an outage is on from the start until the feed is settled.
+            if not self._outage.is_on:
                 await self._look()
             await asyncio.sleep(REST_S)
 
@@ -145,7 +144,8 @@ class PushWorker:
         held = [replace(address.webhook) for address in changed]
         tries, self._tries = self._tries, []
         try:
-            mine, taken = await self._in_thread(self._hold, held, tries)
+            known = [it.webhook.id for it in owned]
+            mine, taken = await self._in_thread(self._hold, known, held, tries)
         except Exception:
             for address in changed:
                 address.has_news = True
@@ -159,26 +159,27 @@ class PushWorker:
             self._is_behind.set()  # there may be more
         if is_time:
             self._renewed_at = began
-            self._push_until(began + LEASE_S - MARGIN_S)
+        # Even now it may be over: the process may have stood still since it took what is new.
+        self._push_until(self._renewed_at + LEASE_S - MARGIN_S)
 
     def _hold(
-        self, held: Sequence[Webhook], tries: Sequence[Try]
+        self, known: Collection[str], changed: Sequence[Webhook], tries: Sequence[Try]
     ) -> tuple[set[str], list[Webhook]]:
         """Write down what changed, which renews the leases, and take what nobody pushes to.
 
-        Returns the ids of all that this process owns, and what of it is new.
+        Returns the ids of those known that this process still owns, and what it owns anew.
         """
         with self._database.read.connect() as connection:
-            mine, can_take = webhooks.look(connection, self._name)
+            mine, can_take = webhooks.look(connection, self._name, known)
         taken: list[Webhook] = []
-        if held or can_take:
+        if changed or can_take:
             tls_context()  # made here the first time: it takes long
             with self._database.transaction() as connection:
-                webhooks.renew(connection, self._name, held, tries)
+                webhooks.renew(connection, self._name, changed, tries)
                 if can_take:
-                    taken = webhooks.take(connection, self._name)
+                    taken = webhooks.take(connection, self._name, known)
             with self._database.read.connect() as connection:
-                mine, _ = webhooks.look(connection, self._name)
+                mine, _ = webhooks.look(connection, self._name, known)
         return mine - {it.id for it in taken}, taken
 
     def _release(self, held: Sequence[Webhook], tries: Sequence[Try]) -> None:

@@ -20,7 +20,8 @@ from app.store.tables import webhook_tries, webhooks
 LEASE_S: Final = 6.0
 LEASE_US: Final = int(LEASE_S * 1_000_000)
 # All of them together open no more connections, as each has one at most.
-MAX_WEBHOOKS: Final = 100  # two that are added at once may pass it by one
+MAX_WEBHOOKS: Final = 100
+ADDING_LOCK: Final = 7_266_333
 TAKEN_AT_ONCE: Final = 5
 MAX_WAITING: Final = 1000
 # Pushes to one address that are remembered.
@@ -111,6 +112,8 @@ def count_failing(connection: Connection) -> int:
 
 def add(connection: Connection, webhook: Webhook) -> bool:
     """Add an address. False if there are as many as there may be. The caller commits."""
+    if connection.dialect.name != "sqlite":  # there, one transaction writes at a time
+        connection.execute(select(func.pg_advisory_xact_lock(ADDING_LOCK)))
     if connection.execute(select(func.count()).select_from(webhooks)).scalar_one() >= MAX_WEBHOOKS:
         return False
     row = {**_row(webhook), "leased_until": 0}
@@ -148,9 +151,12 @@ def tries_of(connection: Connection, webhook_id: str) -> Sequence[Row[Any]]:
     return connection.execute(latest).all()
 
 
-def look(connection: Connection, owner: str) -> tuple[set[str], bool]:
-    """The ids of a process's addresses, and if there are any to take. Takes no lock."""
-    is_free = _is_free(connection, owner)
+def look(connection: Connection, owner: str, held: Collection[str]) -> tuple[set[str], bool]:
+    """The ids of a process's addresses, and if there are any to take. Takes no lock.
+
+    `held` are the ids of those that the process knows to be its own.
+    """
+    is_free = _is_free(connection, owner, held)
     known = select(webhooks.c.id, is_free.label("free")).where(
         or_(webhooks.c.owner == owner, is_free)
     )
@@ -179,14 +185,14 @@ def renew(
         _write_down(connection, [it for it in tries if it.webhook_id in mine])
 
 
-def take(connection: Connection, owner: str) -> list[Webhook]:
+def take(connection: Connection, owner: str, held: Collection[str]) -> list[Webhook]:
     """Take addresses that nobody pushes to, a few at once: others may take the rest.
 
     The caller commits.
     """
     free = (
         select(webhooks.c.id)
-        .where(_is_free(connection, owner))
+        .where(_is_free(connection, owner, held))
         .limit(TAKEN_AT_ONCE)
         .with_for_update(skip_locked=True)
     )
@@ -206,14 +212,20 @@ def release(connection: Connection, owner: str) -> None:
     )
 
 
-def _is_free(connection: Connection, owner: str) -> ColumnElement[bool]:
-    """A condition: nobody pushes to it. On SQLite, that is for one process, nobody else can."""
+def _is_free(connection: Connection, owner: str, held: Collection[str]) -> ColumnElement[bool]:
+    """A condition: nobody pushes to it. On SQLite, that is for one process, nobody else can.
+
+    A process may own what it doesn't hold: it took it, and was not told of the commit.
+    """
+    is_forgotten = (webhooks.c.owner == owner) & webhooks.c.id.not_in(held)
     if connection.dialect.name == "sqlite":
-        return ~webhooks.c.disabled & webhooks.c.owner.is_distinct_from(owner)
-    now = now_on(connection)
-    # A lease further away than the longest was given by a clock that was ahead.
-    is_leased = webhooks.c.leased_until.between(now, now + 2 * LEASE_US)
-    return ~webhooks.c.disabled & or_(webhooks.c.owner.is_(None), ~is_leased)
+        nobodys = webhooks.c.owner.is_distinct_from(owner)
+    else:
+        now = now_on(connection)
+        # A lease further away than the longest was given by a clock that was ahead.
+        is_leased = webhooks.c.leased_until.between(now, now + 2 * LEASE_US)
+        nobodys = or_(webhooks.c.owner.is_(None), ~is_leased)
+    return ~webhooks.c.disabled & or_(nobodys, is_forgotten)
 
 
 def _write_down(connection: Connection, tries: Collection[Try]) -> None:

@@ -94,6 +94,23 @@ def test_a_test_push_tells_its_answer(person: Person, receiver: Receiver) -> Non
     assert "The test push failed: HTTP 500" in text_of(person.submit(path[0], page))
 
 
+def test_a_page_that_is_loaded_again_sends_no_other_test_push(
+    person: Person, receiver: Receiver
+) -> None:
+    page = add(person, receiver.url)
+    path = re.search(r"(/webhooks/[0-9a-f]+)/test", page.text)
+    assert path
+    told = person.submit(path[0], page)
+    receiver.next_push()
+
+    again = person.open(str(told.url))
+
+    assert "The test push was taken (HTTP 204)" in text_of(again)
+    assert not receiver.has_push()
+    assert "The test push" not in text_of(person.open(f"{told.url}x"))  # nor words of others
+    assert "The test push" not in text_of(person.open(path[1]))
+
+
 def test_a_disabled_address_is_seen_and_enabled(
     service: Service, person: Person, receiver: Receiver
 ) -> None:

@@ -1,11 +1,15 @@
 """One replica pushes to an address; another goes on when it ends, however it ends."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, event
+from sqlalchemy.exc import OperationalError
 
+from app.store.engine import Database
 from tests.process import Serving, serving, until
 from tests.push.receiver import HANGS, Hooks, Receiver, answer, environment_of, running_receiver
 from tests.service import ADMIN_KEY, TOKEN, Service, a_report, running_service
@@ -98,3 +102,38 @@ def test_a_push_that_is_under_way_holds_no_connection(service: Service) -> None:
         until(lambda: database.read.pool.checkedout() == 0)  # type: ignore[attr-defined]
         until(lambda: database.write.pool.checkedout() == 0)  # type: ignore[attr-defined]
         assert not hangs.let_go.is_set()
+
+
+def test_an_owner_that_was_not_told_so_takes_the_address_again(
+    service: Service, receiver: Receiver
+) -> None:
+    with failing_once_an_address_is_taken(service.app.parts.database) as failures:
+        Hooks(service).add(receiver.url)
+        until(lambda: bool(failures))
+        service.call_back(a_report())
+
+        assert receiver.next_push().message_ids == ["052804b7368321"]
+
+
+@contextmanager
+def failing_once_an_address_is_taken(database: Database) -> Iterator[list[str]]:
+    """The next question about owners fails, after the commit: nobody knows what it took."""
+    failures: list[str] = []
+    taken: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("UPDATE webhooks") and "RETURNING" in statement:
+            taken.append(statement)
+
+    def fail(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "webhooks.owner" in statement and taken and not failures:
+            failures.append(statement)
+            raise OperationalError(statement, {}, ConnectionError())
+
+    event.listen(database.write, "before_cursor_execute", note)
+    event.listen(database.read, "before_cursor_execute", fail)
+    try:
+        yield failures
+    finally:
+        event.remove(database.write, "before_cursor_execute", note)
+        event.remove(database.read, "before_cursor_execute", fail)

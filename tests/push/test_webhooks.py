@@ -1,12 +1,15 @@
 """The endpoints: an address is added, shown, tested, enabled, and removed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import psycopg
 import pytest
+from sqlalchemy import URL
 
 from tests.process import until
-from tests.push.receiver import Hooks, Receiver, answer, owner_of
-from tests.service import READ_KEY, SEND_KEY, a_report
+from tests.push.receiver import TAKEN, Hooks, Receiver, answer, owner_of
+from tests.service import READ_KEY, SEND_KEY, a_report, running_service
 
 FIELDS = {
     "id",
@@ -112,6 +115,35 @@ def test_a_hundred_webhooks_are_enough(hooks: Hooks) -> None:
     assert (response.status_code, response.json()["code"]) == (409, "too_many_webhooks")
 
 
+# The service's own updates wait, too.
+WAIT_TO_ADD = """
+SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock' AND query NOT LIKE 'UPDATE%'
+"""
+
+
+def test_two_that_are_added_at_once_keep_to_the_limit(postgres_url: URL) -> None:
+    plain = postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with (
+        running_service(postgres_url) as service,
+        ThreadPoolExecutor(2) as threads,
+        psycopg.connect(plain) as other,
+        psycopg.connect(plain, autocommit=True) as looking,
+    ):
+        hooks = Hooks(service)
+        for _ in range(99):
+            hooks.add("http://localhost:9/")
+        other.execute("LOCK TABLE webhooks IN SHARE MODE")  # holds up whoever has counted
+
+        body = {"url": "http://localhost:9/"}
+        adding = [threads.submit(hooks.call, "POST", json=body) for _ in range(2)]
+        until(lambda: looking.execute(WAIT_TO_ADD).fetchone() == (2,))
+        other.rollback()
+
+        assert sorted(it.result().status_code for it in adding) == [201, 409]
+        assert len(hooks.call("GET").json()["items"]) == 100
+
+
 def test_a_removed_webhook_gets_nothing_more(hooks: Hooks, receiver: Receiver) -> None:
     removed, kept = hooks.add(receiver.url), hooks.add(receiver.url + "/kept")
     until(lambda: all(owner_of(hooks.service, it["id"]) for it in (removed, kept)))
@@ -148,10 +180,11 @@ def test_a_test_pushes_a_made_up_delivery_and_tells_the_answer(
         (answer(500), 500, "HTTP 500"),
         (answer(302, "Location: http://localhost:9/"), 302, "redirects are not followed"),
         (answer(410), 410, "gone"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000 + TAKEN, None, "too long"),
     ],
 )
 def test_a_test_tells_a_failure_and_changes_nothing(
-    hooks: Hooks, receiver: Receiver, given: bytes, status: int, error: str
+    hooks: Hooks, receiver: Receiver, given: bytes, status: int | None, error: str
 ) -> None:
     added = hooks.add(receiver.url)
     receiver.answers.put(given)
