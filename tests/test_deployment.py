@@ -67,7 +67,9 @@ def test_env_example_names_everything_compose_takes(services: dict[str, Any]) ->
         if value is None
     }
 
-    offered = set(re.findall(r"^#?([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    offered = set(
+        re.findall(r"^#?([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    )
 
     assert offered == taken
 
