@@ -1,5 +1,7 @@
-# Both stages must have the same interpreter, so they share one base.
-FROM python:3.13-slim-trixie AS base
+# Both stages must have the same interpreter, so they share one base. Another registry's copy of it can be named:
+# docker build --build-arg PYTHON_IMAGE=…
+ARG PYTHON_IMAGE=python:3.13-slim-trixie
+FROM ${PYTHON_IMAGE} AS base
 
 
 FROM base AS build
@@ -20,9 +22,13 @@ RUN uv sync --locked --no-dev --no-editable
 
 
 FROM base
-# A fixed uid, so that the owner of a volume stays the same from one image to the next.
+# The base image has no byte code of the standard library, and a user without rights there can't keep any: each start
+# and each health check would compile it anew.
+RUN python -m compileall -q -x 'site-packages|dist-packages|/test/|idlelib' "$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
+# A fixed uid, so that the owner of a volume stays the same from one image to the next. The group is root's, which is
+# that of an arbitrary uid under OpenShift. In a volume that is its own, the service takes all rights from the group.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /var/lib/paasoo-dlr --shell /usr/sbin/nologin paasoo-dlr \
- && install -d -o paasoo-dlr -g paasoo-dlr -m 0700 /var/lib/paasoo-dlr
+ && install -d -o paasoo-dlr -g root -m 0770 /var/lib/paasoo-dlr
 COPY --from=build /opt/paasoo-dlr /opt/paasoo-dlr
 ENV PATH=/opt/paasoo-dlr/bin:$PATH \
     PYTHONUNBUFFERED=1 \
@@ -36,6 +42,6 @@ STOPSIGNAL SIGTERM
 # /livez, not /readyz: while the database is away the service takes reports into its spool, and must
 # not be restarted. Ignore http_proxy.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --start-interval=1s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('DLR_PORT') or 8000}/livez\", timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.build_opener(u.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('DLR_PORT', '').strip() or 8000}/livez\", timeout=2)"]
 ENTRYPOINT ["paasoo-dlr"]
 CMD ["serve"]

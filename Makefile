@@ -21,7 +21,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(if $(TEST_FILES),TMPDIR=$(TEST_FILES)) .ven
 LONG_SHOWS := campaign failovers pulls pushes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo screenshots dashboard try-dashboard test check faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
+.PHONY: help setup run demo screenshots dashboard try-dashboard test check compose-test faults bench bench-scale bench-pushing bench-pages bench-replicas format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -56,6 +56,10 @@ check: $(SYNCED) ## all that CI runs: format, lint, types, import rules, Dockerf
 	else echo "check: the alerts' tests are skipped; for them, apt-get install prometheus"; fi
 	@command -v chromium >/dev/null || echo "check: the console's tests in a browser are skipped; for them, apt-get install chromium"
 	$(PYTEST) $(LONG_SHOWS:%=--ignore=tests/faults/test_%.py)
+
+# Nothing but a Python and Docker, so it needs no .venv.
+compose-test: ## the Compose stack with TLS, upgraded, restarted and killed under callbacks; needs Docker (PYTHON_IMAGE=, POSTGRES_IMAGE=, CADDY_IMAGE= name other images)
+	@python3 -m tests.compose $(ARGS)
 
 faults: $(SYNCED) ## 1,000 kills and a million reports on both databases, then 10 minutes against deadlocks, 40 failovers, asking through 20 kills, pushing through 66; over an hour (ARGS=--seed N)
 	.venv/bin/python -m tests.faults.campaign $(ARGS)

@@ -38,6 +38,7 @@ from sqlalchemy import URL
 from app import database_url, variables
 
 PREFIX: Final = variables.PREFIX
+ENV_FILE: Final = Path(".env")  # in the working directory
 DEFAULT_SECRETS_DIR: Final = "/run/secrets"  # where Docker and Compose mount secrets
 
 # A shorter token or key may be guessed.
@@ -192,7 +193,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=".env",
         # Compose passes an unset variable on as an empty string.
         env_ignore_empty=True,
         extra="ignore",
@@ -462,12 +462,28 @@ def load_settings(**overrides: Any) -> Settings:
     """Read the settings; `overrides` win over all. Raises `SettingsError`."""
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings(_secrets_dir=_secrets_dir(), **given)
+        return Settings(_env_file=_env_file(), _secrets_dir=_secrets_dir(), **given)
     except ValidationError as error:
         problems = error.errors(include_input=False, include_url=False)
         raise SettingsError("; ".join(_explain(problem, given) for problem in problems)) from None
     except (OSError, UnicodeDecodeError, UnreadableSourceError) as error:
         raise SettingsError(f".env or {PREFIX}SECRETS_DIR can't be read: {error}") from None
+
+
+def has_unreadable_env_file() -> bool:
+    """True if the working directory has a `.env`, or may have one, that this user can't read."""
+    try:
+        ENV_FILE.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(ENV_FILE, os.R_OK)
+
+
+def _env_file() -> Path | None:
+    # It may be for others: Compose's, or that of the user whose folder this is.
+    return None if has_unreadable_env_file() else ENV_FILE
 
 
 def _secrets_dir() -> str | None:
@@ -483,7 +499,9 @@ def unknown_variables() -> dict[str, str | None]:
     """Variables with the settings' prefix that no setting has, each with the nearest setting."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {f"{PREFIX}SECRETS_DIR"}
     # A pipe gives its content only once.
-    in_files = set(DotEnvSettingsSource(Settings).env_vars) if Path(".env").is_file() else set()
+    file = _env_file()
+    is_there = file is not None and file.is_file()
+    in_files = set(DotEnvSettingsSource(Settings, file).env_vars) if is_there else set()
     if folder := _secrets_dir():
         in_files |= {file.name for file in Path(folder).iterdir()}
     return variables.unknown(known, in_files)

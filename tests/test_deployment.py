@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[1]
 SYSTEMD = ROOT / "deploy" / "systemd"
@@ -67,7 +67,9 @@ def test_env_example_names_everything_compose_takes(services: dict[str, Any]) ->
         if value is None
     }
 
-    offered = set(re.findall(r"^#?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    offered = set(
+        re.findall(r"^#?([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    )
 
     assert offered == taken
 
@@ -107,10 +109,48 @@ def test_service_waits_for_the_database_and_its_schema(services: dict[str, Any])
     }
 
 
-def test_service_trusts_the_proxy_alone(services: dict[str, Any]) -> None:
+def test_service_trusts_the_proxy_alone_unless_told_otherwise(services: dict[str, Any]) -> None:
     proxy = services["proxy"]["networks"]["edge"]["ipv4_address"]
 
-    assert services["app"]["environment"]["DLR_TRUSTED_PROXIES"] == f"{proxy}/32"
+    trusted = services["app"]["environment"]["DLR_TRUSTED_PROXIES"]
+
+    assert trusted == f"${{DLR_TRUSTED_PROXIES:-{proxy}/32}}"
+
+
+def test_compose_takes_every_setting(services: dict[str, Any]) -> None:
+    settings = {f"DLR_{name.upper()}" for name in Settings.model_fields}
+
+    assert settings == {name for name in services["app"]["environment"] if name != "PGPASSWORD"}
+
+
+def test_one_service_alone_builds_the_image(services: dict[str, Any]) -> None:
+    users = {name: it for name, it in services.items() if it["image"] == "paasoo-dlr"}
+
+    assert [name for name, service in users.items() if "build" in service] == ["app"]
+    assert [name for name, it in users.items() if it.get("pull_policy") == "never"] == ["migrate"]
+
+
+def test_upgrade_migrates_before_it_stops_the_service(tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\necho "$@"\ncase "$*" in *"$FAILS"*) exit 1;; esac\n')
+    docker.chmod(0o755)
+
+    said = {
+        fails: subprocess.run(
+            [ROOT / "deploy" / "upgrade.sh"],
+            env={"PATH": f"{tmp_path}:/usr/bin:/bin", "FAILS": fails},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.splitlines()
+        for fails in ("compose build", "migrate", "nothing")
+    }
+
+    build, migrate, restart = said["nothing"]
+    assert said["compose build"] == [build]
+    assert said["migrate"] == [build, migrate]
+    assert restart.startswith("compose up ")
+    assert "--no-deps" in restart
 
 
 def test_image_runs_as_a_fixed_unprivileged_user() -> None:

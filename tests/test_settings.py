@@ -1,6 +1,9 @@
 """The sources and forms of settings, and the page that documents them."""
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from ipaddress import ip_network
 from pathlib import Path
@@ -12,6 +15,7 @@ from app.settings import (
     Role,
     Settings,
     SettingsError,
+    has_unreadable_env_file,
     load_settings,
     unknown_variables,
 )
@@ -73,6 +77,50 @@ def test_a_dotenv_file_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DLR_PORT=9000\nPOSTGRES_PASSWORD=not-ours\n")
 
     assert load_settings().port == 9000
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Root could read everything. For any other user, a file without rights is enough."""
+    if os.geteuid():
+        yield
+        return
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_a_dotenv_file_that_cannot_be_read_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("DLR_PORT=9001")
+    (tmp_path / ".env").chmod(0)
+    monkeypatch.setenv("DLR_LOG_LEVEL", "debug")
+
+    with as_another_user():
+        settings = load_settings()
+        is_said = has_unreadable_env_file()
+
+    assert (settings.port, settings.log_level) == (8000, "debug")
+    assert is_said
+
+
+def test_a_folder_that_cannot_be_entered_is_no_reason_to_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.chmod(0)
+
+    with as_another_user():
+        settings = load_settings()
+        misspelt = unknown_variables()
+
+    folder.chmod(0o700)
+    assert (settings.port, misspelt) == (8000, {})
 
 
 def test_the_nearer_source_wins(

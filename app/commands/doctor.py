@@ -17,7 +17,14 @@ from app.guards import known_key
 from app.sending.balance import refusal_in, told_in
 from app.sending.paasoo_client import PaasooClient
 from app.sending.problems import ProviderUnreachableError
-from app.settings import MIN_SECRET_LENGTH, Settings, load_settings, unknown_variables
+from app.settings import (
+    ENV_FILE,
+    MIN_SECRET_LENGTH,
+    Settings,
+    has_unreadable_env_file,
+    load_settings,
+    unknown_variables,
+)
 from app.variables import of_kubernetes
 
 WIDTH: Final = len("synchronous_commit")
@@ -36,6 +43,8 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 
 
 def look_at_variables(_settings: Settings) -> Iterator[Finding]:
+    if has_unreadable_env_file():
+        yield warning("variables", f"{ENV_FILE.absolute()} is ignored: this user can't read it")
     unknown = unknown_variables()
     for name, nearest in unknown.items():
         advice = f"is it {nearest}?" if nearest else "remove it"

@@ -17,9 +17,11 @@ from app.http.descriptors import allow_many_connections
 from app.http.server import DrainingServer
 from app.main import create_app
 from app.settings import (
+    ENV_FILE,
     MIN_SECRET_LENGTH,
     Settings,
     SettingsError,
+    has_unreadable_env_file,
     load_settings,
     unknown_variables,
 )
@@ -59,6 +61,8 @@ def serve(host: str | None, port: int | None) -> None:
 def warn_of_variables() -> None:
     for name, nearest in unknown_variables().items():
         log.warning("no setting has this name", extra={"variable": name, "nearest": nearest})
+    if has_unreadable_env_file():
+        log.warning("ignored: this user can't read it", extra={"file": str(ENV_FILE.absolute())})
     if "DLR_PORT" in of_kubernetes():
         log.warning(
             "ignored: Kubernetes sets this for a service of that name",

@@ -1,5 +1,6 @@
 """Proxies in front of the service that keep their connections to it, as those in production do."""
 
+import re
 import shutil
 import socket
 import subprocess
@@ -14,14 +15,19 @@ import pytest
 from tests.process import ROOT, free_port, is_listening, until
 
 CADDYFILE: Final = ROOT / "deploy" / "Caddyfile"
+NGINX_CONF: Final = ROOT / "deploy" / "nginx.conf"
 
 # As its documentation has it for WebSockets, with connections that are kept.
-NGINX: Final = """
+NGINX_IN_A_FOLDER: Final = """
 daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 events {{ }}
 http {{
     access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
     fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+"""
+NGINX: Final = (
+    NGINX_IN_A_FOLDER
+    + """
     upstream service {{ server 127.0.0.1:{upstream}; keepalive 1; }}
     server {{
         listen 127.0.0.1:{port};
@@ -35,6 +41,7 @@ http {{
     }}
 }}
 """
+)
 
 
 @contextmanager
@@ -111,6 +118,27 @@ def nginx(
     names = {"folder": folder, "upstream": upstream, "port": port}
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(**names, location=location, replaced_by=replaced_by))
+    with _running([program, "-e", f"{folder}/error.log", "-c", str(configuration)], port, {}):
+        yield port
+
+
+@contextmanager
+def nginx_as_deployed(replicas: tuple[int, int], folder: Path) -> Iterator[int]:
+    """nginx with the project's own file, but without TLS and with these ports."""
+    program = _installed("nginx", "/usr/sbin/nginx")
+    port = free_port()
+    deployed = re.sub(r"(?m)^ +(listen|ssl_certificate)\b.*\n", "", NGINX_CONF.read_text())
+    changes = {
+        ":8001": f":{replicas[0]}",
+        ":8002": f":{replicas[1]}",
+        "/var/log/nginx/": f"{folder}/",
+        "server_name": f"listen 127.0.0.1:{port}; server_name",
+    }
+    for part, change in changes.items():
+        assert part in deployed
+        deployed = deployed.replace(part, change)
+    configuration = folder / "nginx.conf"
+    configuration.write_text(f"{NGINX_IN_A_FOLDER.format(folder=folder)}{deployed}}}\n")
     with _running([program, "-e", f"{folder}/error.log", "-c", str(configuration)], port, {}):
         yield port
 

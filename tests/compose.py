@@ -1,0 +1,241 @@
+"""The Compose stack with TLS, upgraded, restarted and killed part by part under callbacks.
+
+It needs a Docker engine and no more than Python's standard library: `python3 -m tests.compose`.
+Where images can't be pulled, `PYTHON_IMAGE`, `POSTGRES_IMAGE` and `CADDY_IMAGE` name others.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+ROOT: Final = Path(__file__).parents[1]
+PROJECT: Final = "paasoo-dlr-compose-test"
+TOKEN: Final = "a-token-of-the-compose-test"
+KEY: Final = "a-key-of-the-compose-test"
+CALLBACK: Final = f"https://localhost:18444/callback/paasoo/{TOKEN}"
+API: Final = "http://127.0.0.1:18001"
+CALLERS: Final = 4
+PAUSE_S: Final = 0.1
+PATIENCE_S: Final = 60
+# Signs that Compose would replace if they weren't in single quotes, and empty values.
+SETTINGS: Final = f"""
+POSTGRES_PASSWORD='a$b${{HOME}}#c d'
+DLR_CALLBACK_TOKENS={TOKEN}
+DLR_API_KEYS=reader:read:{KEY}
+DLR_PORT=
+DOMAIN=
+PUBLISH=127.0.0.1:18001
+EDGE_PREFIX=172.30.95
+DLR_QUEUE_LIMIT=9999
+"""
+OVERRIDE: Final = """
+services:
+  db: {{image: "{postgres}"}}
+  migrate: {{image: {project}}}
+  app:
+    image: {project}
+    build:
+      context: {root}
+      args: {{PYTHON_IMAGE: "{python}"}}
+      labels: {{version: "${{VERSION}}"}}
+  proxy:
+    image: "{caddy}"
+    ports: !override ["127.0.0.1:18444:443"]
+"""
+
+
+@dataclass
+class Callbacks:
+    """All that was sent while something happened to the stack: each message id with its answer."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    longest_s: float = 0
+
+    @property
+    def acknowledged(self) -> list[str]:
+        return [message_id for message_id, answer in self.answers.items() if answer == "200"]
+
+    def send(self, message_id: str) -> None:
+        started = time.monotonic()
+        query = f"type=dlr&messageid={message_id}&to=6588888888&status=0&statuscode=delivered"
+        self.answers[message_id] = _status_of(f"{CALLBACK}?{query}&errcode=1&network=52099")
+        self.longest_s = max(self.longest_s, time.monotonic() - started)
+
+
+def _status_of(url: str, headers: dict[str, str] | None = None) -> str:
+    # Caddy's own authority signed the certificate of `localhost`.
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    try:
+        request = urllib.request.Request(url, headers=headers or {})
+        with opener.open(request, timeout=PATIENCE_S) as answer:
+            return str(answer.status)
+    except urllib.error.HTTPError as refused:
+        return str(refused.code)
+    except (OSError, HTTPException) as error:
+        return type(error).__name__
+
+
+@contextmanager
+def calling_back(name: str) -> Iterator[Callbacks]:
+    """Call back all the time, from a second before the block to a second after it."""
+    callbacks, is_over = Callbacks(), threading.Event()
+
+    def call(caller: int) -> None:
+        for number in itertools.count():
+            callbacks.send(f"{name}-{caller}-{number}")
+            if is_over.wait(PAUSE_S):
+                return
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    try:
+        time.sleep(1)
+        yield callbacks
+        time.sleep(1)
+    finally:
+        is_over.set()
+        for caller in callers:
+            caller.join()
+
+
+def lost(callbacks: Callbacks) -> list[str]:
+    """The acknowledged reports that can't be found, once the stack has settled."""
+    deadline = time.monotonic() + PATIENCE_S
+    missing = callbacks.acknowledged
+    while True:
+        missing = [message_id for message_id in missing if not _is_found(message_id)]
+        if not missing or time.monotonic() > deadline:
+            return missing
+        time.sleep(0.5)
+
+
+def _is_found(message_id: str) -> bool:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return _status_of(f"{API}/v1/messages/{message_id}", headers) == "200"
+
+
+def compose(*arguments: str) -> None:
+    run("docker", "compose", *arguments)
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
+
+
+def wait_until_ready() -> None:
+    """Wait for the way from outside through all parts."""
+    deadline = time.monotonic() + PATIENCE_S
+    while _status_of("https://localhost:18444/readyz") != "200":
+        if time.monotonic() > deadline:
+            raise SystemExit("the stack doesn't become ready")
+        time.sleep(0.2)
+
+
+def restart(part: str) -> None:
+    compose("restart", part)
+
+
+def kill(part: str) -> None:
+    compose("kill", part)
+    compose("start", part)
+
+
+def upgrade(by: str) -> None:
+    os.environ["VERSION"] = str(time.monotonic_ns())  # as another version's image
+    run("deploy/upgrade.sh") if by == "script" else compose("up", "-d", "--build")
+
+
+def events(by: str) -> dict[str, Callable[[], None]]:
+    def named(part: str) -> dict[str, Callable[[], None]]:
+        return {f"restart-{part}": lambda: restart(part), f"kill-{part}": lambda: kill(part)}
+
+    upgrades = {f"upgrade-{number}": lambda: upgrade(by) for number in (1, 2)}
+    return {**upgrades, **named("app"), **named("db"), **named("proxy")}
+
+
+def set_up(folder: Path) -> None:
+    """Point `docker compose`, and the script that calls it, to this program's own stack."""
+    images = {
+        "python": os.environ.get("PYTHON_IMAGE", "python:3.13-slim-trixie"),
+        "postgres": os.environ.get("POSTGRES_IMAGE", "postgres:18-trixie"),
+        "caddy": os.environ.get("CADDY_IMAGE", "caddy:2.10.2-alpine"),
+    }
+    override = folder / "override.yml"
+    override.write_text(OVERRIDE.format(root=json.dumps(str(ROOT)), project=PROJECT, **images))
+    (folder / "env").write_text(SETTINGS)
+    os.environ |= {
+        "COMPOSE_PROJECT_NAME": PROJECT,
+        "COMPOSE_FILE": f"{ROOT / 'docker-compose.yml'}{os.pathsep}{override}",
+        "COMPOSE_ENV_FILES": str(folder / "env"),
+        "COMPOSE_PROFILES": "tls",
+        "VERSION": "1",
+    }
+
+
+def try_all(by: str, only: str) -> bool:
+    """Let each event happen under callbacks, and say what became of them. True if all is well."""
+    is_well = True
+    for name, happen in events(by).items():
+        if only not in name:
+            continue
+        with calling_back(name) as callbacks:
+            happen()
+        wait_until_ready()
+        sent, acknowledged = len(callbacks.answers), len(callbacks.acknowledged)
+        missing = lost(callbacks)
+        others = {answer for answer in callbacks.answers.values() if answer != "200"}
+        _say(
+            f"{name}: {acknowledged} of {sent} answered 200, the longest after "
+            f"{callbacks.longest_s:.1f} s, {len(missing)} lost {sorted(others) or ''}"
+        )
+        # Nothing stands before the proxy: while it's away itself, callbacks are refused.
+        is_well &= not missing and (acknowledged == sent or name.endswith("-proxy"))
+    return is_well
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--by", choices=("script", "up"), default="script", help="how to upgrade")
+    parser.add_argument("--only", default="", help="only events with this in their name")
+    options = parser.parse_args()
+    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
+        _say("no Docker engine answers")
+        return 2
+    with TemporaryDirectory() as folder:
+        set_up(Path(folder))
+        try:
+            compose("up", "-d", "--build")
+            wait_until_ready()
+            return 0 if try_all(options.by, options.only) else 1
+        finally:
+            compose("down", "--volumes", "--remove-orphans")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
