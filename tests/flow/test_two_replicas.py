@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import httpx2
-import pytest
 from sqlalchemy import URL
 
 from tests.flow.proxies import nginx_as_deployed
@@ -49,9 +48,8 @@ def is_ready(http: httpx2.Client) -> bool:
         return False
 
 
-@pytest.mark.parametrize("way", ["stop", "kill"])
-def test_no_callback_goes_unanswered_while_one_replica_after_the_other_restarts(
-    postgres_url: URL, tmp_path: Path, way: str
+def test_no_callback_goes_unanswered_while_one_replica_dies_and_then_the_other_restarts(
+    postgres_url: URL, tmp_path: Path
 ) -> None:
     environment = {
         "DLR_DATABASE_URL": postgres_url.render_as_string(hide_password=False),
@@ -67,8 +65,9 @@ def test_no_callback_goes_unanswered_while_one_replica_after_the_other_restarts(
         proxy = started.enter_context(nginx_as_deployed(ports, tmp_path))
         with ThreadPoolExecutor(CALLERS) as callers:
             calls = [callers.submit(call_back, proxy, name, are_over) for name in range(CALLERS)]
-            for process, port in zip(replicas, ports, strict=True):
-                process.terminate() if way == "stop" else process.kill()
+            ends = (Started.kill, Started.terminate)
+            for process, port, end in zip(replicas, ports, ends, strict=True):
+                end(process)
                 process.wait(END_WITHIN_S)
                 started.enter_context(replica(port, environment))
             are_over.set()
