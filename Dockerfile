@@ -1,7 +1,6 @@
-# Both stages must have the same interpreter, so they share one base. Another registry's copy of it can be named:
-# docker build --build-arg PYTHON_IMAGE=…
-ARG PYTHON_IMAGE=python:3.13-slim-trixie
-FROM ${PYTHON_IMAGE} AS base
+# Both stages must have the same interpreter, so they share one base. Another image can take its place:
+# docker build --build-context python:3.13-slim-trixie=docker-image://NAME
+FROM python:3.13-slim-trixie AS base
 
 
 FROM base AS build

@@ -8,6 +8,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -32,6 +33,9 @@ API: Final = "http://127.0.0.1:18001"
 CALLERS: Final = 4
 PAUSE_S: Final = 0.1
 PATIENCE_S: Final = 60
+ALLOWED: Final = "192.0.2.7"
+# A program on this machine is seen as the network's gateway, by Caddy too.
+GATEWAY: Final = "172.30.95.1"
 # Signs that Compose would replace if they weren't in single quotes, and empty values.
 SETTINGS: Final = f"""
 POSTGRES_PASSWORD='a$b${{HOME}}#c d'
@@ -41,6 +45,8 @@ DLR_PORT=
 DOMAIN=
 PUBLISH=127.0.0.1:18001
 EDGE_PREFIX=172.30.95
+DLR_TRUSTED_PROXIES={GATEWAY},172.30.95.2
+DLR_CALLBACK_ALLOWED_NETWORKS={ALLOWED},{GATEWAY}
 DLR_QUEUE_LIMIT=9999
 """
 OVERRIDE: Final = """
@@ -51,7 +57,7 @@ services:
     image: {project}
     build:
       context: {root}
-      args: {{PYTHON_IMAGE: "{python}"}}
+      additional_contexts: {python}
       labels: {{version: "${{VERSION}}"}}
   proxy:
     image: "{caddy}"
@@ -138,10 +144,12 @@ def compose(*arguments: str) -> None:
     run("docker", "compose", *arguments)
 
 
-def run(*command: str) -> None:
+def run(*command: str) -> str:
+    """What the command prints."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def wait_until_ready() -> None:
@@ -158,8 +166,11 @@ def restart(part: str) -> None:
 
 
 def kill(part: str) -> None:
-    compose("kill", part)
-    compose("start", part)
+    """End its process as a crash does: what `docker kill` has ended, Docker doesn't start again."""
+    container = run("docker", "compose", "ps", "--quiet", part).strip()
+    pid = run("docker", "inspect", "--format", "{{.State.Pid}}", container).strip()
+    as_root = ("--rm", "--pid", "host", "--user", "0", "--entrypoint", "python")
+    run("docker", "run", *as_root, PROJECT, "-c", f"import os; os.kill({int(pid)}, 9)")
 
 
 def upgrade(by: str) -> None:
@@ -177,8 +188,10 @@ def events(by: str) -> dict[str, Callable[[], None]]:
 
 def set_up(folder: Path) -> None:
     """Point `docker compose`, and the script that calls it, to this program's own stack."""
+    (base,) = re.findall(r"(?m)^FROM (python:\S+)", (ROOT / "Dockerfile").read_text())
+    python = os.environ.get("PYTHON_IMAGE")
     images = {
-        "python": os.environ.get("PYTHON_IMAGE", "python:3.13-slim-trixie"),
+        "python": json.dumps({base: f"docker-image://{python}"} if python else {}),
         "postgres": os.environ.get("POSTGRES_IMAGE", "postgres:18-trixie"),
         "caddy": os.environ.get("CADDY_IMAGE", "caddy:2.10.2-alpine"),
     }
@@ -215,6 +228,33 @@ def try_all(by: str, only: str) -> bool:
     return is_well
 
 
+def knows_callers() -> bool:
+    """Try a proxy of one's own, without Caddy, for a caller that is allowed and for another."""
+    callback = f"{API}/callback/paasoo/{TOKEN}?type=dlr&messageid=own&to=6588888888&status=0"
+    answers = {
+        address: _status_of(callback, {"X-Forwarded-For": address})
+        for address in (ALLOWED, "198.51.100.1")
+    }
+    _say(f"a proxy of one's own: {answers}")
+    return [*answers.values()] == ["200", "403"]
+
+
+def starts_as_any_user() -> bool:
+    """Make the first-run files as a uid that the image doesn't know, as OpenShift does."""
+    rights = ("--rm", "--read-only", "--tmpfs", "/tmp", "--user", "54321:0")
+    start = (
+        "import subprocess, sys, time, urllib.request as u\n"
+        "serve = subprocess.Popen(['paasoo-dlr', 'serve'], stderr=subprocess.DEVNULL)\n"
+        "while serve.poll() is None:\n"
+        "    try: sys.exit(u.urlopen('http://127.0.0.1:8000/readyz').status != 200)\n"
+        "    except OSError: time.sleep(0.1)\n"
+        "sys.exit(1)\n"
+    )
+    run("docker", "run", *rights, "--entrypoint", "python", PROJECT, "-c", start)
+    _say("an arbitrary uid: ready")
+    return True
+
+
 def _say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
@@ -232,7 +272,8 @@ def main() -> int:
         try:
             compose("up", "-d", "--build")
             wait_until_ready()
-            return 0 if try_all(options.by, options.only) else 1
+            is_well = knows_callers() and starts_as_any_user()
+            return 0 if try_all(options.by, options.only) and is_well else 1
         finally:
             compose("down", "--volumes", "--remove-orphans")
 
