@@ -51,12 +51,11 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 def _away(settings: Settings, failure: SQLAlchemyError) -> Finding:
     taken = "reports go to the spool" if settings.has_spool else "reports are answered 503"
-    words = faults.words(failure)
-    advice = "is it running, and are its address, user and password right?"
+    advice = "Is it running, and are its address, user and password right?"
     return error(
         "database",
-        f"{settings.database_shown} can't be used: {words}. Meanwhile {taken}; {advice} What is to"
-        f" be found out there ({', '.join(CHECKS)}) was not looked at",
+        f"{settings.database_shown} can't be used. {advice} Meanwhile {taken}. Not looked at:"
+        f" {', '.join(CHECKS)}. The error: {faults.words(failure)}",
     )
 
 

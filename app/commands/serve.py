@@ -91,8 +91,13 @@ def warn_of_an_account_in_the_clear(settings: Settings) -> None:
 
 
 def warn_of_a_foreign_spool(settings: Settings) -> None:
-    if settings.is_embedded and any(settings.data_dir.glob("spool-*.db")):
-        log.warning("a server database's spool is not drained into the embedded database")
+    spools = sorted(map(str, settings.data_dir.glob("spool-*.db")))
+    if settings.is_embedded and spools:
+        log.warning(
+            "a server database's spool is not drained into the embedded database;"
+            " `paasoo-dlr doctor` tells what waits in it",
+            extra={"files": spools},
+        )
 
 
 def log_start(settings: Settings, sockets_of_systemd: int) -> None:
@@ -154,7 +159,11 @@ def prepare_schema(settings: Settings) -> None:
             # server's language. A server that answered may be mended; a wrong option may not.
             if not (isinstance(error, OperationalError) or faults.is_of_the_server(error)):
                 raise
-            log.warning("starting without the database", extra={"error": faults.words(error)})
+            remedy = "is it running, and are its address, user and password right?"
+            log.warning(
+                "starting without the database",
+                extra={"error": faults.words(error), "remedy": remedy},
+            )
             return
     if wrong is not None:
         raise SettingsError(f"DLR_DATABASE_URL: {wrong}")
