@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import randbelow
 from signal import SIGKILL, SIGTERM
 from subprocess import TimeoutExpired
 from tempfile import TemporaryFile
@@ -260,9 +261,14 @@ def until(holds: Callable[[], bool], within_s: float = 10) -> None:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+    """A port that nobody listens on, of those that no system gives away by itself.
+
+    So it stays free while the server there ends and starts again.
+    """
+    while True:
+        port = 10_000 + randbelow(22_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def is_listening(port: int) -> bool:

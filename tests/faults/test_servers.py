@@ -408,6 +408,7 @@ def use_up_ids(server: StoppableServer) -> None:
 def test_a_warning_that_ids_run_out_is_no_outage_and_is_told_once() -> None:
     settings = {
         **OF_TESTS,
+        "autovacuum": "on",
         "autovacuum_freeze_max_age": "2000000000",
         "autovacuum_max_workers": "1",
         "autovacuum_naptime": "30min",
