@@ -156,7 +156,8 @@ class Recovery:
         self._looked_at_server_at = time.monotonic()
         try:
             with self._database.look.connect() as connection:
-                is_another = self._database.is_another(postgresql.server_of(connection))
+                found = postgresql.server_of(connection)
+                is_another = self._database.is_another(found)
                 is_read_only = schema.is_read_only(connection)
                 self._note_old_primary(postgresql.passed_over_an_old_primary(connection))
                 self._compare_clocks(postgresql.clock_difference_s(connection))
@@ -167,6 +168,8 @@ class Recovery:
             return
         self._note_look(None)
         if is_another or is_read_only:
+            if not is_read_only:
+                self._database.note_successor(found)
             self._database.close()
             why = "another server has taken its address" if is_another else "it is read-only"
             raise NotWritableError(why)

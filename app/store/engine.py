@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from app.store import faults, postgresql
 from app.store.fair_pool import FairPool
@@ -39,6 +39,7 @@ class Database:
     # The server that the change feed is settled on, once one is, and `feed.base` there.
     server: postgresql.Server | None = None
     feed_base: int = 0
+    successor: postgresql.Server | None = None  # the one that was seen to take over from it
     told_of_ids_at: float = -math.inf
 
     @property
@@ -119,19 +120,36 @@ class Database:
             self.files.require_in_place(lambda: _size_in_bytes(raw))
 
     def is_outdated(self, server: postgresql.Server) -> bool:
-        """True for a server that the one settled on has taken over from."""
-        return self.server is not None and server.is_outdated_by(self.server)
+        """True for a server that another one, which was seen, has taken over from."""
+        known = (self.server, self.successor)
+        return any(later is not None and server.is_outdated_by(later) for later in known)
 
     def is_another(self, server: postgresql.Server) -> bool:
         """True for any but the server settled on, once there is one."""
         return self.server not in {None, server}
 
+    def note_successor(self, server: postgresql.Server) -> None:
+        """Never go back to the server settled on, if this one has taken over from it.
+
+        A pooler may still have connections to the old one, and what is written there will be lost.
+        """
+        if self.server is not None and self.server.is_outdated_by(server):
+            self.successor = server
+
     def close(self) -> None:
         """Let go of every connection. New ones, which any use opens, may find another server."""
         if self.files is not None and self.files.is_overwritten:
             return  # SQLite's last connection would write its log into the file
-        self.read.dispose()
-        self.write.dispose()
+        for engine in (self.read, self.write):
+            used = engine.pool
+            engine.dispose(close=False)
+            event.listen(used, "checkin", _close_returned)
+            used.dispose()
+
+
+def _close_returned(_connection: object, record: ConnectionPoolEntry) -> None:
+    """Close a connection that was in use as its pool was disposed of."""
+    record.invalidate()
 
 
 def _size_in_bytes(connection: Any) -> int:

@@ -6,7 +6,7 @@ its own. Straight, a session keeps them, whatever the server's configuration is 
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -157,12 +157,13 @@ def engine(
         if latest_first and latest:
             options = _beginning_with(latest[0], options)
         connection = _connect(args, options, is_outdated)
-        latest[:] = [(connection.info.host, connection.info.port)]
-        if not connection.is_pooled:
-            connection.execute(in_session)
-        connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
-        _find_history(connection)  # a migration may hold its table, so not before the time limit
-        connection.add_notice_handler(connection.note)
+        with _closed_on_error(connection):
+            latest[:] = [(connection.info.host, connection.info.port)]
+            if not connection.is_pooled:
+                connection.execute(in_session)
+            connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
+            _find_history(connection)  # a migration may hold its table, so after the time limit
+            connection.add_notice_handler(connection.note)
         return connection
 
     @event.listens_for(created, "begin")
@@ -188,20 +189,34 @@ def _settings(is_local: str, timeout_s: float | None) -> str:
 
 def _connect(args: Any, options: Mapping[str, Any], is_outdated: IsOutdated) -> ServerConnection:
     """Connect to the first host that is no old primary. libpq would stay with the old primary."""
-    connection = ServerConnection.connect(*args, **options, autocommit=True)
-    _find_place(connection)
+    connection = _connect_to_one(args, options)
     if not is_outdated(connection.server):
         return connection
     connection.close()
     for one in _each_host(options):
         with suppress(psycopg.OperationalError):
-            connection = ServerConnection.connect(**one, autocommit=True)
-            _find_place(connection)
+            connection = _connect_to_one((), one)
             if not is_outdated(connection.server):
                 connection.passed_over_an_old_primary = True
                 return connection
             connection.close()
     raise OldPrimaryError
+
+
+def _connect_to_one(args: Any, options: Mapping[str, Any]) -> ServerConnection:
+    connection = ServerConnection.connect(*args, **options, autocommit=True)
+    with _closed_on_error(connection):
+        _find_place(connection)
+    return connection
+
+
+@contextmanager
+def _closed_on_error(connection: ServerConnection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _each_host(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

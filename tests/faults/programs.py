@@ -117,6 +117,14 @@ def is_ready(program: Serving) -> bool:
     return program.http.get("/readyz").status_code == 200
 
 
+def messages_of(program: Serving) -> list[str]:
+    return [line["message"] for line in program.log_lines()]
+
+
+def log_has(program: Serving, part: str) -> bool:
+    return any(part in message for message in messages_of(program))
+
+
 @contextmanager
 def under_load(ledger: Ledger, program: Serving, a_second: float = 1_000) -> Iterator[None]:
     """Send reports throughout the block: every one that was acknowledged is checked later."""

@@ -16,13 +16,14 @@ from tests.faults.programs import (
     AUTHORIZED,
     call_back,
     is_ready,
+    messages_of,
     metrics_of,
     port_of,
     settings_for,
     spool_is_empty,
 )
 from tests.postgres import StoppableServer
-from tests.process import Serving, run, serving, until
+from tests.process import run, serving, until
 from tests.service import READ_KEY, TOKEN, a_report
 
 SECRETS = {"DLR_CALLBACK_TOKENS": TOKEN, "DLR_API_KEYS": f"reader:read:{READ_KEY}"}
@@ -32,10 +33,6 @@ def fill_up(filler: Path) -> None:
     with filler.open("wb", buffering=0) as opened:
         while True:
             opened.write(bytes(4096))
-
-
-def messages_of(program: Serving) -> list[str]:
-    return [line["message"] for line in program.log_lines()]
 
 
 def test_a_full_disk_refuses_and_recovers_without_a_restart(

@@ -26,6 +26,8 @@ from tests.faults.programs import (
     call_back,
     is_found,
     is_ready,
+    log_has,
+    messages_of,
     metrics_of,
     settings_for,
     spool_is_empty,
@@ -203,14 +205,6 @@ def test_an_old_primary_that_still_answers_is_left_soon(pair: Pair, old: str) ->
         until(new_reports_are_found, 2 * NOTICED_WITHIN_S)
 
         assert time.monotonic() - moved_at < NOTICED_WITHIN_S
-
-
-def messages_of(program: Serving) -> list[str]:
-    return [line["message"] for line in program.log_lines()]
-
-
-def log_has(program: Serving, part: str) -> bool:
-    return any(part in message for message in messages_of(program))
 
 
 END_ALL_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'dlr'"
