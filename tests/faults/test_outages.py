@@ -4,6 +4,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from signal import SIGCONT, SIGSTOP
 
 import psycopg
 import pytest
@@ -265,8 +266,10 @@ def test_a_spool_drains_into_a_database_that_is_slow_or_refuses_a_row(
             assert call_back(program, f"m-{number}") == 200
         query = a_report(messageid="poison", errcode="poison")
         assert program.http.get(f"/callback/paasoo/{TOKEN}?{query}").status_code == 200
+        program.process.send_signal(SIGSTOP)  # it must not drain before the database is slow
         server.start()
         make_slow(server_database)
+        program.process.send_signal(SIGCONT)
 
         until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
 

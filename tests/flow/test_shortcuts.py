@@ -85,7 +85,8 @@ class Lines(logging.Handler):
         self.lines: list[dict[str, Any]] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not record.name.startswith("app."):
+        # Periodic work goes on beside the requests.
+        if not record.name.startswith("app.") or record.name.startswith("app.ops."):
             return
         known = logging.makeLogRecord({}).__dict__
         extras = {name: value for name, value in record.__dict__.items() if name not in known}
@@ -132,9 +133,8 @@ def both_ways(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[S
         for way in ("on", "off"):
             (folder := tmp_path / way).mkdir()
             url = stack.enter_context(migrated_database(request.param, folder, request))
-            # Without the sweep for overdue messages, whose log lines would come in between.
-            settings = {"shortcuts": way, "data_dir": folder, "report_timeout_hours": 0}
-            services.append(stack.enter_context(running_service(url, **settings)))
+            service = running_service(url, shortcuts=way, data_dir=folder)
+            services.append(stack.enter_context(service))
         yield services
 
 
