@@ -71,7 +71,7 @@ def test_a_schedule_longer_than_the_expiry_has_one_question_before_it() -> None:
 
 @given(
     st.builds(Schedule, st.integers(1, 10**12), st.none() | st.integers(1, 10**13)),
-    st.lists(st.integers(0, 10**11), max_size=40),
+    st.lists(st.integers(0, 10**11), max_size=32),
 )
 def test_late_questions_are_never_closer_than_the_schedule(
     schedule: Schedule, delays: list[int]
