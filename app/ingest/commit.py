@@ -46,9 +46,13 @@ class Committer:
         """
         started = time.perf_counter()
         outcomes = self._commit_reports(reports)
-        self._metrics.commit_seconds.observe(time.perf_counter() - started)
-        self._metrics.batch_reports.observe(len(reports))
+        self._observe(reports, started)
         return outcomes
+
+    def count_committed(self, reports: Sequence[DeliveryReport], started: float) -> None:
+        """Count a batch that was committed elsewhere. `started` is a `time.perf_counter`."""
+        self._observe(reports, started)
+        self._count(reports)
 
     def commit_refusals(self, refusals: Sequence[Refusal], attempt: int = 1) -> list[Outcome]:
         """Put at least one refusal into the quarantine. Returns and raises as `commit_reports`."""
@@ -98,16 +102,27 @@ class Committer:
             time.sleep(RETRY_PAUSE_S * attempt)
             return True
         if not faults.is_fault_of_data(error):
-            self._metrics.failed_batches.labels("database").inc()
-            raise DatabaseFaultError(found, faults.kind(error)) from error
+            raise self.fault_of(error) from error
         self._metrics.failed_batches.labels("data").inc()
         return False
+
+    def fault_of(self, error: Exception) -> DatabaseFaultError:
+        """The fault of the database that this error tells of, counted."""
+        self._metrics.failed_batches.labels("database").inc()
+        return DatabaseFaultError(faults.description(error), faults.kind(error))
 
     # Count after the commit, so that the metrics never promise more than the disk holds.
 
     def _record(self, reports: Sequence[DeliveryReport]) -> None:
         with self.database.batch() as connection:
             write.record(connection, reports)
+        self._count(reports)
+
+    def _observe(self, reports: Sequence[DeliveryReport], started: float) -> None:
+        self._metrics.commit_seconds.observe(time.perf_counter() - started)
+        self._metrics.batch_reports.observe(len(reports))
+
+    def _count(self, reports: Sequence[DeliveryReport]) -> None:
         for state, times in Counter(report.state for report in reports).items():
             self._metrics.reports.labels(state).inc(times)
         self._metrics.unrecognised_statuses.inc(

@@ -40,6 +40,7 @@ class Database:
     server: postgresql.Server | None = None
     feed_base: int = 0
     successor: postgresql.Server | None = None  # the one that was seen to take over from it
+    generation: int = 0  # of connections: the number of times that all were let go
     told_of_ids_at: float = -math.inf
 
     @property
@@ -74,12 +75,13 @@ class Database:
                 yield connection
             self._require_files(connection)
             if not self.is_embedded:
-                self._heed_warnings(connection)
+                self.heed_warnings(postgresql.driver_connection(connection))
 
-    def _heed_warnings(self, connection: Connection) -> None:
-        if of_ids := postgresql.warning_of_ids(connection):
+    def heed_warnings(self, connection: postgresql.ServerConnection) -> None:
+        """Raise `OperationalError` if the server warned that the commit may be lost."""
+        if of_ids := connection.warning_of_ids:
             self._tell_of_ids(of_ids.words)
-        if warning := postgresql.warning_of(connection):
+        if warning := connection.warning:
             why = f"the server warned: {warning.words}"
             raise faults.no_certainty(why, kind=f"warning {warning.sqlstate}")
 
@@ -140,6 +142,7 @@ class Database:
         """Let go of every connection. New ones, which any use opens, may find another server."""
         if self.files is not None and self.files.is_overwritten:
             return  # SQLite's last connection would write its log into the file
+        self.generation += 1
         for engine in (self.read, self.write):
             used = engine.pool
             engine.dispose(close=False)

@@ -107,7 +107,10 @@ class ServerConnection(psycopg.Connection[Any]):
     server = Server(UNKNOWN_PLACE, None)
     # True if an earlier host of the address is an old primary.
     passed_over_an_old_primary = False
-    warning: Warned | None = None  # that a commit may be lost
+    # Of the latest transaction. Its commit may be on this server alone, and lost with it: the wait
+    # for a synchronous standby was cancelled, for example.
+    warning: Warned | None = None
+    # That the server will soon refuse every write, unless it is vacuumed.
     warning_of_ids: Warned | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -168,7 +171,7 @@ def engine(
 
     @event.listens_for(created, "begin")
     def begin(connection: Connection) -> None:
-        raw = _raw(connection)
+        raw = driver_connection(connection)
         raw.warning = raw.warning_of_ids = None
         if raw.is_pooled:
             raw.autocommit = False
@@ -265,7 +268,7 @@ def _find_history(connection: ServerConnection) -> None:
         connection.history_sql = _HISTORY
 
 
-def _raw(connection: Connection) -> ServerConnection:
+def driver_connection(connection: Connection) -> ServerConnection:
     raw: Any = connection.connection.dbapi_connection
     assert isinstance(raw, ServerConnection)
     return raw
@@ -273,18 +276,20 @@ def _raw(connection: Connection) -> ServerConnection:
 
 def server_of(connection: Connection) -> Server:
     """The server, as it was when the connection or, through a pooler, the transaction began."""
-    return _raw(connection).server
+    return driver_connection(connection).server
 
 
 def place_of(connection: Connection) -> str:
     """The server's place now: a connection may be older than its promotion."""
-    place: str = connection.exec_driver_sql(f"SELECT {_raw(connection).place_sql}").scalar_one()
+    place: str = connection.exec_driver_sql(
+        f"SELECT {driver_connection(connection).place_sql}"
+    ).scalar_one()
     return place
 
 
 def passed_over_an_old_primary(connection: Connection) -> bool:
     """True if a host that comes earlier in the address is an old primary."""
-    return _raw(connection).passed_over_an_old_primary
+    return driver_connection(connection).passed_over_an_old_primary
 
 
 def clock_difference_s(connection: Connection) -> float:
@@ -298,18 +303,4 @@ def clock_difference_s(connection: Connection) -> float:
 
 def is_pooled(connection: Connection) -> bool:
     """True if a pooler is between us and the server."""
-    return _raw(connection).is_pooled
-
-
-def warning_of(connection: Connection) -> Warned | None:
-    """The server's warning since the transaction began.
-
-    A commit that it warns about may be on this server alone, and lost with it: a wait for a
-    synchronous standby that was cancelled, for example.
-    """
-    return _raw(connection).warning
-
-
-def warning_of_ids(connection: Connection) -> Warned | None:
-    """The server's warning that it will soon refuse every write, unless it is vacuumed."""
-    return _raw(connection).warning_of_ids
+    return driver_connection(connection).is_pooled

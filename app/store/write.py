@@ -110,9 +110,10 @@ ON CONFLICT (message_id, recipient) DO UPDATE SET
 """
 
 # One statement: one round trip and one commit for a batch of any size.
-_ARRAYS = ", ".join(f"%s::{kind}[]" for kind in (*REPORT_COLUMNS.values(), "bigint", "integer"))
+_KINDS = (*REPORT_COLUMNS.values(), "bigint", "integer")
+_ARRAYS = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_KINDS, start=1))
 _SPECIAL = re.compile(r'["\\]')
-_POSTGRESQL = f"""
+POSTGRESQL = f"""
 WITH batch ({", ".join(REPORT_COLUMNS)}, last_received_at, times_received) AS MATERIALIZED (
     SELECT * FROM unnest({_ARRAYS})
 ),
@@ -130,6 +131,7 @@ SELECT message_id, recipient, fingerprint, rank, {_CLAIM},
 FROM batch
 {_ON_KNOWN_DELIVERY}
 """.replace("HORIZON", _HORIZON["postgresql"])
+_FOR_THE_DRIVER: Final = re.sub(r"\$\d+", "%s", POSTGRESQL)
 
 # SQLite takes one row after the other, so a batch may have several reports of one delivery. Rows
 # share a statement: Python's lock is released and fought for at each, and not at each row.
@@ -170,8 +172,22 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
         return
     # Call the driver directly: SQLAlchemy's work on each row costs more than the disk does.
     for rows in _rounds(batch):
-        columns = zip(*rows, strict=True)
-        connection.exec_driver_sql(_POSTGRESQL, tuple(_array(column) for column in columns))
+        connection.exec_driver_sql(_FOR_THE_DRIVER, tuple(_arrays(rows)))
+
+
+def parameters_of(batch: Sequence[DeliveryReport]) -> list[bytes] | None:
+    """The parameters of `POSTGRESQL`, or None if one statement doesn't do, or no encoding."""
+    rounds = _rounds(batch)
+    if len(rounds) > 1:
+        return None
+    try:
+        return [array.encode() for array in _arrays(rounds[0])]
+    except UnicodeEncodeError:
+        return None
+
+
+def _arrays(rows: Sequence[tuple[object, ...]]) -> list[str]:
+    return [_array(column) for column in zip(*rows, strict=True)]
 
 
 def _record_on_sqlite(connection: Connection, batch: Sequence[DeliveryReport]) -> None:

@@ -14,38 +14,47 @@ from alembic.operations import Operations
 from app import cli
 from app.ingest.commit import Committer
 from app.store import write
+from app.store.direct import Direct
 from app.store.spool import Spool
 
-# The function at each point, and if the process dies before the call or after it.
-POINTS: dict[str, tuple[Any, str, bool]] = {
-    "before the commit": (write, "record", True),
-    "in the transaction": (write, "record", False),
-    "after the commit, before the answer": (Committer, "commit_reports", False),
-    "before it is in the spool": (Spool, "put", True),
-    "in the spool, before the answer": (Spool, "put", False),
-    "drained, still in the spool": (Spool, "remove", True),
-    "during the drain": (Spool, "remove", False),
-    "during a migration": (Operations, "create_index", True),
+# The functions at each point, and if the process dies before the call or after it.
+POINTS: dict[str, tuple[tuple[Any, str, bool], ...]] = {
+    "before the commit": ((write, "record", True), (Direct, "take", True)),
+    "in the transaction": ((write, "record", False), (Direct, "take", False)),
+    "after the commit, before the answer": (
+        (Committer, "commit_reports", False),
+        (Committer, "count_committed", True),
+    ),
+    "before it is in the spool": ((Spool, "put", True),),
+    "in the spool, before the answer": ((Spool, "put", False),),
+    "drained, still in the spool": ((Spool, "remove", True),),
+    "during the drain": ((Spool, "remove", False),),
+    "during a migration": ((Operations, "create_index", True),),
 }
 
 
 def doom(point: str, times: int) -> None:
     """Arm the kill."""
-    owner, name, dies_before = POINTS[point]
-    original: Callable[..., Any] = getattr(owner, name)
     left = times
 
-    def doomed(*args: Any, **kwargs: Any) -> Any:
-        nonlocal left
-        left -= 1
-        if left == 0 and dies_before:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = original(*args, **kwargs)
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
+    def arm(owner: Any, name: str, dies_before: bool) -> None:
+        original: Callable[..., Any] = getattr(owner, name)
 
-    setattr(owner, name, doomed)
+        def doomed(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            is_last = left == 0
+            if is_last and dies_before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = original(*args, **kwargs)
+            if is_last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        setattr(owner, name, doomed)
+
+    for function in POINTS[point]:
+        arm(*function)
 
 
 def main() -> None:

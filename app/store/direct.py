@@ -1,0 +1,154 @@
+"""Batches of reports over one connection of the event loop's: no thread, no pool.
+
+With few callers a batch is small, and most of its cost is what any batch costs. Only the usual goes
+this way: one statement, on a server without a pooler between. All else goes by `write.record`, on
+the writer's thread, and so does each batch that fails here: recording it again is harmless.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
+from typing import Any, Final
+
+import psycopg
+from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from app.reports import DeliveryReport
+from app.store import faults, write
+from app.store.engine import Database
+from app.store.faults import ServerHangsError
+from app.store.postgresql import ServerConnection
+
+OPEN_AGAIN_S: Final = 5.0
+_STATEMENT: Final = b"record_reports"
+
+Committed = Callable[[], object]
+# Told of the database's fault, or None if the batch may pass on another connection.
+Failed = Callable[[OperationalError | None], object]
+
+
+class Direct:
+    """A connection. `open` runs on the writer's thread, all else on the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._connection: ServerConnection | None = None
+        self._opened_in = 0  # the database's generation
+        self._open_again_at = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None  # while it watches the socket
+        self._socket = -1
+        self._is_sending = False
+        self._result: PGresult | None = None
+        self._batch: tuple[Committed, Failed, asyncio.TimerHandle] | None = None  # under way
+
+    def open(self) -> None:
+        """Connect, if there is no connection, unless that has just failed. Blocks."""
+        if self._connection is not None or time.monotonic() < self._open_again_at:
+            return
+        self._open_again_at = time.monotonic() + OPEN_AGAIN_S
+        self._opened_in = self._database.generation
+        # The next batch meets a fault on the thread.
+        with suppress(SQLAlchemyError, psycopg.Error), ExitStack() as pooling:
+            pooled = pooling.enter_context(closing(self._database.write.raw_connection()))
+            connection: Any = pooled.dbapi_connection
+            if connection.is_pooled or self._database.is_another(connection.server):
+                return
+            connection.execute(f"PREPARE {_STATEMENT.decode()} AS {write.POSTGRESQL}")
+            pooled.detach()
+            pooling.pop_all()
+            self._open_again_at = 0.0
+            self._connection = connection
+
+    def take(self, reports: Sequence[DeliveryReport], committed: Committed, failed: Failed) -> bool:
+        """Send a batch of at least one report, and call one of the two later. False if it can't.
+
+        One batch at a time.
+        """
+        connection = self._connection
+        if connection is None:
+            return False
+        if self._opened_in != self._database.generation:
+            self.close()
+            return False
+        parameters = write.parameters_of(reports)
+        if parameters is None:
+            return False
+        connection.warning = connection.warning_of_ids = None
+        try:
+            if self._loop is None:
+                self._loop, self._socket = asyncio.get_running_loop(), connection.pgconn.socket
+                self._loop.add_reader(self._socket, self._read)
+            connection.pgconn.send_query_prepared(_STATEMENT, parameters)
+            self._send(connection.pgconn)
+        except psycopg.Error:
+            self.close()
+            return False
+        timeout = self._loop.call_later(connection.patience_s or 0, self._give_up)
+        self._batch = committed, failed, timeout
+        return True
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._loop, self._is_sending, self._result = None, False, None
+        connection.close()
+
+    def _send(self, pgconn: PGconn) -> None:
+        """Send what the socket takes now, and the rest as soon as it takes more."""
+        assert self._loop is not None
+        was_sending, self._is_sending = self._is_sending, pgconn.flush() == 1
+        if self._is_sending and not was_sending:
+            self._loop.add_writer(self._socket, self._read)
+        if was_sending and not self._is_sending:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        """Read what has come: a part of the answer, the whole, or the end of the connection."""
+        assert self._connection is not None
+        pgconn = self._connection.pgconn
+        try:
+            pgconn.consume_input()
+            if self._is_sending:
+                self._send(pgconn)
+            while not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:
+                    self._finish(self._connection)
+                    return
+                self._result = result
+        except psycopg.Error:
+            self._fail(None)
+
+    def _finish(self, connection: ServerConnection) -> None:
+        result, self._result = self._result, None
+        if self._batch is None:  # a notice, say
+            return
+        if result is None or result.status != ExecStatus.COMMAND_OK:
+            self._fail(None)
+            return
+        try:
+            self._database.heed_warnings(connection)
+        except OperationalError as fault:
+            self._fail(fault)
+            return
+        (committed, _, timeout), self._batch = self._batch, None
+        timeout.cancel()
+        committed()
+
+    def _give_up(self) -> None:
+        self._fail(faults.unusable(ServerHangsError("the server doesn't answer")))
+
+    def _fail(self, fault: OperationalError | None) -> None:
+        self.close()  # whatever comes now must not be taken for the answer to the next batch
+        if self._batch is None:
+            return
+        (_, failed, timeout), self._batch = self._batch, None
+        timeout.cancel()
+        failed(fault)
