@@ -1,0 +1,157 @@
+"""The usual batch on PostgreSQL goes over a connection of the event loop's; nothing hangs on it."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from signal import SIGCONT, SIGSTOP
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import URL
+
+from app.callback.parse import parse
+from app.store.direct import Direct
+from app.store.engine import open_database
+from tests.process import until
+from tests.service import Service, a_report, running_service
+
+OURS = """
+FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE 'PREPARE record_reports %'"""
+
+
+@pytest.fixture
+def other(postgres_url: URL) -> Iterator[psycopg.Connection[Any]]:
+    """Another session on the service's database."""
+    address = postgres_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def writing_directly(url: URL, other: psycopg.Connection[Any]) -> Iterator[Service]:
+    """A service that has opened the connection, as it does after its first batch."""
+    with running_service(url) as service:
+        assert service.call_back(a_report(messageid="first")).status_code == 200
+        until(lambda: is_open(other))
+        yield service
+
+
+def is_open(other: psycopg.Connection[Any]) -> bool:
+    return other.execute(f"SELECT count(*) {OURS}").fetchone() == (1,)
+
+
+def cut(other: psycopg.Connection[Any]) -> None:
+    other.execute(f"SELECT pg_terminate_backend(pid, 5000) {OURS}")
+
+
+def call_back_at_once(service: Service, queries: list[str]) -> list[int]:
+    with ThreadPoolExecutor(len(queries)) as threads:
+        return [answer.status_code for answer in threads.map(service.call_back, queries)]
+
+
+def test_reports_are_committed_over_it(postgres_url: URL, other: psycopg.Connection[Any]) -> None:
+    began = f"SELECT query_start {OURS}"
+    with writing_directly(postgres_url, other) as service:
+        before = other.execute(began).fetchone()
+        assert service.call_back(a_report()).status_code == 200
+        after = other.execute(began).fetchone()
+
+        assert before
+        assert after
+        assert after > before
+        assert service.delivery()["state"] == "delivered"
+        assert service.metric("dlr_commit_seconds_count") == 2
+        assert service.metric("dlr_batch_reports_sum") == 2
+        assert service.metric('dlr_reports_total{state="delivered"}') == 2
+
+
+def test_it_is_opened_again_after_it_was_cut(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    with writing_directly(postgres_url, other) as service:
+        cut(other)
+        assert service.call_back(a_report(messageid="after")).status_code == 200
+        until(lambda: is_open(other))
+
+        (report,) = service.reports("after")
+        assert report["times_received"] == 1
+
+
+def test_a_batch_that_is_cut_is_committed_all_the_same(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    queries = [a_report(messageid=f"m-{n}") for n in range(20)]
+    waits = f"SELECT count(*) {OURS} AND wait_event_type = 'Lock'"
+    with (
+        writing_directly(postgres_url, other) as service,
+        ThreadPoolExecutor(len(queries)) as threads,
+    ):
+        with other.transaction():
+            other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
+            answers = [threads.submit(service.call_back, query) for query in queries]
+            until(lambda: other.execute(waits).fetchone() == (1,))
+            cut(other)
+
+        assert {answer.result().status_code for answer in answers} == {200}
+        for n in range(20):
+            (report,) = service.reports(f"m-{n}")
+            assert report["times_received"] == 1
+
+
+def test_a_row_that_the_database_refuses_costs_the_others_nothing(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    other.execute("ALTER TABLE reports ADD CONSTRAINT refuse CHECK (errcode <> 'poison')")
+    queries = [a_report(messageid=f"m-{n}", status=404) for n in range(20)]
+    queries[7] = a_report(messageid="m-7", status=404, errcode="poison")
+    with writing_directly(postgres_url, other) as service:
+        answers = call_back_at_once(service, queries)
+
+        assert answers == [400 if n == 7 else 200 for n in range(20)]
+        (refused,) = service.quarantine()
+        assert refused["query"] == queries[7]
+
+
+def test_different_reports_of_one_delivery_in_one_batch_are_all_in_the_history(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    with writing_directly(postgres_url, other) as service:
+        answers = call_back_at_once(service, [a_report(errcode=str(n)) for n in range(20)])
+
+        assert answers == [200] * 20
+        assert len(service.reports()) == 20
+
+
+def test_a_batch_is_larger_than_what_the_socket_takes_at_once(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    """The server doesn't read while it is suspended, and a socket takes some 200 KB."""
+    query = a_report(more="x" * 5_000).encode()
+    report = parse(query, time.time_ns() // 1000)
+    batch = [report._replace(message_id=f"m-{n}") for n in range(1_000)]
+    database = open_database(postgres_url)
+    direct = Direct(database)
+    direct.open()
+    ((pid,),) = other.execute(f"SELECT pid {OURS}").fetchall()
+
+    async def commit() -> None:
+        committed = asyncio.get_running_loop().create_future()
+        os.kill(pid, SIGSTOP)
+        try:
+            assert direct.take(
+                batch, lambda: committed.set_result(True), lambda _: committed.set_result(False)
+            )
+        finally:
+            os.kill(pid, SIGCONT)
+        assert await committed
+
+    asyncio.run(commit())
+    direct.close()
+    database.close()
+
+    assert other.execute("SELECT count(*) FROM deliveries").fetchone() == (1_000,)
