@@ -114,8 +114,7 @@ class Committer:
     # Count after the commit, so that the metrics never promise more than the disk holds.
 
     def _record(self, reports: Sequence[DeliveryReport]) -> None:
-        with self.database.batch() as connection:
-            write.record(connection, reports)
+        write.commit(self.database, reports)
         self._count(reports)
 
     def _observe(self, reports: Sequence[DeliveryReport], started: float) -> None:

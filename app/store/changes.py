@@ -32,7 +32,7 @@ POSITION: Final = {
 }
 
 # Makes a new position on SQLite. On PostgreSQL each transaction already has its own number.
-BEGIN_ON_SQLITE: Final = "UPDATE feed SET base = base + 1"
+NEXT_ON_SQLITE: Final = "UPDATE feed SET base = base + 1"
 
 _ORDER = deliveries.c["changed_in", "message_id", "recipient"]
 _PAGE = select(deliveries.c.changed_in, *SHOWN).where(IS_NO_CHECK).order_by(*_ORDER)
@@ -81,7 +81,7 @@ RETURNING feed.base
 def begin_change(connection: Connection) -> None:
     """Call this before a change of a visible status, in the same transaction."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(BEGIN_ON_SQLITE)
+        connection.exec_driver_sql(NEXT_ON_SQLITE)
 
 
 def write_nothing_new(connection: Connection) -> None:

@@ -57,6 +57,11 @@ def unusable(cause: psycopg.OperationalError) -> OperationalError:
     return OperationalError(None, None, cause)
 
 
+def of_driver(error: sqlite3.Error) -> Exception:
+    """The error of SQLite's driver, for those who catch SQLAlchemy's."""
+    return DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True)
+
+
 class OldPrimaryError(psycopg.OperationalError):
     """The address leads to a server that another has taken over from."""
 

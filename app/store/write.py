@@ -11,7 +11,7 @@ from itertools import chain
 from typing import Final
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine.interfaces import DBAPICursor
 
 from app.reports import (
     BEFORE_ALL_US,
@@ -19,7 +19,9 @@ from app.reports import (
     LOWEST_REPORTED_FINAL_RANK,
     DeliveryReport,
 )
-from app.store.changes import BEGIN_ON_SQLITE, POSITION
+from app.store import faults
+from app.store.changes import NEXT_ON_SQLITE, POSITION
+from app.store.engine import Database
 
 # Column and PostgreSQL type, in the order of `DeliveryReport`.
 REPORT_COLUMNS = {
@@ -161,6 +163,16 @@ def _sqlite_statements(rows: int) -> tuple[str, str]:
 _SQLITE: Final = {rows: _sqlite_statements(rows) for rows in _ROWS_AT_ONCE}
 
 
+def commit(database: Database, batch: Sequence[DeliveryReport]) -> None:
+    """Record a batch in a commit of its own. Raises as `Database.batch`."""
+    if database.is_embedded:
+        with database.embedded_batch() as cursor:
+            _record_on_sqlite(cursor, batch)
+    else:
+        with database.batch() as connection:
+            record(connection, batch)
+
+
 def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     """Add the reports to the history and fold them into the statuses.
 
@@ -168,7 +180,11 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     `times_received` changes. The caller commits, unless the connection is in autocommit.
     """
     if connection.dialect.name == "sqlite":
-        _record_on_sqlite(connection, batch)
+        # Use the driver's cursor: SQLAlchemy would add the cost of a row to each of the statements.
+        try:
+            _record_on_sqlite(connection.connection.cursor(), batch)
+        except sqlite3.Error as error:
+            raise faults.of_driver(error) from error
         return
     # Call the driver directly: SQLAlchemy's work on each row costs more than the disk does.
     for rows in _rounds(batch):
@@ -190,20 +206,15 @@ def _arrays(rows: Sequence[tuple[object, ...]]) -> list[str]:
     return [_array(column) for column in zip(*rows, strict=True)]
 
 
-def _record_on_sqlite(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
-    # Use the driver's cursor: SQLAlchemy would add the cost of a row to each of the statements.
-    cursor = connection.connection.cursor()
-    try:
-        cursor.execute(BEGIN_ON_SQLITE)
-        done = 0
-        for rows in _ROWS_AT_ONCE:
-            while len(batch) - done >= rows:
-                values = tuple(chain.from_iterable(batch[done : done + rows]))
-                for statement in _SQLITE[rows]:
-                    cursor.execute(statement, values)
-                done += rows
-    except sqlite3.Error as error:
-        raise DBAPIError.instance(None, None, error, sqlite3.Error, hide_parameters=True) from error
+def _record_on_sqlite(cursor: DBAPICursor, batch: Sequence[DeliveryReport]) -> None:
+    cursor.execute(NEXT_ON_SQLITE)
+    done = 0
+    for rows in _ROWS_AT_ONCE:
+        while len(batch) - done >= rows:
+            values = tuple(chain.from_iterable(batch[done : done + rows]))
+            for statement in _SQLITE[rows]:
+                cursor.execute(statement, values)
+            done += rows
 
 
 def _array(values: tuple[object, ...]) -> str:

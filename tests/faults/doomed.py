@@ -19,8 +19,12 @@ from app.store.spool import Spool
 
 # The functions at each point, and if the process dies before the call or after it.
 POINTS: dict[str, tuple[tuple[Any, str, bool], ...]] = {
-    "before the commit": ((write, "record", True), (Direct, "take", True)),
-    "in the transaction": ((write, "record", False), (Direct, "take", False)),
+    "before the commit": ((write, "commit", True), (Direct, "take", True)),
+    "in the transaction": (
+        (write, "record", False),
+        (write, "_record_on_sqlite", False),
+        (Direct, "take", False),
+    ),
     "after the commit, before the answer": (
         (Committer, "commit_reports", False),
         (Committer, "count_committed", True),
