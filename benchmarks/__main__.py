@@ -1,6 +1,7 @@
 """`make bench`: every contender in turn, round after round, and the medians as a table."""
 
 import argparse
+import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from rich.progress import Progress
 from sqlalchemy import URL
 
 from benchmarks import contenders, filling, load, measure
-from benchmarks.measure import Figures, LostReportsError
+from benchmarks.contenders import Running
+from benchmarks.measure import Figures, LostReportsError, Run
 from benchmarks.options import add_measuring, parser_of, positive
 from benchmarks.page import Table, Target, publish, targets_table
 from benchmarks.stage import Stage, set_up
@@ -28,6 +30,9 @@ DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 AT_ONCE: Final = (64, 16, 256, 1)
 # The end of a row's name if its load opens a connection for each report, as many providers do.
 A_CONNECTION_EACH: Final = ", a connection a report"
+BEHIND_CADDY: Final = ", behind Caddy with TLS"
+GO: Final = "Go, net/http and lib/pq, a commit each, PostgreSQL"
+CPU_OF_ONE_US: Final = {"sqlite": 250, "postgresql": 200}
 MAIN: Final = 64  # the number of connections of most targets
 
 
@@ -63,6 +68,7 @@ class Bench:
         self._seconds = options.seconds
         self._messages = options.messages
         self._filled = filled
+        self._go = contenders.build_go_receiver(stage.folder)
         self._run_numbers = count(1)
 
     def rows(self) -> Iterator[Row]:
@@ -72,6 +78,8 @@ class Bench:
             yield self._row(DOES_NOTHING, connections, self._baseline, "only_answers")
             for kind in DATABASES:
                 yield self._row(ours(kind), connections, self._ours, kind, "growing")
+            if self._go is not None:
+                yield self._row(GO, connections, self._in_go)
             if connections == MAIN:
                 yield from self._rows_at_main_load()
         for kind in DATABASES:
@@ -84,6 +92,9 @@ class Bench:
         for kind in DATABASES:
             row = f"{ours(kind)}{A_CONNECTION_EACH}"
             yield self._row(row, MAIN, self._ours, kind, "growing", "closing")
+        if shutil.which("caddy"):
+            row = f"{ours('postgresql')}{BEHIND_CADDY}"
+            yield self._row(row, MAIN, self._ours, "postgresql", "growing", "proxied")
         yield self._row(PGBENCH, MAIN, self._pgbench, "as they are")
         yield self._row(PGBENCH_STRIPPED, MAIN, self._pgbench, "stripped")
         for kind in DATABASES:
@@ -117,19 +128,36 @@ class Bench:
     def _naive(self, connections: int, kind: str) -> Figures:
         with contenders.new_database_of(kind, self._stage) as database:
             with contenders.baseline("naive", self._stage.server_cores, database) as running:
-                figures, runs = measure.under_load(
-                    running, self._two_loads(), connections, self._seconds
-                )
+                figures, runs = self._measured(running, self._two_loads(), connections, kind)
+            missing = measure.missing_of(runs, database, measure.NAIVE_IDS, connections)
+        return replace(figures, missing=missing)
+
+    def _in_go(self, connections: int) -> Figures:
+        assert self._go is not None
+        kind = "postgresql"
+        with contenders.new_database_of(kind, self._stage) as database:
+            with contenders.go_receiver(self._go, database, self._stage.server_cores) as running:
+                figures, runs = self._measured(running, self._two_loads(), connections, kind)
             missing = measure.missing_of(runs, database, measure.NAIVE_IDS, connections)
         return replace(figures, missing=missing)
 
     def _ours(self, connections: int, kind: str, order: str, load_kind: str = "reports") -> Figures:
         loads = self._two_loads(order, load_kind)
+        cores = self._stage.server_cores
         with contenders.new_database_of(kind, self._stage) as database:
-            with contenders.ours(database, self._stage.server_cores) as running:
-                figures, runs = measure.under_load(running, loads, connections, self._seconds)
+            with ExitStack() as opened:
+                running = opened.enter_context(contenders.ours(database, cores))
+                if load_kind == "proxied":
+                    running = opened.enter_context(contenders.behind_caddy(running, cores))
+                figures, runs = self._measured(running, loads, connections, kind)
             missing = measure.missing_of(runs, database, measure.OUR_IDS, connections)
         return replace(figures, missing=missing)
+
+    def _measured(
+        self, running: Running, loads: tuple[load.Load, load.Load], connections: int, kind: str
+    ) -> tuple[Figures, list[Run]]:
+        stage = self._stage if kind == "postgresql" else None
+        return measure.under_load(running, loads, connections, self._seconds, stage=stage)
 
     def _pgbench(self, _connections: int, tables: str) -> Figures:
         with contenders.new_database_of("postgresql", self._stage) as database:
@@ -207,6 +235,8 @@ def figures_table(rounds: Rounds) -> Table:
                 shown(middle(figures, "p50_ms"), ".2f"),
                 shown(middle(figures, "p99_ms"), ".2f"),
                 shown(middle(figures, "cpu_us"), ",.0f"),
+                shown(middle(figures, "database_us"), ",.0f"),
+                shown(middle(figures, "wal_bytes"), ",.0f"),
                 shown(middle(figures, "peak_mib"), ",.0f"),
                 *(
                     f"{ratio(rounds, key, (baseline + how, connections)):.2f} ×"
@@ -218,7 +248,8 @@ def figures_table(rounds: Rounds) -> Table:
         )
     columns = (
         *("what", "connections", "requests/s", "p50 ms", "p99 ms", "CPU µs a request"),
-        *("peak MiB", "to FastAPI that only answers", "to bare uvicorn"),
+        *("PostgreSQL's CPU µs", "its WAL bytes", "peak MiB"),
+        *("to FastAPI that only answers", "to bare uvicorn"),
     )
     count = len(next(iter(rounds.values())))
     return Table(f"Medians of {count} interleaved rounds", columns, rows)
@@ -263,14 +294,32 @@ def targets(rounds: Rounds) -> Iterator[Target]:
                 worst,
             )
         yield from _latency_of_one(rounds, kind)
+        yield Target.at_most(
+            f"{database}: the server's CPU a report at one connection",
+            CPU_OF_ONE_US[kind],
+            middle(rounds[ours(kind), 1], "cpu_us") or 0,
+            "µs",
+        )
         yield Target.at_least(
             f"{database}: lookups/s, to the FastAPI endpoint",
             0.6,
             ratio(rounds, (f"{ours(kind)}: lookup by id", MAIN), (DOES_NOTHING, MAIN)),
         )
+    if (GO, MAIN) in rounds:
+        yield from _beside_go(rounds)
     batches = rounds[f"{ours('postgresql')}: 1,000 ids a lookup", 1]
     p99_ms = median(figures.p99_ms for figures in batches)
     yield Target.at_most("PostgreSQL: a lookup of 1,000 ids, p99", 30, p99_ms, "ms")
+
+
+def _beside_go(rounds: Rounds) -> Iterator[Target]:
+    for connections, limit in ((16, 1), (64, 1.5), (256, 1.5)):
+        one, other = (ours("postgresql"), connections), (GO, connections)
+        wanted = f"PostgreSQL: reports/s at {connections} connections, to the receiver in Go"
+        yield Target.at_least(wanted, limit, ratio(rounds, one, other))
+    one, other = (ours("postgresql"), MAIN), (GO, MAIN)
+    wanted = f"PostgreSQL: p99 at {MAIN} connections, to the receiver in Go"
+    yield Target.at_most(wanted, 1, ratio(rounds, one, other, "p99_ms"))
 
 
 def _latency_of_one(rounds: Rounds, kind: str) -> Iterator[Target]:
@@ -286,6 +335,13 @@ def _latency_of_one(rounds: Rounds, kind: str) -> Iterator[Target]:
         )
 
 
+def left_out(rounds: Rounds) -> Iterator[str]:
+    if (GO, MAIN) not in rounds:
+        yield "Go isn't installed (`apt-get install golang-go golang-github-lib-pq-dev`)."
+    if (f"{ours('postgresql')}{BEHIND_CADDY}", MAIN) not in rounds:
+        yield "Caddy isn't installed (`apt-get install caddy`)."
+
+
 def notes(rounds: Rounds, messages: int) -> str:
     missing = sum(figures.missing for row in rounds.values() for figures in row)
     refused = {
@@ -299,6 +355,7 @@ def notes(rounds: Rounds, messages: int) -> str:
     lines = [
         found,
         f"Lookups: among {messages:,} messages.",
+        *(f"Left out: {what}" for what in left_out(rounds)),
         *(f"Not answered 2xx: {many} of {name}, {at}" for (name, at), many in refused.items()),
     ]
     return "\n\n".join(lines)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query
 from fastapi.responses import PlainTextResponse
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -110,3 +110,9 @@ def _naive_engine(url: str) -> Engine:
 
     Base.metadata.create_all(engine)
     return engine
+
+
+def make_naive_tables(database: URL) -> None:
+    engine = create_engine(database)
+    Base.metadata.create_all(engine)
+    engine.dispose()

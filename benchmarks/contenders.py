@@ -1,12 +1,13 @@
 """The measured processes: each is a server of its own, started for one row of the table."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -15,15 +16,18 @@ import httpx2
 import psutil
 from sqlalchemy import URL
 
+from benchmarks.baselines import make_naive_tables
 from benchmarks.stage import ROOT, Cores, Stage, running_on
 from tests.postgres import new_database
-from tests.process import PROGRAM, free_port, run, until
+from tests.process import PROGRAM, free_port, is_listening, run, until
 
 TOKEN: Final = "a-token-of-the-benchmarks"
 KEY: Final = "a-key-of-the-benchmarks"
 START_WITHIN_S: Final = 60
 END_WITHIN_S: Final = 30
 DRAIN_WITHIN_S: Final = 60
+CADDYFILE: Final = ROOT / "deploy" / "Caddyfile"
+GO_PACKAGES: Final = Path("/usr/share/gocode")  # as Debian and Ubuntu install them
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,12 @@ class Running:
 
     process: psutil.Popen
     port: int
+    proxy: str | None = None  # the address of one in front
+
+    @property
+    def address(self) -> str:
+        """The address that a load goes to."""
+        return self.proxy or f"http://127.0.0.1:{self.port}"
 
     def cpu_s(self) -> float:
         """CPU time so far, in seconds, of all its threads."""
@@ -114,6 +124,61 @@ def ours(database: URL, cores: Cores) -> Iterator[Running]:
             # If the database was away for a moment, wait for the spool: the check looks for all
             # reports in the database.
             until(lambda: running.metric("dlr_spool_waiting") == 0, DRAIN_WITHIN_S)
+
+
+@contextmanager
+def behind_caddy(running: Running, cores: Cores) -> Iterator[Running]:
+    """The same server behind Caddy with TLS, set up as `deploy/Caddyfile` says."""
+    port = free_port()
+    address = f"https://127.0.0.1:{port}"
+    with TemporaryDirectory(prefix="dlr-caddy-") as folder, running_on(cores):
+        environment = {
+            "HOME": folder,
+            "DOMAIN": address,
+            "UPSTREAM": f"127.0.0.1:{running.port}",
+        }
+        command = ["caddy", "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"]
+        with Path(folder, "log").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                env={"PATH": os.environ["PATH"], **environment},
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            until(lambda: is_listening(port), START_WITHIN_S)
+            yield replace(running, proxy=address)
+        finally:
+            process.terminate()
+            process.wait(END_WITHIN_S)
+
+
+def build_go_receiver(folder: Path) -> Path | None:
+    """Compile `receiver.go`. None if Go or its driver for PostgreSQL is not installed."""
+    go = shutil.which("go")
+    if go is None or not (GO_PACKAGES / "src/github.com/lib/pq").exists():
+        return None
+    program = folder / "receiver"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "GOPATH": str(GO_PACKAGES),
+        "GO111MODULE": "off",
+    }
+    source = ROOT / "benchmarks" / "receiver.go"
+    subprocess.run([go, "build", "-o", str(program), str(source)], env=environment, check=True)
+    return program
+
+
+@contextmanager
+def go_receiver(program: Path, database: URL, cores: Cores) -> Iterator[Running]:
+    """`receiver.go` on the tables of the naive receiver."""
+    make_naive_tables(database)
+    address = database.set(drivername="postgresql").update_query_dict({"sslmode": "disable"})
+    environment = {"BENCH_DATABASE_URL": address.render_as_string(hide_password=False)}
+    port = free_port()
+    with _running([str(program), str(port)], environment, port, cores) as running:
+        yield running
 
 
 def replicas(opened: ExitStack, database: URL, number: int, stage: Stage) -> list[Running]:

@@ -139,8 +139,6 @@ def _prepare_sqlite(database: Database) -> None:
         connection.rollback()  # a PRAGMA has no effect within a transaction
         driver = connection.connection.driver_connection
         assert driver is not None
-        driver.execute("PRAGMA locking_mode=EXCLUSIVE")
-        driver.execute("PRAGMA journal_mode=OFF")  # `serve` puts it back to WAL
         driver.execute("PRAGMA synchronous=OFF")
         driver.execute("PRAGMA cache_size=-1000000")
 

@@ -75,13 +75,13 @@ def new_ids(load: Load, sent: int) -> Iterator[str]:
             yield f"f{int(run):05x}{number:08x}"
 
 
-def start_wrk(load: Load, port: int, connections: int, seconds: int) -> subprocess.Popen[str]:
+def start_wrk(load: Load, address: str, connections: int, seconds: int) -> subprocess.Popen[str]:
     """Start one wrk, on the caller's cores."""
     return subprocess.Popen(
         [
             *("wrk", "--threads", "1", "--connections", str(connections)),
             *("--duration", f"{seconds}s", "--timeout", TIMEOUT),
-            *("--script", str(HERE / "load.lua"), f"http://127.0.0.1:{port}", "--", *load),
+            *("--script", str(HERE / "load.lua"), address, "--", *load),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -108,8 +108,8 @@ def outcome_of(wrk: subprocess.Popen[str]) -> Outcome:
     )
 
 
-def run_wrk(load: Load, port: int, connections: int, seconds: int) -> Outcome:
-    return outcome_of(start_wrk(load, port, connections, seconds))
+def run_wrk(load: Load, address: str, connections: int, seconds: int) -> Outcome:
+    return outcome_of(start_wrk(load, address, connections, seconds))
 
 
 def run_pgbench(database: URL, run: int, seconds: int, cores: Cores) -> tuple[Outcome, float]:

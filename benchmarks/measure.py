@@ -1,7 +1,7 @@
 """One contender under one load: the figures, and the check that nothing acknowledged was lost."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from benchmarks import load
 from benchmarks.baselines import NaiveDelivery
 from benchmarks.contenders import Running
 from benchmarks.load import Load, Outcome
-from benchmarks.stage import Cores
+from benchmarks.stage import Cores, Stage
 
 WARM_UP_S: Final = 1
 IDS_A_QUERY: Final = 1000
@@ -34,6 +34,8 @@ class Figures:
     p50_ms: float
     p99_ms: float
     cpu_us: float | None = None  # a request
+    database_us: float | None = None  # PostgreSQL's CPU time a request
+    wal_bytes: float | None = None  # PostgreSQL's, a request
     peak_mib: float | None = None
     commit_ms: float | None = None  # the mean, of ours
     refused: int = 0
@@ -48,23 +50,26 @@ class Run:
     outcome: Outcome
 
 
-def under_load(
+def under_load(  # noqa: PLR0913, PLR0917 - most are left out by most callers
     running: Running,
     loads: tuple[Load, Load],
     connections: int,
     seconds: int,
     warm_up_s: int = WARM_UP_S,
+    stage: Stage | None = None,
 ) -> tuple[Figures, list[Run]]:
-    """Warm up with one load, then measure the other.
+    """Warm up with one load, then measure the other; with a stage, what PostgreSQL uses, too.
 
     The runs are for the check, after a graceful end of the server.
     """
     warm_up, measured = loads
-    warm = load.run_wrk(warm_up, running.port, connections, warm_up_s)
+    warm = load.run_wrk(warm_up, running.address, connections, warm_up_s)
     commits, commits_s = running.commits()
+    before = stage.database_use() if stage else None
     cpu_s = running.cpu_s()
-    outcome = load.run_wrk(measured, running.port, connections, seconds)
+    outcome = load.run_wrk(measured, running.address, connections, seconds)
     cpu_s = running.cpu_s() - cpu_s
+    after = stage.database_use() if stage else None
     more_commits, more_commits_s = running.commits()
     commits, commits_s = more_commits - commits, more_commits_s - commits_s
     figures = Figures(
@@ -76,6 +81,12 @@ def under_load(
         commit_ms=commits_s / commits * 1e3 if commits else None,
         refused=outcome.refused,
     )
+    if before and after:
+        figures = replace(
+            figures,
+            database_us=(after.cpu_s - before.cpu_s) / max(outcome.acknowledged, 1) * 1e6,
+            wal_bytes=(after.wal_bytes - before.wal_bytes) / max(outcome.acknowledged, 1),
+        )
     return figures, [Run(warm_up, warm), Run(measured, outcome)]
 
 

@@ -43,11 +43,11 @@ def measure_once(stage: Stage, replicas: int, runs: Iterator[int], seconds: int)
 
 
 def _loaded(running: Sequence[Running], runs: Iterator[int], seconds: int) -> list[Run]:
-    ports = (running[0].port, running[-1].port)
-    loads = [load.new_reports(next(runs)) for _ in ports]
+    addresses = (running[0].address, running[-1].address)
+    loads = [load.new_reports(next(runs)) for _ in addresses]
     started = [
-        load.start_wrk(reports, port, CONNECTIONS // 2, seconds)
-        for reports, port in zip(loads, ports, strict=True)
+        load.start_wrk(reports, address, CONNECTIONS // 2, seconds)
+        for reports, address in zip(loads, addresses, strict=True)
     ]
     outcomes = map(load.outcome_of, started)
     return [Run(reports, outcome) for reports, outcome in zip(loads, outcomes, strict=True)]

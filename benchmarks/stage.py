@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,6 +31,14 @@ IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 Cores = frozenset[int]
 
 
+@dataclass(frozen=True, slots=True)
+class DatabaseUse:
+    """What PostgreSQL has used so far."""
+
+    cpu_s: float
+    wal_bytes: int
+
+
 class UnableError(Exception):
     """A benchmark can't run here, for the reason in its one line."""
 
@@ -43,12 +51,30 @@ class Stage:
     """
 
     folder: Path
-    postgres: URL
+    server: StoppableServer
     server_cores: Cores
     load_cores: Cores
     database_cores: Cores
     settings: dict[str, str]  # as PostgreSQL shows them
     commit: str  # at the start
+
+    @property
+    def postgres(self) -> URL:
+        return self.server.url
+
+    def database_use(self) -> DatabaseUse:
+        """CPU time of all PostgreSQL's processes, ended ones too, and the end of its log."""
+        *others, first = self.server.processes()
+        times = first.cpu_times()
+        cpu_s = times.user + times.system
+        cpu_s += getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+        for process in others:
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                cpu_s += times.user + times.system
+        with psycopg.connect(self.postgres.render_as_string(hide_password=False)) as connection:
+            found = connection.execute("SELECT pg_current_wal_insert_lsn() - '0/0'").fetchall()
+        return DatabaseUse(cpu_s, int(found[0][0]))
 
     def describe(self) -> list[str]:
         """The conditions of the figures, one line each."""
@@ -111,15 +137,15 @@ def _build(opened: ExitStack, servers: int) -> Stage:
     database = frozenset(others[1:]) or load
     tuned = _settings_of_compose()
     with running_on(database):
-        postgres = opened.enter_context(StoppableServer.started(tuned)).url
+        server = opened.enter_context(StoppableServer.started(tuned))
     # wrk and the checks inherit these cores; servers are pinned when they start.
     opened.enter_context(running_on(load))
-    settings = _settings_of(postgres, (*DURABLE, *tuned, VERSION))
+    settings = _settings_of(server.url, (*DURABLE, *tuned, VERSION))
     if off := [name for name in DURABLE if settings[name] != "on"]:
         raise UnableError(f"PostgreSQL is not durable: {', '.join(off)} must be on")
     return Stage(
         folder=folder,
-        postgres=postgres,
+        server=server,
         server_cores=frozenset(available[:servers]),
         load_cores=load,
         database_cores=database,
