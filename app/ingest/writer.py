@@ -67,9 +67,10 @@ class QueueFullError(Exception):
 
 
 class Writer:
-    """The queue, on the event loop, and the one thread that puts its batches on disk.
+    """The queue, on the event loop, and the ways of its batches to the disk, one batch at a time.
 
-    All but the last four methods run on the loop, so nothing here needs a lock.
+    The usual batch goes to PostgreSQL from the loop, each other one by a thread. All but the last
+    four methods run on the loop, so nothing here needs a lock.
     """
 
     def __init__(
