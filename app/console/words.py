@@ -7,7 +7,7 @@ from app.reports import RETRYABLE_REASONS, Reason, State
 STATES: Final[dict[str, str]] = {
     State.DELIVERED: "Delivered",
     State.UNDELIVERED: "Not delivered",
-    State.REJECTED: "Refused",
+    State.REJECTED: "Rejected",
     State.EXPIRED: "No report in time",
     State.UNKNOWN: "Unclear",
     State.ACCEPTED: "With the carrier",
