@@ -146,11 +146,12 @@ def behind_caddy(running: Running, cores: Cores) -> Iterator[Running]:
                 stderr=log,
             )
         try:
-            until(lambda: is_listening(port), START_WITHIN_S)
+            until(lambda: is_listening(port) or process.poll() is not None, START_WITHIN_S)
+            assert process.poll() is None, Path(folder, "log").read_text()
             yield replace(running, proxy=address)
         finally:
-            process.terminate()
-            process.wait(END_WITHIN_S)
+            process.kill()
+            process.wait()
 
 
 def build_go_receiver(folder: Path) -> Path | None:

@@ -156,7 +156,12 @@ class Writer:
             return
         self._in_commit = self._waiting
         self._waiting = self._in_commit.cut(MAX_BATCH)
-        if not self._is_sent_directly(self._in_commit):
+        try:
+            is_sent = self._is_sent_directly(self._in_commit)
+        except Exception:
+            log.exception("the writer failed")
+            is_sent = False
+        if not is_sent:
             self._hand_over(self._in_commit)
 
     def _is_sent_directly(self, batch: Batch) -> bool:
@@ -166,9 +171,11 @@ class Writer:
         started = time.perf_counter()
 
         def committed() -> None:
-            self._outage.end()
-            self._committer.count_committed(batch.reports, started)
-            self._finish_commit(batch, ([Outcome.STORED] * len(batch.reports), []))
+            try:
+                self._outage.end()
+                self._committer.count_committed(batch.reports, started)
+            finally:
+                self._finish_commit(batch, ([Outcome.STORED] * len(batch.reports), []))
 
         def failed(error: OperationalError | None) -> None:
             if error is not None:
@@ -208,7 +215,10 @@ class Writer:
             with suppress(RuntimeError):  # the loop has ended, and no caller waits any more
                 loop.call_soon_threadsafe(self._finish_commit, batch, outcomes)
             if self._direct is not None and not self._outage.is_on:
-                self._direct.open()
+                try:
+                    self._direct.open()
+                except Exception:
+                    log.exception("the writer failed")
 
     def _store_reports(self, reports: list[DeliveryReport]) -> list[Outcome]:
         """Put reports into the database or, while it takes none, into the spool."""

@@ -1,11 +1,13 @@
-"""Batches of reports over one connection of the event loop's: no thread, no pool.
+"""Batches that the event loop itself sends to PostgreSQL, over its own connection.
 
-With few callers a batch is small, and most of its cost is what any batch costs. Only the usual goes
-this way: one statement, on a server without a pooler between. All else goes by `write.record`, on
-the writer's thread, and so does each batch that fails here: recording it again is harmless.
+With few callers a batch is small, and most of its cost is what any batch costs: threads, a pool, a
+transaction. Only the usual goes this way: one statement, on a server without a pooler between. All
+else goes by `write.commit`, on the writer's thread, and so does each batch that fails here:
+recording it again is harmless.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -22,7 +24,9 @@ from app.store.engine import Database
 from app.store.faults import ServerHangsError
 from app.store.postgresql import ServerConnection
 
-OPEN_AGAIN_S: Final = 5.0
+log = logging.getLogger(__name__)
+
+OPEN_EVERY_S: Final = 5.0  # at most
 _STATEMENT: Final = b"record_reports"
 
 Committed = Callable[[], object]
@@ -38,6 +42,7 @@ class Direct:
         self._connection: ServerConnection | None = None
         self._opened_in = 0  # the database's generation
         self._open_again_at = 0.0
+        self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None  # while it watches the socket
         self._socket = -1
         self._is_sending = False
@@ -45,10 +50,10 @@ class Direct:
         self._batch: tuple[Committed, Failed, asyncio.TimerHandle] | None = None  # under way
 
     def open(self) -> None:
-        """Connect, if there is no connection, unless that has just failed. Blocks."""
+        """Connect, if there is no connection, unless that was just tried. Blocks."""
         if self._connection is not None or time.monotonic() < self._open_again_at:
             return
-        self._open_again_at = time.monotonic() + OPEN_AGAIN_S
+        self._open_again_at = time.monotonic() + OPEN_EVERY_S
         self._opened_in = self._database.generation
         # The next batch meets a fault on the thread.
         with suppress(SQLAlchemyError, psycopg.Error), ExitStack() as pooling:
@@ -56,11 +61,18 @@ class Direct:
             connection: Any = pooled.dbapi_connection
             if connection.is_pooled or self._database.is_another(connection.server):
                 return
-            connection.execute(f"PREPARE {_STATEMENT.decode()} AS {write.POSTGRESQL}")
+            try:
+                connection.execute(f"PREPARE {_STATEMENT.decode()} AS {write.POSTGRESQL}")
+            except psycopg.Error:
+                pooled.invalidate()
+                raise
             pooled.detach()
             pooling.pop_all()
-            self._open_again_at = 0.0
             self._connection = connection
+            if self._is_closed:
+                self._drop()
+            # The thread must not depend on a new connection just when none is to be had.
+            self._database.write.raw_connection().close()
 
     def take(self, reports: Sequence[DeliveryReport], committed: Committed, failed: Failed) -> bool:
         """Send a batch of at least one report, and call one of the two later. False if it can't.
@@ -71,7 +83,7 @@ class Direct:
         if connection is None:
             return False
         if self._opened_in != self._database.generation:
-            self.close()
+            self._drop()
             return False
         parameters = write.parameters_of(reports)
         if parameters is None:
@@ -83,14 +95,22 @@ class Direct:
                 self._loop.add_reader(self._socket, self._read)
             connection.pgconn.send_query_prepared(_STATEMENT, parameters)
             self._send(connection.pgconn)
-        except psycopg.Error:
-            self.close()
-            return False
+        except Exception as error:
+            self._drop()  # an answer that still comes must not be taken for another batch's
+            if isinstance(error, psycopg.Error):
+                return False
+            raise
         timeout = self._loop.call_later(connection.patience_s or 0, self._give_up)
         self._batch = committed, failed, timeout
         return True
 
     def close(self) -> None:
+        """Close the connection for good. A batch under way is forgotten."""
+        self._is_closed = True
+        self._end_batch()
+        self._drop()
+
+    def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is None:
             return
@@ -123,32 +143,63 @@ class Direct:
                     self._finish(self._connection)
                     return
                 self._result = result
-        except psycopg.Error:
+        except psycopg.Error as error:
+            lost = {"error": faults.description(error)}
+            log.warning("the connection for batches was lost", extra=lost)
+            self._drop()
             self._fail(None)
 
     def _finish(self, connection: ServerConnection) -> None:
+        """The server is done with what was sent, if anything was: it may have told something."""
         result, self._result = self._result, None
-        if self._batch is None:  # a notice, say
-            return
-        if result is None or result.status != ExecStatus.COMMAND_OK:
-            self._fail(None)
-            return
-        try:
-            self._database.heed_warnings(connection)
-        except OperationalError as fault:
-            self._fail(fault)
-            return
-        (committed, _, timeout), self._batch = self._batch, None
-        timeout.cancel()
-        committed()
-
-    def _give_up(self) -> None:
-        self._fail(faults.unusable(ServerHangsError("the server doesn't answer")))
-
-    def _fail(self, fault: OperationalError | None) -> None:
-        self.close()  # whatever comes now must not be taken for the answer to the next batch
         if self._batch is None:
             return
-        (_, failed, timeout), self._batch = self._batch, None
+        if result is None or result.status != ExecStatus.COMMAND_OK:
+            self._refuse(result)
+        elif self._opened_in != self._database.generation:
+            self._drop()  # another server has taken over
+            self._fail(None)
+        else:
+            try:
+                self._database.heed_warnings(connection)
+            except OperationalError as fault:
+                self._drop()
+                self._fail(fault)
+            else:
+                committed, _ = self._end_batch()
+                committed()
+
+    def _refuse(self, result: PGresult | None) -> None:
+        error = psycopg.errors.error_from_result(result) if result else None
+        if not isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+            self._drop()
+        if isinstance(error, psycopg.errors.QueryCanceled):
+            self._fail(
+                faults.unusable(error)
+            )  # the thread would wait as long again: for a lock, say
+        else:
+            self._fail(None)
+
+    def _give_up(self) -> None:
+        if self._connection is not None:
+            self._read()  # the answer may have come while this process was suspended
+        if self._batch is not None:
+            self._drop()
+            self._fail(faults.unusable(ServerHangsError("the server doesn't answer")))
+
+    def _fail(self, fault: OperationalError | None) -> None:
+        if self._batch is not None:
+            _, failed = self._end_batch()
+            failed(fault)
+
+    def _end_batch(self) -> tuple[Committed, Failed]:
+        """End the batch under way, and return whom to tell."""
+        if self._batch is None:
+            return _nobody, _nobody
+        (committed, failed, timeout), self._batch = self._batch, None
         timeout.cancel()
-        failed(fault)
+        return committed, failed
+
+
+def _nobody(_fault: OperationalError | None = None) -> None:
+    """There was no batch."""

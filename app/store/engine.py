@@ -43,7 +43,7 @@ class Database:
     # The server that the change feed is settled on, once one is, and `feed.base` there.
     server: postgresql.Server | None = None
     feed_base: int = 0
-    successor: postgresql.Server | None = None  # the one that was seen to take over from it
+    successor: postgresql.Server | None = None  # that took over from `server`, once seen
     generation: int = 0  # of connections: the number of times that all were let go
     told_of_ids_at: float = -math.inf
 
@@ -64,7 +64,7 @@ class Database:
     def embedded_batch(self) -> Iterator[DBAPICursor]:
         """As `batch`, for the embedded database, over the driver's own cursor.
 
-        Of a small batch SQLAlchemy's part costs as much as SQLite's.
+        For a small batch SQLAlchemy costs as much as SQLite.
         """
         try:
             with closing(self.write.raw_connection()) as pooled:
@@ -143,7 +143,7 @@ class Database:
             self.files.require_in_place(lambda: _size_in_bytes(writing))
 
     def is_outdated(self, server: postgresql.Server) -> bool:
-        """True for a server that another one, which was seen, has taken over from."""
+        """True for a server from which a later one, that we have seen, took over."""
         known = (self.server, self.successor)
         return any(later is not None and server.is_outdated_by(later) for later in known)
 
@@ -163,12 +163,12 @@ class Database:
         """Let go of every connection. New ones, which any use opens, may find another server."""
         if self.files is not None and self.files.is_overwritten:
             return  # SQLite's last connection would write its log into the file
-        self.generation += 1
         for engine in (self.read, self.write):
             used = engine.pool
             engine.dispose(close=False)
             event.listen(used, "checkin", _close_returned)
             used.dispose()
+        self.generation += 1
 
 
 def _close_returned(_connection: object, record: ConnectionPoolEntry) -> None:

@@ -61,6 +61,8 @@ class Server(NamedTuple):
         """True for an old primary: the other server took over from it."""
         cluster, _, timeline = self.place.partition("/")
         other_cluster, _, other_timeline = other.place.partition("/")
+        if other_timeline == "standby":  # its timeline isn't known, or it was just promoted
+            return False
         return cluster == other_cluster and timeline < other_timeline  # eight digits each
 
 

@@ -15,13 +15,18 @@ from sqlalchemy import URL
 
 from app.callback.parse import parse
 from app.store.direct import Direct
-from app.store.engine import open_database
-from tests.process import until
+from app.store.engine import WRITE_TIMEOUT_S, open_database
+from app.store.postgresql import GRACE_S
+from tests.faults.programs import call_back, log_has, settings_for
+from tests.process import serving, until
 from tests.service import Service, a_report, running_service
 
 OURS = """
 FROM pg_stat_activity
 WHERE datname = current_database() AND query LIKE 'PREPARE record_reports %'"""
+
+WAITING = f"SELECT count(*) {OURS} AND wait_event_type = 'Lock'"
+ID = "052804b7368321"
 
 
 @pytest.fixture
@@ -76,7 +81,7 @@ def test_it_is_opened_again_after_it_was_cut(
     with writing_directly(postgres_url, other) as service:
         cut(other)
         assert service.call_back(a_report(messageid="after")).status_code == 200
-        until(lambda: is_open(other))
+        until(lambda: service.call_back(a_report()).status_code == 200 and is_open(other))
 
         (report,) = service.reports("after")
         assert report["times_received"] == 1
@@ -86,7 +91,6 @@ def test_a_batch_that_is_cut_is_committed_all_the_same(
     postgres_url: URL, other: psycopg.Connection[Any]
 ) -> None:
     queries = [a_report(messageid=f"m-{n}") for n in range(20)]
-    waits = f"SELECT count(*) {OURS} AND wait_event_type = 'Lock'"
     with (
         writing_directly(postgres_url, other) as service,
         ThreadPoolExecutor(len(queries)) as threads,
@@ -94,7 +98,7 @@ def test_a_batch_that_is_cut_is_committed_all_the_same(
         with other.transaction():
             other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
             answers = [threads.submit(service.call_back, query) for query in queries]
-            until(lambda: other.execute(waits).fetchone() == (1,))
+            until(lambda: other.execute(WAITING).fetchone() == (1,))
             cut(other)
 
         assert {answer.result().status_code for answer in answers} == {200}
@@ -115,6 +119,64 @@ def test_a_row_that_the_database_refuses_costs_the_others_nothing(
         assert answers == [400 if n == 7 else 200 for n in range(20)]
         (refused,) = service.quarantine()
         assert refused["query"] == queries[7]
+        assert is_open(other)  # a bad row is no reason to connect anew
+
+
+def test_the_thread_needs_no_new_connection(
+    postgres_server: URL, postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    """It takes two different reports of one delivery, for example, while none is to be had."""
+    allow = f"ALTER DATABASE {postgres_url.database} ALLOW_CONNECTIONS "
+    address = postgres_server.render_as_string(hide_password=False)
+    with (
+        writing_directly(postgres_url, other) as service,
+        psycopg.connect(address, autocommit=True) as admin,
+    ):
+        admin.execute(f"{allow} false".encode())
+        try:
+            answers = call_back_at_once(service, [a_report(errcode=str(n)) for n in range(20)])
+        finally:
+            admin.execute(f"{allow} true".encode())
+
+        assert answers == [200] * 20
+        assert service.metric("dlr_spooled_total") == 0
+        assert len(service.reports()) == 20
+
+
+def test_a_table_that_stays_locked_is_waited_for_once(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    with writing_directly(postgres_url, other) as service:
+        with other.transaction():
+            other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
+            began_at = time.monotonic()
+            assert service.call_back(a_report()).status_code == 200
+            took_s = time.monotonic() - began_at
+            assert service.metric("dlr_spooled_total") == 1
+        until(lambda: service.get(f"/v1/messages/{ID}").status_code == 200)
+
+    assert WRITE_TIMEOUT_S <= took_s < 2 * WRITE_TIMEOUT_S
+
+
+def test_an_answer_that_came_while_the_process_was_suspended_counts(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    """The time limit is over by then."""
+    with serving(**settings_for(postgres_url)) as program, ThreadPoolExecutor(1) as threads:
+        assert call_back(program, "first") == 200
+        until(lambda: is_open(other))
+        with other.transaction():
+            other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
+            answer = threads.submit(call_back, program, "second")
+            until(lambda: other.execute(WAITING).fetchone() == (1,))
+            program.process.send_signal(SIGSTOP)
+        try:
+            time.sleep(WRITE_TIMEOUT_S + GRACE_S)  # the fault itself
+        finally:
+            program.process.send_signal(SIGCONT)
+
+        assert answer.result() == 200
+        assert not log_has(program, "takes no reports")
 
 
 def test_different_reports_of_one_delivery_in_one_batch_are_all_in_the_history(

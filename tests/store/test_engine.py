@@ -1,6 +1,7 @@
-"""No connection is left open that nobody uses."""
+"""No connection is left open that nobody uses, and no server is taken for an old one wrongly."""
 
 import sqlite3
+from itertools import permutations
 from typing import Any
 
 import psycopg
@@ -9,6 +10,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import OperationalError
 
 from app.store.engine import open_database
+from app.store.postgresql import UNKNOWN_PLACE, Server
 from tests.process import until
 
 
@@ -46,3 +48,21 @@ def test_a_connection_that_can_not_be_prepared_is_closed(postgres_url: URL) -> N
         with pytest.raises(OperationalError, match="statement timeout"), database.write.connect():
             pass
         until(lambda: other.execute(sessions).fetchone() == (1,))
+
+
+def test_a_server_is_outdated_by_a_later_timeline_of_its_cluster_alone() -> None:
+    """A standby has no timeline of its own, also one that is promoted while we look."""
+    of_its_cluster = ["77/00000001", "77/00000002", "77/0000000A", "77/standby"]
+    known = [Server(place, "history") for place in [*of_its_cluster, "78/0000000B", UNKNOWN_PLACE]]
+
+    outdated = [
+        (one.place, other.place)
+        for one, other in permutations(known, 2)
+        if one.is_outdated_by(other)
+    ]
+
+    assert outdated == [
+        ("77/00000001", "77/00000002"),
+        ("77/00000001", "77/0000000A"),
+        ("77/00000002", "77/0000000A"),
+    ]
