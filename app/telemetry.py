@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from io import FileIO
 from queue import SimpleQueue
 from select import select
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -234,6 +234,9 @@ def expect(counter: Counter, values: Iterable[str]) -> None:
         counter.labels(value)
 
 
+AnyCollector = TypeVar("AnyCollector", bound=Collector)
+
+
 class LogCollector(Collector):
     """Reads the number of dropped log lines from the log itself, which knows no registry."""
 
@@ -303,31 +306,25 @@ class Metrics:
         self.callbacks = self._tally("dlr_callbacks", "answer")
         self.callback_tokens = self._tally("dlr_callback_tokens", "position")
         name = "dlr_http_request_seconds"
-        self.requests = RequestTimes(name, DOCUMENTATION[name])
-        self.registry.register(self.requests)
+        self.requests = self._registered(RequestTimes(name, DOCUMENTATION[name]))
         self.registry.register(LogCollector())
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.last_report_at = self._gauge("dlr_last_report_timestamp_seconds")
-        self.reports = self._counter("dlr_reports", "state")
-        expect(self.reports, REPORTED_STATES)
+        self.reports = self._counter("dlr_reports", "state", values=REPORTED_STATES)
         self.unrecognised_statuses = self._counter("dlr_unrecognised_statuses")
         self.sends = self._counter("dlr_sends", "outcome")
         self.balance = self._gauge("dlr_balance", "currency")
         self.balance_asked_at = self._gauge("dlr_balance_asked_timestamp_seconds")
         self.balance_questions = self._counter("dlr_balance_questions", "outcome")
-        self.pulls = self._counter("dlr_pulls", "step")
-        expect(self.pulls, PULL_STEPS)
+        self.pulls = self._counter("dlr_pulls", "step", values=PULL_STEPS)
         self.pulls_waiting = self._gauge("dlr_pulls_waiting")
-        self.webhooks = WebhookCollector()
-        self.registry.register(self.webhooks)
+        self.webhooks = self._registered(WebhookCollector())
         self.commit_seconds = self._histogram("dlr_commit_seconds", COMMIT_SECONDS)
         self.batch_reports = self._histogram("dlr_batch_reports", BATCH_REPORTS)
-        self.failed_batches = self._counter("dlr_failed_batches", "fault")
-        expect(self.failed_batches, FAULTS)
+        self.failed_batches = self._counter("dlr_failed_batches", "fault", values=FAULTS)
         self.database_up = self._gauge("dlr_database_up")
-        self.standbys = StandbyCollector()
-        self.registry.register(self.standbys)
+        self.standbys = self._registered(StandbyCollector())
         self.queued = self._gauge("dlr_queued")
         self.queue_limit = self._gauge("dlr_queue_limit")
         self.waiting = self._gauge("dlr_waiting")
@@ -350,13 +347,18 @@ class Metrics:
         gauge = Gauge(name, DOCUMENTATION[name], labels, registry=self.registry)
         gauge.labels(version, python, database).set(1)
 
-    def _tally(self, name: str, label: str) -> Tally:
-        tally = Tally(name, DOCUMENTATION[name], label)
-        self.registry.register(tally)
-        return tally
+    def _registered(self, collector: AnyCollector) -> AnyCollector:
+        self.registry.register(collector)
+        return collector
 
-    def _counter(self, name: str, *labels: str) -> Counter:
-        return Counter(name, DOCUMENTATION[name], labels, registry=self.registry)
+    def _tally(self, name: str, label: str) -> Tally:
+        return self._registered(Tally(name, DOCUMENTATION[name], label))
+
+    def _counter(self, name: str, *labels: str, values: Iterable[str] = ()) -> Counter:
+        """A counter, and the values of its label that are there from the start."""
+        counter = Counter(name, DOCUMENTATION[name], labels, registry=self.registry)
+        expect(counter, values)
+        return counter
 
     def _gauge(self, name: str, *labels: str) -> Gauge:
         return Gauge(name, DOCUMENTATION[name], labels, registry=self.registry)

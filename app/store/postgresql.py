@@ -155,20 +155,15 @@ def engine(
         isolation_level="AUTOCOMMIT",
         **options,
     )
-    in_session, in_transaction = _settings("false", timeout_s), _settings("true", timeout_s)
+    in_transaction = _settings("true", timeout_s)
 
     @event.listens_for(created, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> ServerConnection:
         if latest_first and latest:
             options = _beginning_with(latest[0], options)
         connection = _connect(args, options, is_outdated)
-        with _closed_on_error(connection):
-            latest[:] = [(connection.info.host, connection.info.port)]
-            if not connection.is_pooled:
-                connection.execute(in_session)
-            connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
-            _find_history(connection)  # a migration may hold its table, so after the time limit
-            connection.add_notice_handler(connection.note)
+        latest[:] = [(connection.info.host, connection.info.port)]
+        _prepare(connection, timeout_s)
         return connection
 
     @event.listens_for(created, "begin")
@@ -183,6 +178,16 @@ def engine(
                 raise faults.unusable(OldPrimaryError())
 
     return created
+
+
+def _prepare(connection: ServerConnection, timeout_s: float | None) -> None:
+    """Set the limits and the durability of the session; through a pooler each transaction does."""
+    with _closed_on_error(connection):
+        if not connection.is_pooled:
+            connection.execute(_settings("false", timeout_s))
+        connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
+        _find_history(connection)  # a migration may hold its table, so after the time limit
+        connection.add_notice_handler(connection.note)
 
 
 def _settings(is_local: str, timeout_s: float | None) -> str:
