@@ -175,7 +175,10 @@ def kill(part: str) -> None:
 
 def upgrade(by: str) -> None:
     os.environ["VERSION"] = str(time.monotonic_ns())  # as another version's image
+    before = run("docker", "compose", "ps", "--quiet", "app")
     run("deploy/upgrade.sh") if by == "script" else compose("up", "-d", "--build")
+    if run("docker", "compose", "ps", "--quiet", "app") == before:
+        raise SystemExit("the upgrade replaced nothing")
 
 
 def events(by: str) -> dict[str, Callable[[], None]]:
@@ -209,10 +212,9 @@ def set_up(folder: Path) -> None:
 
 def try_all(by: str, only: str) -> bool:
     """Let each event happen under callbacks, and say what became of them. True if all is well."""
-    is_well = True
-    for name, happen in events(by).items():
-        if only not in name:
-            continue
+    chosen = {name: happen for name, happen in events(by).items() if only in name}
+    is_well = bool(chosen)
+    for name, happen in chosen.items():
         with calling_back(name) as callbacks:
             happen()
         wait_until_ready()
@@ -224,7 +226,8 @@ def try_all(by: str, only: str) -> bool:
             f"{callbacks.longest_s:.1f} s, {len(missing)} lost {sorted(others) or ''}"
         )
         # Nothing stands before the proxy: while it's away itself, callbacks are refused.
-        is_well &= not missing and (acknowledged == sent or name.endswith("-proxy"))
+        is_away = name.endswith("-proxy")
+        is_well &= not missing and acknowledged > 0 and (acknowledged == sent or is_away)
     return is_well
 
 

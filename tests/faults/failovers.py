@@ -266,6 +266,8 @@ def fail_over_often(
             reader.finish()
         for reader in readers:
             reader.join()
+        assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
+        assert not ledger.unanswered, f"seed {seed}: {ledger.unanswered} unanswered"
         ledger.check(cluster.url, failovers.perhaps_lost)
         lost = ledger.lost(cluster.url)
         deliveries = _check_feed(cluster.url, ledger, lost, readers)
