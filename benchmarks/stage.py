@@ -33,7 +33,7 @@ Cores = frozenset[int]
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUse:
-    """What PostgreSQL has used so far."""
+    """The CPU time that PostgreSQL has taken so far, and the end of its log."""
 
     cpu_s: float
     wal_bytes: int

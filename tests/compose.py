@@ -145,7 +145,7 @@ def compose(*arguments: str) -> None:
 
 
 def run(*command: str) -> str:
-    """What the command prints."""
+    """Run a command to its end, and return its output. Ends the program if it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}: {done.stderr[-2000:]}")

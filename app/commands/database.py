@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +14,8 @@ from app.commands.private import close_to_others
 from app.settings import Settings, SettingsError
 from app.store import changes, faults, schema
 from app.store.engine import Database, open_database
+
+IF_AWAY: Final = "is it running, and are its address, user and password right?"
 
 
 def say_which(settings: Settings) -> None:

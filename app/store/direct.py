@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.pq import ExecStatus
@@ -34,6 +34,14 @@ Committed = Callable[[], object]
 Failed = Callable[[OperationalError | None], object]
 
 
+class UnderWay(NamedTuple):
+    """A batch that was sent: whom to tell, and when to give up."""
+
+    committed: Committed
+    failed: Failed
+    timeout: asyncio.TimerHandle
+
+
 class Direct:
     """A connection. `open` runs on the writer's thread, all else on the event loop."""
 
@@ -47,7 +55,7 @@ class Direct:
         self._socket = -1
         self._is_sending = False
         self._result: PGresult | None = None
-        self._batch: tuple[Committed, Failed, asyncio.TimerHandle] | None = None  # under way
+        self._batch: UnderWay | None = None
 
     def open(self) -> None:
         """Connect, if there is no connection, unless that was just tried. Blocks."""
@@ -101,13 +109,14 @@ class Direct:
                 return False
             raise
         timeout = self._loop.call_later(connection.patience_s or 0, self._give_up)
-        self._batch = committed, failed, timeout
+        self._batch = UnderWay(committed, failed, timeout)
         return True
 
     def close(self) -> None:
         """Close the connection for good. A batch under way is forgotten."""
         self._is_closed = True
-        self._end_batch()
+        if self._batch is not None:
+            self._end_batch()
         self._drop()
 
     def _drop(self) -> None:
@@ -146,7 +155,6 @@ class Direct:
         except psycopg.Error as error:
             lost = {"error": faults.description(error)}
             log.warning("the connection for batches was lost", extra=lost)
-            self._drop()
             self._fail(None)
 
     def _finish(self, connection: ServerConnection) -> None:
@@ -157,26 +165,22 @@ class Direct:
         if result is None or result.status != ExecStatus.COMMAND_OK:
             self._refuse(result)
         elif self._opened_in != self._database.generation:
-            self._drop()  # another server has taken over
-            self._fail(None)
+            self._fail(None)  # another server has taken over
         else:
             try:
                 self._database.heed_warnings(connection)
             except OperationalError as fault:
-                self._drop()
                 self._fail(fault)
             else:
-                committed, _ = self._end_batch()
-                committed()
+                self._end_batch().committed()
 
     def _refuse(self, result: PGresult | None) -> None:
         error = psycopg.errors.error_from_result(result) if result else None
-        if not isinstance(error, psycopg.DataError | psycopg.IntegrityError):
-            self._drop()
-        if isinstance(error, psycopg.errors.QueryCanceled):
-            self._fail(
-                faults.unusable(error)
-            )  # the thread would wait as long again: for a lock, say
+        if isinstance(error, psycopg.DataError | psycopg.IntegrityError):
+            self._end_batch().failed(None)  # a row is to blame, not the connection
+        elif isinstance(error, psycopg.errors.QueryCanceled):
+            # The thread would wait as long again, for a lock, say.
+            self._fail(faults.unusable(error))
         else:
             self._fail(None)
 
@@ -184,22 +188,16 @@ class Direct:
         if self._connection is not None:
             self._read()  # the answer may have come while this process was suspended
         if self._batch is not None:
-            self._drop()
             self._fail(faults.unusable(ServerHangsError("the server doesn't answer")))
 
     def _fail(self, fault: OperationalError | None) -> None:
+        """Drop the connection, and tell of the batch that was under way, if one was."""
+        self._drop()
         if self._batch is not None:
-            _, failed = self._end_batch()
-            failed(fault)
+            self._end_batch().failed(fault)
 
-    def _end_batch(self) -> tuple[Committed, Failed]:
-        """End the batch under way, and return whom to tell."""
-        if self._batch is None:
-            return _nobody, _nobody
-        (committed, failed, timeout), self._batch = self._batch, None
-        timeout.cancel()
-        return committed, failed
-
-
-def _nobody(_fault: OperationalError | None = None) -> None:
-    """There was no batch."""
+    def _end_batch(self) -> UnderWay:
+        batch, self._batch = self._batch, None
+        assert batch is not None
+        batch.timeout.cancel()
+        return batch

@@ -112,7 +112,7 @@ class ServerConnection(psycopg.Connection[Any]):
     # Of the latest transaction. Its commit may be on this server alone, and lost with it: the wait
     # for a synchronous standby was cancelled, for example.
     warning: Warned | None = None
-    # That the server will soon refuse every write, unless it is vacuumed.
+    # Transaction ids run out: the server will soon refuse every write, unless it is vacuumed.
     warning_of_ids: Warned | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
@@ -171,11 +171,7 @@ def engine(
         raw = driver_connection(connection)
         raw.warning = raw.warning_of_ids = None
         if raw.is_pooled:
-            raw.autocommit = False
-            ask = f"{in_transaction}, {raw.place_sql}, {raw.history_sql}"
-            raw.server = Server(*connection.exec_driver_sql(ask).one()[-2:])
-            if is_outdated(raw.server):
-                raise faults.unusable(OldPrimaryError())
+            _begin_through_a_pooler(connection, in_transaction, is_outdated)
 
     return created
 
@@ -188,6 +184,16 @@ def _prepare(connection: ServerConnection, timeout_s: float | None) -> None:
         connection.patience_s = None if timeout_s is None else timeout_s + GRACE_S
         _find_history(connection)  # a migration may hold its table, so after the time limit
         connection.add_notice_handler(connection.note)
+
+
+def _begin_through_a_pooler(connection: Connection, settings: str, is_outdated: IsOutdated) -> None:
+    """Begin a transaction with its own settings, and find out which server it is on."""
+    raw = driver_connection(connection)
+    raw.autocommit = False
+    ask = f"{settings}, {raw.place_sql}, {raw.history_sql}"
+    raw.server = Server(*connection.exec_driver_sql(ask).one()[-2:])
+    if is_outdated(raw.server):
+        raise faults.unusable(OldPrimaryError())
 
 
 def _settings(is_local: str, timeout_s: float | None) -> str:

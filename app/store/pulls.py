@@ -19,6 +19,7 @@ from app.store.tables import deliveries, pull_rate, pulls
 
 # The last question comes so long before the message expires, or sooner for a short schedule.
 LAST_BEFORE_EXPIRY_US: Final = 300_000_000
+MAX_DOUBLINGS: Final = 32  # a longer wait would not fit into a column
 # Turns are taken at most so long ahead: a process that is killed forgets its questions.
 AHEAD_US: Final = 1_000_000
 MAX_COUNTED: Final = 10_000
@@ -45,7 +46,7 @@ class Schedule:
         """
         if self.is_last(sent_at, now):
             return max(now, sent_at + (self.expiry or 0))
-        return min(now + (self.after << min(asked, 32)), self._last(sent_at))
+        return min(now + (self.after << min(asked, MAX_DOUBLINGS)), self._last(sent_at))
 
     def is_last(self, sent_at: int, now: int) -> bool:
         """True if a question now has none after it."""

@@ -11,7 +11,16 @@ import psutil
 from sqlalchemy import URL
 
 from tests.faults.ledger import Ledger, Load
-from tests.process import START_WITHIN_S, STARTER, Serving, Started, client_of, free_port, until
+from tests.process import (
+    END_WITHIN_S,
+    START_WITHIN_S,
+    STARTER,
+    Serving,
+    Started,
+    client_of,
+    free_port,
+    until,
+)
 from tests.service import ADMIN_KEY, READ_KEY, SEND_KEY, TOKEN, a_report
 from tests.simulator.simulating import account_on
 
@@ -66,6 +75,12 @@ class Replica:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def terminate(self) -> None:
+        """End it gracefully, and wait."""
+        assert self._process
+        self._process.terminate()
+        self._process.wait(END_WITHIN_S)
 
     def pause(self, seconds: float) -> None:
         """Stop it for a while, as a machine that hangs does."""

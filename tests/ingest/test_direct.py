@@ -18,6 +18,7 @@ from app.store.direct import Direct
 from app.store.engine import WRITE_TIMEOUT_S, open_database
 from app.store.postgresql import GRACE_S
 from tests.faults.programs import call_back, log_has, settings_for
+from tests.ingest.test_batches import call_back_at_once
 from tests.process import serving, until
 from tests.service import Service, a_report, running_service
 
@@ -26,7 +27,6 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND query LIKE 'PREPARE record_reports %'"""
 
 WAITING = f"SELECT count(*) {OURS} AND wait_event_type = 'Lock'"
-ID = "052804b7368321"
 
 
 @pytest.fixture
@@ -54,9 +54,8 @@ def cut(other: psycopg.Connection[Any]) -> None:
     other.execute(f"SELECT pg_terminate_backend(pid, 5000) {OURS}")
 
 
-def call_back_at_once(service: Service, queries: list[str]) -> list[int]:
-    with ThreadPoolExecutor(len(queries)) as threads:
-        return [answer.status_code for answer in threads.map(service.call_back, queries)]
+def statuses_of(service: Service, queries: list[str]) -> list[int]:
+    return [answer.status_code for answer in call_back_at_once(service, queries)]
 
 
 def test_reports_are_committed_over_it(postgres_url: URL, other: psycopg.Connection[Any]) -> None:
@@ -114,7 +113,7 @@ def test_a_row_that_the_database_refuses_costs_the_others_nothing(
     queries = [a_report(messageid=f"m-{n}", status=404) for n in range(20)]
     queries[7] = a_report(messageid="m-7", status=404, errcode="poison")
     with writing_directly(postgres_url, other) as service:
-        answers = call_back_at_once(service, queries)
+        answers = statuses_of(service, queries)
 
         assert answers == [400 if n == 7 else 200 for n in range(20)]
         (refused,) = service.quarantine()
@@ -134,7 +133,7 @@ def test_the_thread_needs_no_new_connection(
     ):
         admin.execute(f"{allow} false".encode())
         try:
-            answers = call_back_at_once(service, [a_report(errcode=str(n)) for n in range(20)])
+            answers = statuses_of(service, [a_report(errcode=str(n)) for n in range(20)])
         finally:
             admin.execute(f"{allow} true".encode())
 
@@ -153,7 +152,7 @@ def test_a_table_that_stays_locked_is_waited_for_once(
             assert service.call_back(a_report()).status_code == 200
             took_s = time.monotonic() - began_at
             assert service.metric("dlr_spooled_total") == 1
-        until(lambda: service.get(f"/v1/messages/{ID}").status_code == 200)
+        until(lambda: service.get("/v1/messages/052804b7368321").status_code == 200)
 
     assert WRITE_TIMEOUT_S <= took_s < 2 * WRITE_TIMEOUT_S
 
@@ -183,7 +182,7 @@ def test_different_reports_of_one_delivery_in_one_batch_are_all_in_the_history(
     postgres_url: URL, other: psycopg.Connection[Any]
 ) -> None:
     with writing_directly(postgres_url, other) as service:
-        answers = call_back_at_once(service, [a_report(errcode=str(n)) for n in range(20)])
+        answers = statuses_of(service, [a_report(errcode=str(n)) for n in range(20)])
 
         assert answers == [200] * 20
         assert len(service.reports()) == 20
