@@ -18,15 +18,15 @@ from sqlalchemy import URL
 
 from benchmarks.baselines import make_naive_tables
 from benchmarks.stage import ROOT, Cores, Stage, running_on
+from tests.flow.proxies import caddy
 from tests.postgres import new_database
-from tests.process import PROGRAM, free_port, is_listening, run, until
+from tests.process import PROGRAM, free_port, run, until
 
 TOKEN: Final = "a-token-of-the-benchmarks"
 KEY: Final = "a-key-of-the-benchmarks"
 START_WITHIN_S: Final = 60
 END_WITHIN_S: Final = 30
 DRAIN_WITHIN_S: Final = 60
-CADDYFILE: Final = ROOT / "deploy" / "Caddyfile"
 GO_PACKAGES: Final = Path("/usr/share/gocode")  # as Debian and Ubuntu install them
 
 
@@ -129,29 +129,13 @@ def ours(database: URL, cores: Cores) -> Iterator[Running]:
 @contextmanager
 def behind_caddy(running: Running, cores: Cores) -> Iterator[Running]:
     """The same server behind Caddy with TLS, set up as `deploy/Caddyfile` says."""
-    port = free_port()
-    address = f"https://127.0.0.1:{port}"
-    with TemporaryDirectory(prefix="dlr-caddy-") as folder, running_on(cores):
-        environment = {
-            "HOME": folder,
-            "DOMAIN": address,
-            "UPSTREAM": f"127.0.0.1:{running.port}",
-        }
-        command = ["caddy", "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"]
-        with Path(folder, "log").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                env={"PATH": os.environ["PATH"], **environment},
-                stdout=log,
-                stderr=log,
-            )
-        try:
-            until(lambda: is_listening(port) or process.poll() is not None, START_WITHIN_S)
-            assert process.poll() is None, Path(folder, "log").read_text()
-            yield replace(running, proxy=address)
-        finally:
-            process.kill()
-            process.wait()
+    domain = "https://127.0.0.1"
+    with (
+        TemporaryDirectory(prefix="dlr-caddy-") as folder,
+        running_on(cores),
+        caddy(running.port, Path(folder), domain) as port,
+    ):
+        yield replace(running, proxy=f"{domain}:{port}")
 
 
 def build_go_receiver(folder: Path) -> Path | None:

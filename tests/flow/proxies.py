@@ -94,13 +94,13 @@ def _message(connection: socket.socket) -> bytes:
 
 
 @contextmanager
-def caddy(upstream: int, folder: Path) -> Iterator[int]:
-    """Caddy with the project's own Caddyfile."""
+def caddy(upstream: int, folder: Path, domain: str = "http://") -> Iterator[int]:
+    """Caddy with the project's own Caddyfile, without TLS unless the domain has it."""
     program = _installed("caddy")
     port = free_port()
     environment = {
         "HOME": str(folder),
-        "DOMAIN": f"http://:{port}",
+        "DOMAIN": f"{domain}:{port}",
         "UPSTREAM": f"127.0.0.1:{upstream}",
     }
     command = [program, "run", "--config", str(CADDYFILE), "--adapter", "caddyfile"]
