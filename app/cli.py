@@ -5,6 +5,7 @@ So `--version`, `--help` and a wrong option are answered without loading the ser
 
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
@@ -105,6 +106,8 @@ def serve(
     ] = None,
 ) -> None:
     """Take callbacks and answer lookups until SIGTERM."""
+    # As SIGTERM does: Python's own exception is lost where it meets a destructor.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     # Off until `serve` has started: what start-up makes stays, and each collection scans it again.
     gc.disable()
 

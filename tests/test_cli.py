@@ -478,6 +478,20 @@ def test_an_interrupted_start_leaves_no_traceback(tmp_path: Path, pause_s: float
     assert "Traceback" not in stderr, stderr
 
 
+def test_an_interrupt_is_not_an_exception_that_a_destructor_could_swallow(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [PROGRAM, "serve", "--port", str(free_port())],
+        env={"PATH": "/usr/bin:/bin", "DLR_DATA_DIR": str(tmp_path / "data")},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    until(lambda: "sqlalchemy" in maps.read_text(), 30)
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(30) == -signal.SIGINT
+
+
 @pytest.mark.parametrize("command", [("migrate",), ("quarantine", "list")], ids=" ".join)
 def test_a_data_folder_of_before_is_closed_to_others(
     tmp_path: Path, command: tuple[str, ...]

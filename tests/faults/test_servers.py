@@ -54,6 +54,16 @@ SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 """
 
 
+def commits_wait(node: Node) -> bool:
+    """Whether a commit waits for a standby: the server follows a new configuration in its time."""
+    waited = False
+    with ThreadPoolExecutor(1) as thread:
+        commit = thread.submit(node.execute, "SELECT pg_logical_emit_message(true, 'probe', '')")
+        while not commit.done():
+            waited |= bool(node.execute(CANCEL_A_WAIT))
+    return waited
+
+
 @pytest.mark.parametrize("spool", ["on", "off"])
 def test_a_commit_that_the_server_only_warns_about_is_not_certain(
     server: StoppableServer, server_database: URL, spool: str
@@ -63,6 +73,7 @@ def test_a_commit_that_the_server_only_warns_about_is_not_certain(
         assert call_back(program, "before") == 200
         try:
             node.configure(synchronous_standby_names="nobody")
+            until(lambda: commits_wait(node))
             with ThreadPoolExecutor(1) as thread:
                 answering = thread.submit(call_back, program, "during")
                 until(lambda: bool(node.execute(CANCEL_A_WAIT)))
