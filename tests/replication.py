@@ -59,13 +59,16 @@ class Node:
 
     def freeze(self) -> None:
         """Suspend all its processes: connections stay open, and nobody answers."""
+        *_, starts_others = self.processes()
+        starts_others.suspend()
         for process in self.processes():
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):  # a session may end meanwhile
                 process.suspend()
 
     def wake(self) -> None:
         for process in self.processes():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def promote(self) -> None:
         self.control("promote")

@@ -24,6 +24,7 @@ from tests.faults.programs import (
 )
 from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until
+from tests.replication import Node
 from tests.service import TOKEN, a_report
 
 # For an outage of a minute: DLR_TEST_OUTAGE_S=60.
@@ -149,9 +150,9 @@ def test_a_server_that_hangs_counts_as_away(
     ledger = Ledger(seed)
     with serving(**settings_for(server_database)) as program, ExitStack() as stopped:
         with under_load(ledger, program):
-            for process in server.processes():
-                process.suspend()
-                stopped.callback(process.resume)
+            node = Node.of(server)
+            node.freeze()
+            stopped.callback(node.wake)
             until(lambda: not spool_is_empty(program))
             answered = ledger.answers.total()
             until(lambda: ledger.answers.total() > answered + 200)

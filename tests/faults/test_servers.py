@@ -134,16 +134,14 @@ def test_the_feed_skips_nothing_after_a_failover_that_lost_commits(pair: Pair) -
     with serving(**settings_for(pair.url("dlr"))) as program:
         assert call_back(program, "first") == 200
         until(lambda: bool(standby.execute("SELECT 1 FROM deliveries", "dlr")))
-        for process in standby.processes():
-            process.suspend()
+        standby.freeze()
         for number in range(200):  # each is a transaction of its own, and the standby lacks them
             assert call_back(program, f"lost-{number}") == 200
         seen, cursor = changes_after(program, None)
         assert len(seen) == 201
 
         pair.primary.crash()
-        for process in standby.processes():
-            process.resume()
+        standby.wake()
         standby.promote()
         pair.move_to(standby)
         until(lambda: is_ready(program))
