@@ -5,9 +5,6 @@ from sqlalchemy import Connection, text
 
 from app.store.tables import metadata
 
-# Any number will do that no other program takes a lock on in the same database.
-MIGRATION_LOCK = 7_266_331
-
 
 def migrate(connection: Connection) -> None:
     is_postgresql = connection.dialect.name == "postgresql"
@@ -21,10 +18,6 @@ def migrate(connection: Connection) -> None:
     )
     with context.begin_transaction():
         if is_postgresql:
-            # Two that migrate at once take turns; the second finds nothing to do.
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
-            )
             # Rather fail than queue behind a long query, with every writer queueing behind us.
             connection.execute(text("SET LOCAL lock_timeout = '10s'"))
         context.run_migrations()

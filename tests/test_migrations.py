@@ -2,11 +2,12 @@
 
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, inspect
+from sqlalchemy import URL, inspect, select
 
-from app.store import schema, stats
+from app.callback.parse import parse
+from app.store import read, schema, stats, write
 from app.store.engine import open_database
-from app.store.tables import metadata
+from app.store.tables import metadata, reports
 from tests.recount import KEYS, counted, recount
 from tests.store.test_stats import HOUR, take
 
@@ -70,3 +71,25 @@ def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url:
                 assert counted(connection, keys) == recount(connection, keys)
             stats.compact(connection)
     database.close()
+
+
+def test_raw_queries_are_whole_again_on_the_way_back(database_url: URL) -> None:
+    raw_queries = {
+        "type=dlr&messageid=m-1&to=6588888888&status=0&statuscode=delivered&errcode=1",
+        "type=dlr&messageid=m-2&to=6588888888&status=404&statuscode=Absent%20Subscriber",
+        "type=dlr&messageid=m-3&to=6588888888&status=777",
+    }
+    database = open_database(database_url, hurried=False)
+    with database.transaction() as connection:
+        write.record(connection, [parse(it.encode(), 1) for it in raw_queries])
+    config = schema.alembic_config()
+    with database.write.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0009")
+        before = set(connection.execute(select(reports.c.query)).scalars())
+    schema.upgrade(database.write)
+    with database.read.connect() as connection:
+        after = {read.reports_of(connection, f"m-{it}")[0].query for it in (1, 2, 3)}
+    database.close()
+
+    assert before == after == raw_queries

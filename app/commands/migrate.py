@@ -1,5 +1,6 @@
 """`paasoo-dlr migrate`: bring the schema up to date."""
 
+from functools import partial
 from typing import Final
 
 import typer
@@ -18,5 +19,5 @@ def migrate() -> None:
         the_only_process_on(settings, patience_s=WAIT_FOR_ANOTHER_S),
         opened_database(settings) as database,
     ):
-        before, after = schema.upgrade(database.write)
+        before, after = schema.upgrade(database.write, partial(typer.echo, err=True))
     typer.echo(f"schema: {before or 'none'} -> {after}" if before != after else f"schema: {after}")

@@ -145,7 +145,7 @@ def prepare_schema(settings: Settings) -> None:
     """
     with opened_database(settings, hurried=not settings.is_embedded) as database:
         if settings.is_embedded:
-            before, after = schema.upgrade(database.write)
+            before, after = schema.upgrade(database.write, log.info)
             if before and before != after:
                 log.info("schema brought up to date", extra={"before": before, "after": after})
             with database.transaction() as connection:  # a restored file may be somebody else's

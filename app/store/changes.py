@@ -8,9 +8,9 @@ nothing (`docs/decisions/0006-change-feed.md`). Test reports of `paasoo-dlr chec
 
 import logging
 import secrets
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, func, literal_column, select, text, tuple_, update
+from sqlalchemy import Connection, Row, func, literal_column, select, text, tuple_, update
 
 from app.store import postgresql
 from app.store.checks import IS_NO_CHECK
@@ -34,6 +34,7 @@ POSITION: Final = {
 # Makes a new position on SQLite. On PostgreSQL each transaction already has its own number.
 NEXT_ON_SQLITE: Final = "UPDATE feed SET base = base + 1"
 
+_KEY = deliveries.c["message_id", "recipient"]
 _ORDER = deliveries.c["changed_in", "message_id", "recipient"]
 _PAGE = select(deliveries.c.changed_in, *SHOWN).where(IS_NO_CHECK).order_by(*_ORDER)
 _BASE = select(feed.c.base).scalar_subquery()
@@ -95,10 +96,18 @@ def write_nothing_new(connection: Connection) -> None:
 
 def after(connection: Connection, position: Position, limit: int) -> Deliveries:
     """At most `limit` deliveries that changed after `position`, oldest change first."""
-    page = _PAGE.where(tuple_(*_ORDER) > tuple_(*position)).limit(limit)
-    if connection.dialect.name == "postgresql":
-        page = page.where(deliveries.c.changed_in < _SETTLED)
-    return connection.execute(page).all()
+    changed_in, *key = position
+    found: list[Row[Any]] = []
+    if changed_in == 0:  # all ties, which have an index of their own
+        oldest = _PAGE.where(text("changed_in = 0"), tuple_(*_KEY) > tuple_(*key))
+        found += connection.execute(oldest.limit(limit)).all()
+        position = (1, "", "")
+    if len(found) < limit:
+        page = _PAGE.where(tuple_(*_ORDER) > tuple_(*position)).limit(limit - len(found))
+        if connection.dialect.name == "postgresql":
+            page = page.where(deliveries.c.changed_in < _SETTLED)
+        found += connection.execute(page).all()
+    return found
 
 
 def history(connection: Connection) -> str | None:

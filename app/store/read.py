@@ -14,7 +14,10 @@ from sqlalchemy import (
     Select,
     TextClause,
     bindparam,
+    case,
+    cast,
     func,
+    literal,
     select,
     text,
     tuple_,
@@ -62,8 +65,23 @@ _FINAL_OF = (
 )
 _FINAL_OF_ON = {dialect: _FINAL_OF.where(any_of) for dialect, any_of in _ANY_OF.items()}
 
+# Most raw queries are as PaaSoo's guide shows them. Those are not kept but made from the rest.
+RAW_QUERY = case(
+    (reports.c.query != "", reports.c.query),
+    else_=literal("type=dlr&messageid=")
+    + reports.c.message_id
+    + "&to="
+    + reports.c.recipient
+    + "&status="
+    + cast(reports.c.status, Text)
+    + func.coalesce("&statuscode=" + reports.c.statuscode, "")
+    + func.coalesce("&errcode=" + reports.c.errcode, "")
+    + func.coalesce("&network=" + reports.c.mcc_mnc, ""),
+).label("query")
+REPORT = (*(column for column in reports.c if column is not reports.c.query), RAW_QUERY)
+
 _REPORTS_OF_MESSAGE = (
-    select(reports)
+    select(*REPORT)
     .where(reports.c.message_id == bindparam("message_id"))
     .order_by(reports.c.received_at, reports.c.recipient, reports.c.fingerprint)
 )
@@ -122,6 +140,8 @@ class Filters:
 
 # As the partial index has it, so that the database sees that it may use the index.
 IS_CONFLICTING = text("conflicting")
+IS_UNREPORTED = text("last_received_at = 0")
+_KEY = tuple_(deliveries.c.message_id, deliveries.c.recipient)
 _PLACE = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
 
 
@@ -132,17 +152,29 @@ def page(
 
     They come after the one with `after` as (last_received_at, message_id, recipient).
     """
-    if filters.networks is None or _finds_few(filters):
-        return connection.execute(_page_of(filters, limit, after)).all()
-    # No index has several networks in the order of time, so merge the pages of each.
-    pages = [
-        _page_of(replace(filters, networks=None, mcc_mnc=network), limit, after).subquery()
-        for network in filters.networks
-    ]
+    if filters == Filters():
+        pages = _pages_of_all(limit, after)
+    elif filters.networks is None or _finds_few(filters):
+        pages = [_page_of(filters, limit, after)]
+    else:
+        # No index has several networks in the order of time, so merge the pages of each.
+        of_each = (replace(filters, networks=None, mcc_mnc=it) for it in filters.networks)
+        pages = [_page_of(it, limit, after) for it in of_each]
     if not pages:
         return []
-    found = union_all(*map(select, pages)).subquery()
+    if len(pages) == 1:
+        return connection.execute(pages[0]).all()
+    found = union_all(*(select(it.subquery()) for it in pages)).subquery()
     return connection.execute(select(found).order_by(*_latest_first(found)).limit(limit)).all()
+
+
+def _pages_of_all(limit: int, after: tuple[int | str, ...] | None) -> list[Select[tuple[Any, ...]]]:
+    """The page of the reported ones, and of those without a report, which have their own index."""
+    unreported = select(*SHOWN).where(IS_UNREPORTED).order_by(*_latest_first(deliveries))
+    if after is not None and after[0] == 0:
+        return [unreported.where(tuple_(*after[1:]) > _KEY).limit(limit)]
+    reported = _page_of(Filters(), limit, after).where(deliveries.c.last_received_at > 0)
+    return [reported, unreported.limit(limit)]
 
 
 def _page_of(

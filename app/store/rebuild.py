@@ -33,7 +33,9 @@ from app.reports import DeliveryReport, KnownReport, Refusal, State, Status, fol
 from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
 from app.store.inserting import insert_into
+from app.store.read import REPORT
 from app.store.tables import deliveries, reports
+from app.store.write import kept_query
 
 # Deliveries in a transaction: the writer must wait for it.
 BATCH: Final = 1000
@@ -159,7 +161,7 @@ _IS_IT = and_(
     reports.c.recipient == bindparam("of_recipient"),
     reports.c.fingerprint == bindparam("of_fingerprint"),
 )
-_REPORT = select(reports).where(_IS_IT)
+_REPORT = select(*REPORT).where(_IS_IT)
 _HISTORY = select(
     *reports.c["message_id", "recipient"], *(reports.c[name] for name in KnownReport._fields)
 ).order_by(reports.c.message_id, reports.c.recipient)
@@ -288,7 +290,7 @@ def _tidy(connection: Connection, key: ReportKey, understand: Understand) -> boo
     same = connection.execute(_REPORT, _of(*today[:3])).one_or_none()
     if same is None or same.fingerprint == row.fingerprint:
         names = ("fingerprint", "state", "reason", "status", "statuscode", "errcode", "mcc_mnc")
-        values = {name: getattr(today, name) for name in names}
+        values = {name: getattr(today, name) for name in names} | {"query": kept_query(today)}
     else:
         now = time.time_ns() // 1000
         values = {

@@ -19,6 +19,7 @@ from sqlalchemy import (
 from app.reports import RANK, State
 from app.store import postgresql, stats
 from app.store.engine import Database
+from app.store.read import IS_UNREPORTED
 from app.store.tables import deliveries, quarantine, reports
 
 # Rows in a transaction: the writer must wait for it.
@@ -116,25 +117,35 @@ def purge(database: Database, before: int) -> Iterator[Purged]:
     Several purges at once are harmless. A delivery that is being written to is left to the next
     purge. A report that comes after its delivery was purged begins a new delivery.
     """
-    position: Sequence[Any] | None = _BEFORE_ALL
-    while position is not None:
-        # A page has all old rows, due or not: to fill a page with due rows could take long.
-        with database.read.connect() as connection:
-            keys, position = _page(connection, before, position)
-        yield _purge_deliveries(database, before, keys) if keys else Purged()
+    for page_after in (_unreported_after, _reported_after):
+        position: Sequence[Any] | None = _BEFORE_ALL
+        while position is not None:
+            # A page has all old rows, due or not: to fill a page with due rows could take long.
+            with database.read.connect() as connection:
+                keys, position = _page(connection, before, page_after(position))
+            yield _purge_deliveries(database, before, keys) if keys else Purged()
     while (purged := _purge_refused(database, before)).refused:
         yield purged
     with database.transaction() as connection:
         stats.forget_empty(connection, before // stats.HOUR)
 
 
+def _unreported_after(position: Sequence[Any]) -> ColumnElement[bool]:
+    """Those without a report are all ties by its time: they have an index by key."""
+    return and_(IS_UNREPORTED, tuple_(*_KEY) > tuple_(*position[1:]))
+
+
+def _reported_after(position: Sequence[Any]) -> ColumnElement[bool]:
+    return and_(deliveries.c.last_received_at > 0, tuple_(*_POSITION) > tuple_(*position))
+
+
 def _page(
-    connection: Connection, before: int, position: Sequence[Any]
+    connection: Connection, before: int, is_later: ColumnElement[bool]
 ) -> tuple[list[tuple[str, str]], Sequence[Any] | None]:
     """The due keys of the next page, and the page's end; None for the end of the last page."""
     rows = connection.execute(
         select(*_POSITION, _is_due(before).label("is_due"))
-        .where(tuple_(*_POSITION) > tuple_(*position), deliveries.c.last_received_at < before)
+        .where(is_later, deliveries.c.last_received_at < before)
         .order_by(*_POSITION)
         .limit(BATCH)
     ).all()

@@ -3,6 +3,9 @@
 Alembic is loaded only to migrate: loading it takes a fifth of the time that `serve` needs to start.
 """
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +18,10 @@ from app.store.tables import deliveries, reports
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+# Any number will do that no other program takes a lock on in the same database.
+MIGRATION_LOCK: Final = 7_266_331
+TURN_EVERY_S: Final = 0.2
 
 MIGRATIONS: Final = Path(migrations.__file__).parent
 
@@ -34,30 +41,33 @@ class SchemaError(Exception):
     """The database can't be brought to this program's schema."""
 
 
-def upgrade(engine: Engine) -> tuple[str | None, str | None]:
+def upgrade(
+    engine: Engine, progress: Callable[[str], object] = lambda _: None
+) -> tuple[str | None, str | None]:
     """Bring the schema up to date, and return the revisions before and after.
 
-    Several at once take turns.
+    Several at once take turns. A migration that takes long tells its steps to `progress`.
     """
     with engine.connect() as connection:
         before = current_revision(connection)
         _refuse_another_encoding(connection)
     if before == newest_revision():
         return before, before
-    _migrate(engine)
+    _migrate(engine, progress)
     with engine.connect() as connection:
         return before, current_revision(connection)
 
 
-def _migrate(engine: Engine) -> None:
+def _migrate(engine: Engine, progress: Callable[[str], object]) -> None:
     from alembic import command
     from alembic.util.exc import CommandError
 
     config = alembic_config()
+    config.attributes["progress"] = progress
     if engine.dialect.name == "postgresql":
-        # All or nothing, and under one lock: not the autocommit of the connections that serve.
+        # Transactions, not the autocommit of the connections that serve.
         engine = engine.execution_options(isolation_level="READ COMMITTED")
-    with engine.connect() as connection:
+    with _in_turn(engine), engine.connect() as connection:
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
@@ -65,6 +75,24 @@ def _migrate(engine: Engine) -> None:
             raise SchemaError(
                 f"this program is older than its database; run the newer version ({error})"
             ) from None
+
+
+@contextmanager
+def _in_turn(engine: Engine) -> Iterator[None]:
+    """Let two that migrate at once take turns; the second finds nothing to do.
+
+    The lock has a connection of its own, as a migration may be several transactions.
+    """
+    if engine.dialect.name == "postgresql":
+        # Building an index waits for every open snapshot: so don't wait within a statement, and
+        # have no parameter, with which the snapshot would outlive it.
+        try_lock = f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"
+        with engine.begin() as connection:
+            while not connection.exec_driver_sql(try_lock).scalar_one():
+                time.sleep(TURN_EVERY_S)
+            yield
+    else:
+        yield
 
 
 def _refuse_another_encoding(connection: Connection) -> None:

@@ -7,6 +7,7 @@ fold takes a maximum, so the order of arrival doesn't matter.
 import re
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
@@ -202,6 +203,25 @@ def parameters_of(batch: Sequence[DeliveryReport]) -> list[bytes] | None:
         return None
 
 
+@lru_cache(maxsize=4096)
+def _end_of_query(
+    status: int, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
+) -> str:
+    optional = {"statuscode": statuscode, "errcode": errcode, "network": mcc_mnc}
+    given = (f"&{name}={value}" for name, value in optional.items() if value is not None)
+    return f"&status={status}{''.join(given)}"
+
+
+def kept_query(report: DeliveryReport) -> str:
+    """The raw query, or nothing if it is as in PaaSoo's guide: `read.RAW_QUERY` makes it again."""
+    usual = f"type=dlr&messageid={report[0]}&to={report[1]}{_end_of_query(*report[-4:])}"
+    return "" if report[3] == usual else report[3]
+
+
+def _row(report: DeliveryReport) -> tuple[object, ...]:
+    return (*report[:3], kept_query(report), *report[4:])
+
+
 def _arrays(rows: Sequence[tuple[object, ...]]) -> list[str]:
     return [_array(column) for column in zip(*rows, strict=True)]
 
@@ -211,7 +231,7 @@ def _record_on_sqlite(cursor: DBAPICursor, batch: Sequence[DeliveryReport]) -> N
     done = 0
     for rows in _ROWS_AT_ONCE:
         while len(batch) - done >= rows:
-            values = tuple(chain.from_iterable(batch[done : done + rows]))
+            values = tuple(chain.from_iterable(map(_row, batch[done : done + rows])))
             for statement in _SQLITE[rows]:
                 cursor.execute(statement, values)
             done += rows
@@ -256,5 +276,5 @@ def _rounds(batch: Sequence[DeliveryReport]) -> list[list[tuple[object, ...]]]:
         if reports_before == len(rounds):
             rounds.append([])
         report, last_received_at, times = tallies[key]
-        rounds[reports_before].append((*report, last_received_at, times))
+        rounds[reports_before].append((*_row(report), last_received_at, times))
     return rounds

@@ -56,6 +56,20 @@ def test_old_final_messages_go_with_their_history_and_all_else_stays(stored: Sto
     assert [row.query for row in stored.rows(quarantine)] == ["type=new"]
 
 
+def test_messages_without_a_report_go_page_by_page(stored: Stored) -> None:
+    old = ago(days=40)
+    for number in range(2 * retention.BATCH + 1):
+        stored.register(f"sent-{number}", "6588888888", at=old)
+    stored.expire(old + 1, now=old)
+    stored.register("still-open", "6588888888", at=old)
+    stored.record(a_report(messageid="reported"), at=old)
+
+    ended = stored.run("purge", "--yes", DLR_RETENTION_DAYS="30")
+
+    assert ended.code == 0, ended.stderr
+    assert [row.message_id for row in stored.rows(deliveries)] == ["still-open"]
+
+
 def test_a_message_goes_whole_or_stays_whole(stored: Stored) -> None:
     for recipient in ("6588888881", "6588888882"):
         stored.register("half-open", recipient, at=ago(days=40))

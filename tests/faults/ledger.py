@@ -16,8 +16,9 @@ from sqlalchemy import URL, select
 
 from app.commands.rebuild import RULES
 from app.store.engine import open_database
+from app.store.read import REPORT
 from app.store.rebuild import rebuild
-from app.store.tables import deliveries, reports
+from app.store.tables import deliveries
 from tests.fold import expected_status, shown_status
 from tests.recount import KEYS, counted, recount
 from tests.service import TOKEN
@@ -92,7 +93,7 @@ class Ledger:
         stored: Counter[tuple[str | None, ...]] = Counter()
         database = open_database(database_url, hurried=False)
         with database.read.connect() as connection:
-            for row in connection.execute(select(reports)):
+            for row in connection.execute(select(*REPORT)):
                 status = None if row.status is None else str(row.status)
                 stored[
                     row.message_id, row.recipient, status, row.statuscode, row.errcode, row.mcc_mnc
@@ -113,7 +114,7 @@ class Ledger:
         history: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
         database = open_database(database_url, hurried=False)
         with database.read.connect() as connection:
-            for row in connection.execute(select(reports)):
+            for row in connection.execute(select(*REPORT)):
                 history[row.message_id, row.recipient].append(row)
             statuses = {
                 (row.message_id, row.recipient): shown_status(row)

@@ -4,7 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from app.store.engine import open_database
+from app.store.tables import deliveries
 from tests import feed
 from tests.feed import record, wait_until_settled
 from tests.process import until
@@ -150,6 +153,20 @@ def test_pages_of_any_size_skip_and_repeat_nothing_within_one_commit(service: Se
         found = feed.all_changes(service.http, limit=limit)
 
         assert ids(found) == ["before", *in_one_commit, "after"], limit
+
+
+def test_deliveries_of_before_there_was_a_feed_come_first(service: Service) -> None:
+    before = [f"m-{number}" for number in range(9)]
+    record(service.database_url, before)
+    database = open_database(service.database_url)
+    with database.write.begin() as connection:
+        connection.execute(update(deliveries).values(changed_in=0))
+    database.close()
+    call_back(service, "after", "a")
+
+    for limit in (1, 2, 9, 10, 1000):
+        wait_until_settled(service.database_url)
+        assert ids(feed.all_changes(service.http, limit=limit)) == [*before, "after", "a"], limit
 
 
 def test_hundred_changes_a_page_unless_asked_otherwise(service: Service) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import URL, Row, insert, select
+from sqlalchemy import URL, Row, delete, insert, select
 
-from app.callback.parse import parse
+from app.callback.parse import InvalidReportError, parse
 from app.reports import DeliveryReport, KnownReport, Status, fold
 from app.store import read, write
 from app.store.engine import Database, open_database
 from app.store.tables import deliveries as deliveries_table
+from app.store.tables import reports as reports_table
 from tests.fold import expected_status, shown_status
 from tests.service import Service, a_report
 from tests.times import ago
@@ -106,6 +107,59 @@ def check_every_order(database: Database, facts: list[Any], data: st.DataObject)
             if (report.recipient, report.fingerprint) == (row.recipient, row.fingerprint)
         ]
         assert (row.received_at, row.last_received_at) == (min(times), max(times))
+
+
+# Some as PaaSoo's guide shows them, with every optional parameter missing, empty or odd.
+raw_queries = st.builds(
+    lambda first, message_id, to, rest: f"{first}messageid={message_id}&to={to}&{'&'.join(rest)}",
+    st.sampled_from(("type=dlr&", "type=dlr&x=&")),
+    st.sampled_from(("052804b7368321", "a%2Db", "a=b")),
+    st.sampled_from(("6588888881", "+6588888881")),
+    st.lists(
+        st.sampled_from(
+            (
+                *("status=0", "statuscode=delivered", "errcode=1", "network=52099", "errcode="),
+                *("statuscode=Absent%20Subscriber", "statuscode=a b", "errcode=01", "errcode=x+y"),
+                *("statuscode=%3Dx", "network=525%3099", "statuscode=x=y"),
+            )
+        ),
+        max_size=5,
+    ),
+)
+
+
+@settings(max_examples=200)
+@given(raw_query=raw_queries)
+def check_a_raw_query(database: Database, raw_query: str) -> None:
+    try:
+        report = parse(raw_query.encode(), 1)
+    except InvalidReportError:
+        return
+    with database.write.begin() as connection:
+        connection.execute(delete(reports_table))
+        connection.execute(delete(deliveries_table))
+        write.record(connection, [report])
+        (kept,) = connection.execute(select(reports_table.c.query)).scalars()
+        (shown,) = read.reports_of(connection, report.message_id)
+
+    assert shown.query == report.query
+    assert kept in {"", report.query}
+
+
+def test_every_raw_query_is_found_again_as_it_came(database: Database) -> None:
+    check_a_raw_query(database)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 5])
+def test_the_guides_raw_query_takes_no_room(database: Database, parts: int) -> None:
+    rest = ["status=0", "statuscode=delivered", "errcode=1", "network=52099"][: parts - 1]
+    raw = "&".join(["type=dlr", "messageid=052804b7368321", "to=6588888888", *rest])
+    with database.write.begin() as connection:
+        write.record(connection, [parse(raw.encode(), 1)])
+        (kept,) = connection.execute(select(reports_table.c.query)).scalars()
+        (shown,) = read.reports_of(connection, "052804b7368321")
+
+    assert (kept, shown.query) == ("", raw)
 
 
 def test_any_order_and_any_batches_give_the_fold_of_the_set(database: Database) -> None:

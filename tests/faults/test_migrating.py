@@ -1,0 +1,68 @@
+"""A migration beside writers, and one that is killed: it holds nobody up, and goes on later."""
+
+import subprocess
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from sqlalchemy import URL
+
+from app.callback.parse import parse
+from app.store import schema, write
+from app.store.engine import Database, open_database
+from tests.process import PROGRAM, run, until
+
+BUILDING = """
+SELECT pid FROM pg_stat_activity
+    WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event = 'virtualxid'
+"""
+UNFINISHED = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+
+
+def record(database: Database, *message_ids: str) -> None:
+    with database.batch() as connection:
+        queries = (f"type=dlr&messageid={it}&to=6588888888&status=0" for it in message_ids)
+        write.record(connection, [parse(it.encode(), 1) for it in queries])
+
+
+def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
+    server_database: URL, tmp_path: Path
+) -> None:
+    url = server_database.render_as_string(hide_password=False)
+    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    database = open_database(server_database)  # hurried: a writer that waits fails
+    config = schema.alembic_config()
+    record(database, "before")
+    with database.write.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0009")
+    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
+
+    with (
+        psycopg.connect(address) as reader,
+        psycopg.connect(address, autocommit=True) as admin,
+        subprocess.Popen([PROGRAM, "migrate"], env=environment, stderr=subprocess.PIPE) as killed,
+    ):
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reader.execute("SELECT 1")  # an export's snapshot: the index must wait for it
+        until(lambda: bool(admin.execute(BUILDING).fetchall()), 30)
+        record(database, "beside")
+        killed.kill()
+        _, told = killed.communicate()
+        for (pid,) in admin.execute(BUILDING).fetchall():
+            admin.execute("SELECT pg_terminate_backend(%s)", [pid])
+        until(lambda: not admin.execute(BUILDING).fetchall())
+        unfinished = admin.execute(UNFINISHED).fetchone()
+        reader.rollback()
+        again = run("migrate", DLR_DATABASE_URL=url)
+        left = admin.execute(UNFINISHED).fetchone()
+
+    assert b"migration 0010: index 1 of 7\n" in told
+    assert unfinished == (1,)
+    assert (again.code, again.stdout) == (0, "schema: 0009 -> 0010\n"), again.stderr
+    assert left == (0,)
+    with database.write.connect() as connection:
+        config.attributes["connection"] = connection
+        command.check(config)
+    record(database, "after")
+    database.close()
