@@ -125,6 +125,12 @@ deliveries = Table(
             "reference": text("reference IS NOT NULL"),
         }.items()
     ),
+    # A country's or a network's failures of one kind.
+    _partial(
+        "ix_deliveries_mcc_mnc_reason_last_received_at",
+        *("mcc_mnc", "reason", "last_received_at"),
+        where=text("reason IS NOT NULL"),
+    ),
     # For the console: few are contradictory.
     _partial("ix_deliveries_conflicting", "last_received_at", *_KEY, where=text("conflicting")),
     # All of these are ties: without a report, or of a time before the change feed.

@@ -5,6 +5,8 @@ interrupted goes on where it was. A replica of the version before works with eit
 and shows an empty raw query for what a new one has stored.
 """
 
+from typing import Any
+
 from alembic import context, op
 from sqlalchemy import text
 
@@ -25,6 +27,10 @@ NEW = {
     "ix_deliveries_errcode_last_received_at": (
         ["errcode", "last_received_at"],
         "errcode IS NOT NULL",
+    ),
+    "ix_deliveries_mcc_mnc_reason_last_received_at": (
+        ["mcc_mnc", "reason", "last_received_at"],
+        "reason IS NOT NULL",
     ),
     "ix_deliveries_never_reported": (KEY, "last_received_at = 0"),
     "ix_deliveries_never_changed": (KEY, "changed_in = 0"),
@@ -60,6 +66,8 @@ def replace(before: Indexes, after: Indexes) -> None:
     takes_long = op.get_bind().scalar(text("SELECT 1 FROM deliveries LIMIT 1"))
     tell = context.config.attributes.get("progress") if takes_long else None
     with op.get_context().autocommit_block():
+        if is_postgresql():
+            leave_transaction()
         for number, (name, (columns, where)) in enumerate(after.items(), start=1):
             if tell:
                 tell(f"migration {revision}: index {number} of {len(after)}")
@@ -78,6 +86,13 @@ def replace(before: Indexes, after: Indexes) -> None:
             op.drop_index(name, "deliveries", if_exists=True, postgresql_concurrently=True)
     if is_postgresql():
         op.execute("SET LOCAL lock_timeout = '10s'")  # the block has ended the transaction
+
+
+def leave_transaction() -> None:
+    """Through a pooler the service's connections begin one whatever the block says."""
+    driver: Any = op.get_bind().connection.driver_connection
+    driver.commit()
+    driver.autocommit = True
 
 
 def drop_unfinished(name: str) -> None:

@@ -96,7 +96,7 @@ def test_a_database_that_was_overwritten_is_not_written_to_again(tmp_path: Path)
     with serving(DLR_DATA_DIR=str(tmp_path), **SECRETS) as program:
         with opened(file) as source, opened(copy) as target:
             source.backup(target)
-        for number in range(50):
+        for number in range(120):  # more than fit into free pages: the file must grow
             assert call_back(program, f"m-{number}") == 200
         with opened(file) as shell:
             shell.execute("PRAGMA wal_checkpoint").fetchall()
