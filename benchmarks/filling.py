@@ -30,6 +30,10 @@ NETWORKS: Final = (
     *("52099", "52501", "52503", "51503", "51502", "46000", "46001", "45204", "45205", "41001"),
     *("31026", "40410", "40445", "50219", "50212", "51010", "51089", "45412", "20810", "26201"),
 )
+RARE_NETWORK: Final = "99901"
+RARE_CODE: Final = "777"
+ONE_NUMBER: Final = "6599999999"
+FEW: Final = 5
 DELIVERED: Final = "status=0&statuscode=delivered&errcode=1"
 FAILURES: Final = (
     "status=404&statuscode=Absent%20Subscriber%20Temporary&errcode=2",
@@ -81,6 +85,32 @@ def fill(url: URL, deliveries: int, on_progress: Callable[[int], None], days: in
                 if not (batch := list(islice(reports, BATCH))):
                     break
     upkeep.compact(database, threading.Event())  # a running service does this every few seconds
+    database.close()
+    if not database.is_embedded:
+        _let_postgresql_settle(url)
+
+
+def fill_odd(url: URL, deliveries: int) -> None:
+    """Add what lists may be searched for in vain: `RARE_NETWORK`, `RARE_CODE`, `ONE_NUMBER`."""
+    now = time.time_ns() // 1000
+    start = now - DAYS * 24 * 3600 * 1_000_000
+    kinds = (
+        (f"to={ONE_NUMBER}&{DELIVERED}&network=52099", deliveries),
+        (f"to=6588888888&{DELIVERED}&network={RARE_NETWORK}", FEW),
+        (f"to=6588888888&status=0&statuscode=delivered&errcode={RARE_CODE}&network=52099", FEW),
+    )
+    reports = (
+        parse(
+            f"type=dlr&messageid=e{kind}{number:012x}&{rest}".encode(),
+            start + (now - start) * number // many,
+        )
+        for kind, (rest, many) in enumerate(kinds)
+        for number in range(many)
+    )
+    database = open_database(url, hurried=False)
+    while batch := list(islice(reports, BATCH)):
+        with database.write.begin() as connection:
+            write.record(connection, batch)
     database.close()
     if not database.is_embedded:
         _let_postgresql_settle(url)

@@ -209,7 +209,9 @@ def _conditions(filters: Filters) -> list[ColumnElement[bool] | TextClause]:
             is_found = is_found or name in {"recipient", "reference"}
     if filters.networks is not None:
         conditions.append((column.mcc_mnc + "").in_(filters.networks))
-    if filters.state not in {None, State.DELIVERED} and not is_found:
+    # Nothing delivered has a reason.
+    is_not_delivered = filters.state not in {None, State.DELIVERED} or filters.reason is not None
+    if is_not_delivered and (filters.recipient is not None or not is_found):
         # Again the condition of a partial index.
         conditions.append(text("state <> 'delivered'"))
     if filters.since is not None:

@@ -125,11 +125,16 @@ deliveries = Table(
             "reference": text("reference IS NOT NULL"),
         }.items()
     ),
-    # A country's or a network's failures of one kind.
+    # A network's failures of one kind, and a number's that are not delivered.
     _partial(
         "ix_deliveries_mcc_mnc_reason_last_received_at",
         *("mcc_mnc", "reason", "last_received_at"),
         where=text("reason IS NOT NULL"),
+    ),
+    _partial(
+        "ix_deliveries_recipient_not_delivered",
+        *("recipient", "last_received_at"),
+        where=text("state <> 'delivered'"),
     ),
     # For the console: few are contradictory.
     _partial("ix_deliveries_conflicting", "last_received_at", *_KEY, where=text("conflicting")),

@@ -57,7 +57,7 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
         again = run("migrate", DLR_DATABASE_URL=url)
         left = admin.execute(UNFINISHED).fetchone()
 
-    assert b"migration 0010: index 1 of 8\n" in told
+    assert b"migration 0010: index 1 of 9\n" in told
     assert unfinished == (1,)
     assert (again.code, again.stdout) == (0, "schema: 0009 -> 0010\n"), again.stderr
     assert left == (0,)
