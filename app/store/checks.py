@@ -2,9 +2,10 @@
 
 from typing import Final
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select
 
 from app.reports import CHECK_PREFIX, TEST_NUMBER
+from app.store.keys import have_keys
 from app.store.tables import deliveries, reports
 
 # Whoever sent one has looked it up by then.
@@ -37,10 +38,9 @@ def remove(connection: Connection, now: int) -> int:
         select(*_KEY).where(_is_due(now)).limit(BATCH).with_for_update(skip_locked=True)
     ).all()
     if due:
-        keys = [tuple(key) for key in due]
-        of_keys = tuple_(reports.c.message_id, reports.c.recipient).in_(keys)
-        connection.execute(delete(reports).where(of_keys))
-        connection.execute(delete(deliveries).where(tuple_(*_KEY).in_(keys)))
+        keys = [(key.message_id, key.recipient) for key in due]
+        for table in (reports, deliveries):
+            connection.execute(delete(table).where(have_keys(table, keys)))
     return len(due)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import (
 from app.reports import RANK, State
 from app.store import postgresql, stats
 from app.store.engine import Database
+from app.store.keys import have_keys
 from app.store.read import IS_UNREPORTED
 from app.store.tables import deliveries, quarantine, reports
 
@@ -159,15 +160,14 @@ def _purge_deliveries(database: Database, before: int, keys: list[tuple[str, str
         # are due, as they may have changed. Skip those that another transaction holds.
         still_due = connection.execute(
             select(*_KEY)
-            .where(tuple_(*_KEY).in_(keys), _is_due(before))
+            .where(have_keys(deliveries, keys), _is_due(before))
             .with_for_update(skip_locked=True)
         ).all()
         if not still_due:
             return Purged()
-        locked = [tuple(key) for key in still_due]
-        of_locked = tuple_(reports.c.message_id, reports.c.recipient).in_(locked)
-        history = connection.execute(delete(reports).where(of_locked)).rowcount
-        connection.execute(delete(deliveries).where(tuple_(*_KEY).in_(locked)))
+        locked = [(key.message_id, key.recipient) for key in still_due]
+        history = connection.execute(delete(reports).where(have_keys(reports, locked))).rowcount
+        connection.execute(delete(deliveries).where(have_keys(deliveries, locked)))
     return Purged(deliveries=len(locked), reports=history)
 
 

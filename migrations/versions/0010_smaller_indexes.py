@@ -75,13 +75,16 @@ def downgrade() -> None:
 
 def replace(before: Indexes, after: Indexes) -> None:
     takes_long = op.get_bind().scalar(text("SELECT 1 FROM deliveries LIMIT 1"))
-    tell = context.config.attributes.get("progress") if takes_long else None
+    progress = context.config.attributes.get("progress") if takes_long else None
+    tell = progress or (lambda _: None)
+    tell(f"migration {revision}: {len(after)} indexes in place of {len(before)}")
     with op.get_context().autocommit_block():
         if is_postgresql():
             leave_transaction()
+        else:  # nobody reads meanwhile, and the new ones fit into the room of the old ones
+            drop(before)
         for number, (name, (columns, where)) in enumerate(after.items(), start=1):
-            if tell:
-                tell(f"migration {revision}: index {number} of {len(after)}")
+            tell(f"migration {revision}: index {number} of {len(after)}")
             drop_unfinished(name)
             condition = text(where) if where else None
             op.create_index(
@@ -93,10 +96,15 @@ def replace(before: Indexes, after: Indexes) -> None:
                 postgresql_where=condition,
                 sqlite_where=condition,
             )
-        for name in before:
-            op.drop_index(name, "deliveries", if_exists=True, postgresql_concurrently=True)
+        if is_postgresql():
+            drop(before)
     if is_postgresql():
-        op.execute("SET LOCAL lock_timeout = '10s'")  # the block has ended the transaction
+        op.execute("SET LOCAL lock_timeout = '10s'")  # for later ones: the block ended the first
+
+
+def drop(indexes: Indexes) -> None:
+    for name in indexes:
+        op.drop_index(name, "deliveries", if_exists=True, postgresql_concurrently=True)
 
 
 def leave_transaction() -> None:
