@@ -16,7 +16,7 @@ from app.store import postgresql
 from app.store.checks import IS_NO_CHECK
 from app.store.engine import Database
 from app.store.postgresql import UNKNOWN_PLACE, Server
-from app.store.read import SHOWN, Deliveries
+from app.store.read import IS_BEFORE_FEED, SHOWN, Deliveries
 from app.store.tables import deliveries, feed
 
 log = logging.getLogger(__name__)
@@ -99,8 +99,9 @@ def after(connection: Connection, position: Position, limit: int) -> Deliveries:
     changed_in, *key = position
     found: list[Row[Any]] = []
     if changed_in == 0:  # all ties, which have an index of their own
-        oldest = _PAGE.where(text("changed_in = 0"), tuple_(*_KEY) > tuple_(*key))
-        found += connection.execute(oldest.limit(limit)).all()
+        oldest = _PAGE.where(IS_BEFORE_FEED[connection.dialect.name])
+        oldest = oldest.where(tuple_(*_KEY) > tuple_(*key)).limit(limit)
+        found += connection.execute(oldest).all()
         position = (1, "", "")
     if len(found) < limit:
         page = _PAGE.where(tuple_(*_ORDER) > tuple_(*position)).limit(limit - len(found))

@@ -140,7 +140,16 @@ class Filters:
 
 # As the partial index has it, so that the database sees that it may use the index.
 IS_CONFLICTING = text("conflicting")
-IS_UNREPORTED = text("last_received_at = 0")
+# As the partial indexes by key have them. SQLite knows no numbers of rows: told nothing, it reads
+# these by the index in which they are all ties, and sorts them.
+IS_UNREPORTED = {
+    "postgresql": text("last_received_at = 0"),
+    "sqlite": text("likely(last_received_at = 0)"),
+}
+IS_BEFORE_FEED = {
+    "postgresql": text("changed_in = 0"),
+    "sqlite": text("likely(changed_in = 0)"),
+}
 _KEY = tuple_(deliveries.c.message_id, deliveries.c.recipient)
 _PLACE = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
 
@@ -152,38 +161,51 @@ def page(
 
     They come after the one with `after` as (last_received_at, message_id, recipient).
     """
-    if filters == Filters():
-        pages = _pages_of_all(limit, after)
-    elif filters.networks is None or _finds_few(filters):
-        pages = [_page_of(filters, limit, after)]
-    else:
-        # No index has several networks in the order of time, so merge the pages of each.
-        of_each = (replace(filters, networks=None, mcc_mnc=it) for it in filters.networks)
-        pages = [_page_of(it, limit, after) for it in of_each]
+    if filters.networks is not None and not _finds_few(filters):
+        return _page_of_networks(connection, filters, limit, after)
+    if filters != Filters():
+        return connection.execute(_page_of(filters, limit, after)).all()
+    if after is not None and after[0] == 0:
+        return _unreported(connection, limit, after)
+    page = _page_of(filters, limit, after).where(deliveries.c.last_received_at > 0)
+    reported = connection.execute(page).all()
+    if len(reported) == limit:
+        return reported
+    return [*reported, *_unreported(connection, limit - len(reported), None)]
+
+
+def _page_of_networks(
+    connection: Connection, filters: Filters, limit: int, after: tuple[int | str, ...] | None
+) -> Deliveries:
+    """No index has several networks in the order of time, so merge the pages of each."""
+    pages = [
+        _page_of(replace(filters, networks=None, mcc_mnc=network), limit, after).subquery()
+        for network in filters.networks or ()
+    ]
     if not pages:
         return []
-    if len(pages) == 1:
-        return connection.execute(pages[0]).all()
-    found = union_all(*(select(it.subquery()) for it in pages)).subquery()
+    found = union_all(*map(select, pages)).subquery()
     return connection.execute(select(found).order_by(*_latest_first(found)).limit(limit)).all()
-
-
-def _pages_of_all(limit: int, after: tuple[int | str, ...] | None) -> list[Select[tuple[Any, ...]]]:
-    """The page of the reported ones, and of those without a report, which have their own index."""
-    unreported = select(*SHOWN).where(IS_UNREPORTED).order_by(*_latest_first(deliveries))
-    if after is not None and after[0] == 0:
-        return [unreported.where(tuple_(*after[1:]) > _KEY).limit(limit)]
-    reported = _page_of(Filters(), limit, after).where(deliveries.c.last_received_at > 0)
-    return [reported, unreported.limit(limit)]
 
 
 def _page_of(
     filters: Filters, limit: int, after: tuple[int | str, ...] | None
 ) -> Select[tuple[Any, ...]]:
-    page = select(*SHOWN).where(*_conditions(filters))
+    page = select(*SHOWN)
     if after is not None:
+        # Before other conditions: of two bounds of a time, SQLite uses the first.
         page = page.where(tuple_(*after) > _PLACE)
+    page = page.where(*_conditions(filters))
     return page.order_by(*_latest_first(deliveries)).limit(limit)
+
+
+def _unreported(
+    connection: Connection, limit: int, after: tuple[int | str, ...] | None
+) -> Deliveries:
+    page = select(*SHOWN).where(IS_UNREPORTED[connection.dialect.name])
+    if after is not None:
+        page = page.where(tuple_(*after[1:]) > _KEY)
+    return connection.execute(page.order_by(*_latest_first(deliveries)).limit(limit)).all()
 
 
 def _latest_first(rows: FromClause) -> list[ColumnElement[Any]]:

@@ -32,7 +32,8 @@ MAX_CLOCK_DIFFERENCE_S: Final = 3600
 
 _KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
 _POSITION: Final = (deliveries.c.last_received_at, *_KEY)
-_BEFORE_ALL: Final = (-1, "", "")
+_BEFORE_UNREPORTED: Final = (0, "", "")
+_BEFORE_REPORTED: Final = (1, "", "")
 
 
 class Purged(NamedTuple):
@@ -118,12 +119,12 @@ def purge(database: Database, before: int) -> Iterator[Purged]:
     Several purges at once are harmless. A delivery that is being written to is left to the next
     purge. A report that comes after its delivery was purged begins a new delivery.
     """
-    for page_after in (_unreported_after, _reported_after):
-        position: Sequence[Any] | None = _BEFORE_ALL
+    for beginning in (_BEFORE_UNREPORTED, _BEFORE_REPORTED):
+        position: Sequence[Any] | None = beginning
         while position is not None:
             # A page has all old rows, due or not: to fill a page with due rows could take long.
             with database.read.connect() as connection:
-                keys, position = _page(connection, before, page_after(position))
+                keys, position = _page(connection, before, position)
             yield _purge_deliveries(database, before, keys) if keys else Purged()
     while (purged := _purge_refused(database, before)).refused:
         yield purged
@@ -131,22 +132,20 @@ def purge(database: Database, before: int) -> Iterator[Purged]:
         stats.forget_empty(connection, before // stats.HOUR)
 
 
-def _unreported_after(position: Sequence[Any]) -> ColumnElement[bool]:
-    """Those without a report are all ties by its time: they have an index by key."""
-    return and_(IS_UNREPORTED, tuple_(*_KEY) > tuple_(*position[1:]))
-
-
-def _reported_after(position: Sequence[Any]) -> ColumnElement[bool]:
-    return and_(deliveries.c.last_received_at > 0, tuple_(*_POSITION) > tuple_(*position))
-
-
 def _page(
-    connection: Connection, before: int, is_later: ColumnElement[bool]
+    connection: Connection, before: int, position: Sequence[Any]
 ) -> tuple[list[tuple[str, str]], Sequence[Any] | None]:
-    """The due keys of the next page, and the page's end; None for the end of the last page."""
+    """The due keys of the next page, and the page's end; None for the end of the last page.
+
+    Those without a report have pages of their own: by its time they are all ties.
+    """
+    later: ColumnElement[bool] = tuple_(*_POSITION) > tuple_(*position)
+    if position[0] == 0:
+        unreported = IS_UNREPORTED[connection.dialect.name]
+        later = and_(unreported, tuple_(*_KEY) > tuple_(*position[1:]))
     rows = connection.execute(
         select(*_POSITION, _is_due(before).label("is_due"))
-        .where(is_later, deliveries.c.last_received_at < before)
+        .where(later, deliveries.c.last_received_at < before)
         .order_by(*_POSITION)
         .limit(BATCH)
     ).all()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, Engine, false, inspect, text, update
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Any number will do that no other program takes a lock on in the same database.
 MIGRATION_LOCK: Final = 7_266_331
 TURN_EVERY_S: Final = 0.2
+_NO_TIME_LIMIT: Final = """
+SELECT count(set_config(name, '0', true)) FROM pg_settings WHERE name = 'transaction_timeout'
+"""
 
 MIGRATIONS: Final = Path(migrations.__file__).parent
 
@@ -63,12 +66,16 @@ def _migrate(engine: Engine, progress: Callable[[str], object]) -> None:
     from alembic.util.exc import CommandError
 
     config = alembic_config()
-    config.attributes["progress"] = progress
     if engine.dialect.name == "postgresql":
         # Transactions, not the autocommit of the connections that serve.
         engine = engine.execution_options(isolation_level="READ COMMITTED")
-    with _in_turn(engine), engine.connect() as connection:
-        config.attributes["connection"] = connection
+    with _in_turn(engine) as require_turn, engine.connect() as connection:
+
+        def tell(step: str) -> None:
+            require_turn()
+            progress(step)
+
+        config.attributes |= {"connection": connection, "progress": tell}
         try:
             command.upgrade(config, "head")
         except CommandError as error:
@@ -78,21 +85,27 @@ def _migrate(engine: Engine, progress: Callable[[str], object]) -> None:
 
 
 @contextmanager
-def _in_turn(engine: Engine) -> Iterator[None]:
+def _in_turn(engine: Engine) -> Iterator[Callable[[], object]]:
     """Let two that migrate at once take turns; the second finds nothing to do.
 
-    The lock has a connection of its own, as a migration may be several transactions.
+    The lock has a connection of its own, as a migration may be several transactions. Yields a
+    function that raises the driver's error if that connection is gone.
     """
-    if engine.dialect.name == "postgresql":
-        # Building an index waits for every open snapshot: so don't wait within a statement, and
-        # have no parameter, with which the snapshot would outlive it.
-        try_lock = f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"
-        with engine.begin() as connection:
-            while not connection.exec_driver_sql(try_lock).scalar_one():
-                time.sleep(TURN_EVERY_S)
-            yield
-    else:
-        yield
+    if engine.dialect.name != "postgresql":
+        yield lambda: None
+        return
+    with engine.begin() as connection:
+        driver: Any = connection.connection.driver_connection
+
+        def ask(sql: str) -> Any:
+            # Unprepared: a prepared statement's snapshot would stay, for which the building of an
+            # index waits. So don't wait for the lock within a statement either.
+            return driver.execute(sql, prepare=False).fetchone()[0]
+
+        ask(_NO_TIME_LIMIT)
+        while not ask(f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"):
+            time.sleep(TURN_EVERY_S)
+        yield lambda: ask("SELECT 1")
 
 
 def _refuse_another_encoding(connection: Connection) -> None:

@@ -1,10 +1,11 @@
 """Smaller indexes: ties are sorted, not kept. The usual raw query is made from its parts.
 
-Each step is a transaction of its own and holds up no writer of PostgreSQL. A migration that was
-interrupted goes on where it was. A replica of the version before works with either set of indexes,
-and shows an empty raw query for what a new one has stored.
+On PostgreSQL each index is a step of its own that holds up no writer, and a migration that was
+interrupted goes on where it was; on SQLite it is one transaction. A replica of the version before
+works with either set of indexes, and shows an empty raw query for what a new one has stored.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from alembic import context, op
@@ -83,44 +84,53 @@ def replace(before: Indexes, after: Indexes) -> None:
             leave_transaction()
         else:  # nobody reads meanwhile, and the new ones fit into the room of the old ones
             drop(before)
-        for number, (name, (columns, where)) in enumerate(after.items(), start=1):
-            tell(f"migration {revision}: index {number} of {len(after)}")
-            drop_unfinished(name)
-            condition = text(where) if where else None
-            op.create_index(
-                name,
-                "deliveries",
-                columns,
-                if_not_exists=True,
-                postgresql_concurrently=True,
-                postgresql_where=condition,
-                sqlite_where=condition,
-            )
+        while missing := [name for name in after if not is_built(name)]:
+            for name in missing:
+                number = [*after].index(name) + 1
+                tell(f"migration {revision}: index {number} of {len(after)}")
+                build(name, *after[name])
         if is_postgresql():
             drop(before)
     if is_postgresql():
         op.execute("SET LOCAL lock_timeout = '10s'")  # for later ones: the block ended the first
 
 
-def drop(indexes: Indexes) -> None:
+def drop(indexes: Iterable[str]) -> None:
     for name in indexes:
         op.drop_index(name, "deliveries", if_exists=True, postgresql_concurrently=True)
 
 
+def build(name: str, columns: list[str], where: str | None) -> None:
+    drop([name])  # PostgreSQL keeps one whose building was interrupted, and never uses it
+    condition = text(where) if where else None
+    op.create_index(
+        name,
+        "deliveries",
+        columns,
+        postgresql_concurrently=True,
+        postgresql_where=condition,
+        sqlite_where=condition,
+    )
+
+
+def is_built(name: str) -> bool:
+    found = (
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"
+        if is_postgresql()
+        else "SELECT 1 FROM sqlite_master WHERE type = 'index' AND name = :name"
+    )
+    return bool(op.get_bind().scalar(text(found), {"name": name}))
+
+
 def leave_transaction() -> None:
     """Through a pooler the service's connections begin one whatever the block says."""
-    driver: Any = op.get_bind().connection.driver_connection
+    connection = op.get_bind().connection
+    driver: Any = connection.driver_connection
     driver.commit()
     driver.autocommit = True
-
-
-def drop_unfinished(name: str) -> None:
-    """Drop an index whose building was interrupted: PostgreSQL keeps it, and never uses it."""
-    if is_postgresql() and op.get_bind().scalar(
-        text("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)"),
-        {"name": name},
-    ):
-        op.drop_index(name, "deliveries", postgresql_concurrently=True)
+    if not driver.is_pooled:  # a role may have limits; a pooler would hand ours on to others
+        driver.execute("SET statement_timeout = 0")
+        driver.execute("SET lock_timeout = 0")
 
 
 def is_postgresql() -> bool:

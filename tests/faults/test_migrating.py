@@ -16,6 +16,10 @@ BUILDING = """
 SELECT pid FROM pg_stat_activity
     WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event = 'virtualxid'
 """
+ASKING = """
+SELECT query_start, backend_xmin FROM pg_stat_activity
+    WHERE query LIKE 'SELECT pg_try_advisory_xact_lock%' AND state = 'idle in transaction'
+"""
 UNFINISHED = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
@@ -66,3 +70,37 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
         command.check(config)
     record(database, "after")
     database.close()
+
+
+def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_path: Path) -> None:
+    url = server_database.render_as_string(hide_password=False)
+    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    database = open_database(server_database, hurried=False)
+    config = schema.alembic_config()
+    with database.write.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0009")
+    database.close()
+    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
+    asks: set[object] = set()
+
+    with (
+        psycopg.connect(address) as holder,
+        psycopg.connect(address, autocommit=True) as admin,
+        subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=subprocess.PIPE) as waiting,
+    ):
+        holder.execute("SELECT pg_advisory_xact_lock(%s)", [schema.MIGRATION_LOCK])
+        snapshots = set()
+
+        def has_asked_often() -> bool:
+            for asked_at, snapshot in admin.execute(ASKING).fetchall():
+                asks.add(asked_at)
+                snapshots.add(snapshot)
+            return len(asks) > 10  # the driver prepares what is executed more than five times
+
+        until(has_asked_often, 30)
+        holder.rollback()
+        told, _ = waiting.communicate()
+
+    assert snapshots == {None}
+    assert told == b"schema: 0009 -> 0010\n"

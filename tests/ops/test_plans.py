@@ -4,10 +4,15 @@ from sqlalchemy import URL
 
 from app.callback.parse import parse
 from app.reports import CHECK_PREFIX, TEST_NUMBER
-from app.store import checks, retention, submissions, write
+from app.store import changes, checks, retention, submissions, write
 from app.store.engine import open_database
 from app.store.submissions import Submission
 from tests.plans import plans_of, reads_a_whole_table, statements_on
+
+TIES = {
+    "ix_deliveries_never_reported": "last_received_at = 0",
+    "ix_deliveries_never_changed": "changed_in = 0",
+}
 
 
 def test_upkeep_reads_no_whole_table(database_url: URL) -> None:
@@ -24,6 +29,7 @@ def test_upkeep_reads_no_whole_table(database_url: URL) -> None:
             assert submissions.expire(connection, cutoff=2, now=3, limit=10) == 2
         with database.read.connect() as connection:
             assert retention.objection(connection, 2**40)
+            changes.after(connection, changes.BEGINNING, 10)
         with database.transaction() as connection:
             assert checks.remove(connection, 2**50) == 1
         assert sum(it.deliveries for it in retention.purge(database, 2**40)) == 5
@@ -31,4 +37,7 @@ def test_upkeep_reads_no_whole_table(database_url: URL) -> None:
     assert [it for it, _ in statements if it.startswith("DELETE")]
     for statement, plan in plans_of(database_url, statements):
         assert not reads_a_whole_table(plan), statement + plan
+        for index, ties in TIES.items():
+            is_in_their_order = ties in statement and "ORDER BY" in statement
+            assert (index in plan) == is_in_their_order, statement + plan
     database.close()
