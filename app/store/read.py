@@ -165,26 +165,30 @@ def page(
         return _page_of_networks(connection, filters, limit, after)
     if filters != Filters():
         return connection.execute(_page_of(filters, limit, after)).all()
+    unreported = _unreported(connection.dialect.name, limit, after)
     if after is not None and after[0] == 0:
-        return _unreported(connection, limit, after)
+        return connection.execute(unreported).all()
     page = _page_of(filters, limit, after).where(deliveries.c.last_received_at > 0)
     reported = connection.execute(page).all()
     if len(reported) == limit:
         return reported
-    return [*reported, *_unreported(connection, limit - len(reported), None)]
+    # Both in one statement: none may fall between two because its first report came.
+    return _merged(connection, [page, unreported], limit)
 
 
 def _page_of_networks(
     connection: Connection, filters: Filters, limit: int, after: tuple[int | str, ...] | None
 ) -> Deliveries:
     """No index has several networks in the order of time, so merge the pages of each."""
-    pages = [
-        _page_of(replace(filters, networks=None, mcc_mnc=network), limit, after).subquery()
-        for network in filters.networks or ()
-    ]
-    if not pages:
-        return []
-    found = union_all(*map(select, pages)).subquery()
+    of_each = (replace(filters, networks=None, mcc_mnc=it) for it in filters.networks or ())
+    pages = [_page_of(it, limit, after) for it in of_each]
+    return _merged(connection, pages, limit) if pages else []
+
+
+def _merged(
+    connection: Connection, pages: Sequence[Select[tuple[Any, ...]]], limit: int
+) -> Deliveries:
+    found = union_all(*(select(page.subquery()) for page in pages)).subquery()
     return connection.execute(select(found).order_by(*_latest_first(found)).limit(limit)).all()
 
 
@@ -200,12 +204,12 @@ def _page_of(
 
 
 def _unreported(
-    connection: Connection, limit: int, after: tuple[int | str, ...] | None
-) -> Deliveries:
-    page = select(*SHOWN).where(IS_UNREPORTED[connection.dialect.name])
-    if after is not None:
+    dialect: str, limit: int, after: tuple[int | str, ...] | None
+) -> Select[tuple[Any, ...]]:
+    page = select(*SHOWN).where(IS_UNREPORTED[dialect])
+    if after is not None and after[0] == 0:
         page = page.where(tuple_(*after[1:]) > _KEY)
-    return connection.execute(page.order_by(*_latest_first(deliveries)).limit(limit)).all()
+    return page.order_by(*_latest_first(deliveries)).limit(limit)
 
 
 def _latest_first(rows: FromClause) -> list[ColumnElement[Any]]:

@@ -95,17 +95,15 @@ def _in_turn(engine: Engine) -> Iterator[Callable[[], object]]:
         yield lambda: None
         return
     with engine.begin() as connection:
+        # A prepared statement's snapshot would stay, and one that waits has one, too: the building
+        # of an index waits for all.
         driver: Any = connection.connection.driver_connection
-
-        def ask(sql: str) -> Any:
-            # Unprepared: a prepared statement's snapshot would stay, for which the building of an
-            # index waits. So don't wait for the lock within a statement either.
-            return driver.execute(sql, prepare=False).fetchone()[0]
-
-        ask(_NO_TIME_LIMIT)
-        while not ask(f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"):
+        driver.prepare_threshold = None
+        connection.exec_driver_sql(_NO_TIME_LIMIT)
+        try_lock = f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"
+        while not connection.exec_driver_sql(try_lock).scalar_one():
             time.sleep(TURN_EVERY_S)
-        yield lambda: ask("SELECT 1")
+        yield lambda: connection.exec_driver_sql("SELECT 1")
 
 
 def _refuse_another_encoding(connection: Connection) -> None:

@@ -115,6 +115,7 @@ deliveries = Table(
         for column, it in {
             "mcc_mnc": text("mcc_mnc IS NOT NULL"),
             "errcode": text("errcode IS NOT NULL"),
+            "reason": text("reason IS NOT NULL"),
         }.items()
     ),
     # Few have these. Of most that are delivered the index by `last_received_at` finds enough.
@@ -122,7 +123,6 @@ deliveries = Table(
         _partial(f"ix_deliveries_{column}", column, "last_received_at", *_KEY, where=it)
         for column, it in {
             "state": text("state <> 'delivered'"),
-            "reason": text("reason IS NOT NULL"),
             "reference": text("reference IS NOT NULL"),
         }.items()
     ),

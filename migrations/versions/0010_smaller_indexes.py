@@ -5,7 +5,7 @@ interrupted goes on where it was; on SQLite it is one transaction. A replica of 
 works with either set of indexes, and shows an empty raw query for what a new one has stored.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from alembic import context, op
@@ -29,6 +29,10 @@ NEW = {
         ["errcode", "last_received_at"],
         "errcode IS NOT NULL",
     ),
+    "ix_deliveries_reason_last_received_at": (
+        ["reason", "last_received_at"],
+        "reason IS NOT NULL",
+    ),
     "ix_deliveries_mcc_mnc_reason_last_received_at": (
         ["mcc_mnc", "reason", "last_received_at"],
         "reason IS NOT NULL",
@@ -46,6 +50,7 @@ OLD = {
     "ix_deliveries_recipient": (["recipient", "last_received_at", "message_id"], None),
     "ix_deliveries_mcc_mnc": (["mcc_mnc", "last_received_at", *KEY], "mcc_mnc IS NOT NULL"),
     "ix_deliveries_errcode": (["errcode", "last_received_at", *KEY], "errcode IS NOT NULL"),
+    "ix_deliveries_reason": (["reason", "last_received_at", *KEY], "reason IS NOT NULL"),
 }
 # As `app.store.write.kept_query` leaves it out.
 USUAL_QUERY = """
@@ -55,21 +60,23 @@ UPDATE reports SET query = 'type=dlr&messageid=' || message_id || '&to=' || reci
 WHERE query = ''
 """
 
+# A fiftieth of the rows, not a fifth: or purged room would long be neither free nor used.
+VACUUMED = "SET (autovacuum_vacuum_scale_factor = 0.02)"
+VACUUMED_AS_BEFORE = "RESET (autovacuum_vacuum_scale_factor)"
+# To wait holds up no writer here.
+NO_LIMITS = """
+SELECT set_config(name, '0', false) FROM pg_settings
+    WHERE name IN ('lock_timeout', 'transaction_timeout')
+"""
+
 Indexes = dict[str, tuple[list[str], str | None]]
 
 
 def upgrade() -> None:
-    if is_postgresql():
-        # A fiftieth of the rows, not a fifth: or purged room would long be neither free nor used.
-        for table in ("reports", "deliveries"):
-            op.execute(f"ALTER TABLE {table} SET (autovacuum_vacuum_scale_factor = 0.02)")
     replace(OLD, NEW)
 
 
 def downgrade() -> None:
-    if is_postgresql():
-        for table in ("reports", "deliveries"):
-            op.execute(f"ALTER TABLE {table} RESET (autovacuum_vacuum_scale_factor)")
     op.execute(USUAL_QUERY)
     replace(NEW, OLD)
 
@@ -79,20 +86,25 @@ def replace(before: Indexes, after: Indexes) -> None:
     progress = context.config.attributes.get("progress") if takes_long else None
     tell = progress or (lambda _: None)
     tell(f"migration {revision}: {len(after)} indexes in place of {len(before)}")
+    if not is_postgresql():  # nobody reads meanwhile, and the new ones fit into the old ones' room
+        drop(before)
+        build_all(after, tell)
+        return
     with op.get_context().autocommit_block():
-        if is_postgresql():
-            leave_transaction()
-        else:  # nobody reads meanwhile, and the new ones fit into the room of the old ones
-            drop(before)
-        while missing := [name for name in after if not is_built(name)]:
-            for name in missing:
-                number = [*after].index(name) + 1
-                tell(f"migration {revision}: index {number} of {len(after)}")
-                build(name, *after[name])
-        if is_postgresql():
-            drop(before)
-    if is_postgresql():
-        op.execute("SET LOCAL lock_timeout = '10s'")  # for later ones: the block ended the first
+        leave_transaction()
+        for table in ("reports", "deliveries"):
+            op.execute(f"ALTER TABLE {table} {VACUUMED if after is NEW else VACUUMED_AS_BEFORE}")
+        build_all(after, tell)
+        drop(before)
+    op.execute("SET LOCAL lock_timeout = '10s'")  # for later ones: the block ended the first
+
+
+def build_all(indexes: Indexes, tell: Callable[[str], object]) -> None:
+    while missing := [name for name in indexes if not is_built(name)]:
+        for name in missing:
+            number = [*indexes].index(name) + 1
+            tell(f"migration {revision}: index {number} of {len(indexes)}")
+            build(name, *indexes[name])
 
 
 def drop(indexes: Iterable[str]) -> None:
@@ -124,13 +136,11 @@ def is_built(name: str) -> bool:
 
 def leave_transaction() -> None:
     """Through a pooler the service's connections begin one whatever the block says."""
-    connection = op.get_bind().connection
-    driver: Any = connection.driver_connection
+    driver: Any = op.get_bind().connection.driver_connection
     driver.commit()
     driver.autocommit = True
     if not driver.is_pooled:  # a role may have limits; a pooler would hand ours on to others
-        driver.execute("SET statement_timeout = 0")
-        driver.execute("SET lock_timeout = 0")
+        driver.execute(NO_LIMITS)
 
 
 def is_postgresql() -> bool:

@@ -1,6 +1,7 @@
 """A migration beside writers, and one that is killed: it holds nobody up, and goes on later."""
 
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -45,10 +46,13 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
     with (
         psycopg.connect(address) as reader,
         psycopg.connect(address, autocommit=True) as admin,
-        subprocess.Popen([PROGRAM, "migrate"], env=environment, stderr=subprocess.PIPE) as killed,
+        ExitStack() as opened,
     ):
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("SELECT 1")  # an export's snapshot: the index must wait for it
+        started = subprocess.Popen([PROGRAM, "migrate"], env=environment, stderr=subprocess.PIPE)
+        killed = opened.enter_context(started)
+        opened.callback(killed.kill)
         until(lambda: bool(admin.execute(BUILDING).fetchall()), 30)
         record(database, "beside")
         killed.kill()
@@ -61,7 +65,7 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
         again = run("migrate", DLR_DATABASE_URL=url)
         left = admin.execute(UNFINISHED).fetchone()
 
-    assert b"migration 0010: index 1 of 9\n" in told
+    assert b"migration 0010: index 1 of 10\n" in told
     assert unfinished == (1,)
     assert (again.code, again.stdout) == (0, "schema: 0009 -> 0010\n"), again.stderr
     assert left == (0,)
@@ -84,12 +88,12 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
     environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
     asks: set[object] = set()
 
-    with (
-        psycopg.connect(address) as holder,
-        psycopg.connect(address, autocommit=True) as admin,
-        subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=subprocess.PIPE) as waiting,
-    ):
+    with psycopg.connect(address) as holder, ExitStack() as opened:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", [schema.MIGRATION_LOCK])
+        started = subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=subprocess.PIPE)
+        waiting = opened.enter_context(started)
+        opened.callback(holder.rollback)  # or the other would wait for ever
+        admin = opened.enter_context(psycopg.connect(address, autocommit=True))
         snapshots = set()
 
         def has_asked_often() -> bool:

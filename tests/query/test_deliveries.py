@@ -199,6 +199,7 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
             "deliveries?state=delivered",
             "deliveries?state=expired",
             "deliveries?reason=unroutable",
+            "deliveries?reason=unroutable&network=52099",
             "deliveries?network=52099",
             "deliveries?errcode=1",
             "deliveries?reference=order+17",
@@ -206,13 +207,15 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
             assert reported.get(f"/v1/{path}").status_code == 200, path
 
     # The page for the cursor is one of them, and twice there is room for those without a report.
-    assert len(statements) == 21
+    assert len(statements) == 22
     for statement, plan in plans_of(reported.database_url, statements):
         assert "INDEX" in plan.upper(), statement + plan
         for one in ("recipient", "reference"):
             if f"deliveries.{one} = " in statement:  # few rows, whatever the other filters
                 assert f"ix_deliveries_{one}" in plan, statement + plan
         assert ("never_reported" in plan) == ("last_received_at = 0" in statement), statement + plan
+        if "deliveries.mcc_mnc = " in statement and "deliveries.reason = " in statement:
+            assert "ix_deliveries_mcc_mnc_reason" in plan, statement + plan
         # A number may have a million, and few failures. Without statistics PostgreSQL can't tell.
         if "deliveries.recipient = " in statement and "state <> 'delivered'" in statement:
             is_sqlite = reported.database_url.drivername == "sqlite"
