@@ -72,22 +72,7 @@ def strip_tables(url: URL) -> None:
 def fill(url: URL, deliveries: int, on_progress: Callable[[int], None], days: int = DAYS) -> None:
     """Make the tables and fill them with deliveries of the last days, one per message."""
     make_tables(url)
-    database = open_database(url, hurried=False)
-    if database.is_embedded:
-        _prepare_sqlite(database)
-    reports = _reports(deliveries, days)
-    batch = list(islice(reports, BATCH))
-    while batch:
-        with database.write.begin() as connection:
-            for _ in range(BATCHES_A_TRANSACTION):
-                write.record(connection, batch)
-                on_progress(len(batch))
-                if not (batch := list(islice(reports, BATCH))):
-                    break
-    upkeep.compact(database, threading.Event())  # a running service does this every few seconds
-    database.close()
-    if not database.is_embedded:
-        _let_postgresql_settle(url)
+    _record(url, _reports(deliveries, days), on_progress)
 
 
 def fill_odd(url: URL, deliveries: int) -> None:
@@ -107,10 +92,24 @@ def fill_odd(url: URL, deliveries: int) -> None:
         for kind, (rest, many) in enumerate(kinds)
         for number in range(many)
     )
+    _record(url, reports, lambda _: None)
+
+
+def _record(
+    url: URL, reports: Iterator[DeliveryReport], on_progress: Callable[[int], None]
+) -> None:
     database = open_database(url, hurried=False)
-    while batch := list(islice(reports, BATCH)):
+    if database.is_embedded:
+        _prepare_sqlite(database)
+    batch = list(islice(reports, BATCH))
+    while batch:
         with database.write.begin() as connection:
-            write.record(connection, batch)
+            for _ in range(BATCHES_A_TRANSACTION):
+                write.record(connection, batch)
+                on_progress(len(batch))
+                if not (batch := list(islice(reports, BATCH))):
+                    break
+    upkeep.compact(database, threading.Event())  # a running service does this every few seconds
     database.close()
     if not database.is_embedded:
         _let_postgresql_settle(url)

@@ -6,7 +6,8 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Self
 
 import psycopg
-from sqlalchemy import URL
+from alembic.config import Config
+from sqlalchemy import URL, Connection
 
 from app.store import schema
 from app.store.engine import open_database
@@ -52,6 +53,13 @@ _END_SESSIONS = b"""
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
+
+
+def alembic_on(connection: Connection) -> Config:
+    """For Alembic's commands."""
+    config = schema.alembic_config()
+    config.attributes["connection"] = connection
+    return config
 
 
 class MigratedDatabases:

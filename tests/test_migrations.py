@@ -8,16 +8,15 @@ from app.callback.parse import parse
 from app.store import read, schema, stats, write
 from app.store.engine import open_database
 from app.store.tables import metadata, reports
+from tests.databases import alembic_on
 from tests.recount import KEYS, counted, recount
 from tests.store.test_stats import HOUR, take
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_has(database_url: URL) -> None:
     database = open_database(database_url)
-    config = schema.alembic_config()
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.check(config)  # raises if autogenerate would still write something
+        command.check(alembic_on(connection))  # raises if autogenerate would still write something
         assert {*inspect(connection).get_table_names()} == {*metadata.tables, "alembic_version"}
     database.close()
 
@@ -31,22 +30,18 @@ def test_each_migration_is_named_by_its_revision() -> None:
 
 def test_down_and_up_again_is_the_same_schema(database_url: URL) -> None:
     database = open_database(database_url)
-    config = schema.alembic_config()
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
+        command.downgrade(alembic_on(connection), "base")
         assert inspect(connection).get_table_names() == ["alembic_version"]
     schema.upgrade(database.write)
     with database.write.connect() as connection:
         assert schema.is_current(connection)
-        config.attributes["connection"] = connection
-        command.check(config)
+        command.check(alembic_on(connection))
     database.close()
 
 
 def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url: URL) -> None:
     database = open_database(database_url, hurried=False)
-    config = schema.alembic_config()
 
     def record(message_id: str, network: str, hour: int) -> None:
         with database.transaction() as connection:
@@ -58,8 +53,7 @@ def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url:
             with database.transaction() as connection:
                 assert stats.compact(connection) == 1
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0003")
+        command.downgrade(alembic_on(connection), "0003")
     record("m-meanwhile", "52001", 2)
     record("m-True", "52001", 3)  # moves from its hour to another
     schema.upgrade(database.write)
@@ -82,10 +76,8 @@ def test_raw_queries_are_whole_again_on_the_way_back(database_url: URL) -> None:
     database = open_database(database_url, hurried=False)
     with database.transaction() as connection:
         write.record(connection, [parse(it.encode(), 1) for it in raw_queries])
-    config = schema.alembic_config()
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0009")
+        command.downgrade(alembic_on(connection), "0009")
         before = set(connection.execute(select(reports.c.query)).scalars())
     schema.upgrade(database.write)
     with database.read.connect() as connection:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, func, literal_column, select, text, tupl
 from app.store import postgresql
 from app.store.checks import IS_NO_CHECK
 from app.store.engine import Database
+from app.store.keys import KEY
 from app.store.postgresql import UNKNOWN_PLACE, Server
 from app.store.read import IS_BEFORE_FEED, SHOWN, Deliveries
 from app.store.tables import deliveries, feed
@@ -34,8 +35,7 @@ POSITION: Final = {
 # Makes a new position on SQLite. On PostgreSQL each transaction already has its own number.
 NEXT_ON_SQLITE: Final = "UPDATE feed SET base = base + 1"
 
-_KEY = deliveries.c["message_id", "recipient"]
-_ORDER = deliveries.c["changed_in", "message_id", "recipient"]
+_ORDER = (deliveries.c.changed_in, *KEY)
 _PAGE = select(deliveries.c.changed_in, *SHOWN).where(IS_NO_CHECK).order_by(*_ORDER)
 _BASE = select(feed.c.base).scalar_subquery()
 
@@ -100,7 +100,7 @@ def after(connection: Connection, position: Position, limit: int) -> Deliveries:
     found: list[Row[Any]] = []
     if changed_in == 0:  # all ties, which have an index of their own
         oldest = _PAGE.where(IS_BEFORE_FEED[connection.dialect.name])
-        oldest = oldest.where(tuple_(*_KEY) > tuple_(*key)).limit(limit)
+        oldest = oldest.where(tuple_(*KEY) > tuple_(*key)).limit(limit)
         found += connection.execute(oldest).all()
         position = (1, "", "")
     if len(found) < limit:

@@ -5,7 +5,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, not_, or_, select
 
 from app.reports import CHECK_PREFIX, TEST_NUMBER
-from app.store.keys import have_keys
+from app.store.keys import KEY, have_keys
 from app.store.tables import deliveries, reports
 
 # Whoever sent one has looked it up by then.
@@ -13,7 +13,6 @@ KEPT_S: Final = 5
 # Rows in a transaction: the writer must wait for it.
 BATCH: Final = 100
 
-_KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
 # The first text behind all that begin with the prefix.
 _END: Final = CHECK_PREFIX[:-1] + chr(ord(CHECK_PREFIX[-1]) + 1)
 
@@ -35,7 +34,7 @@ def remove(connection: Connection, now: int) -> int:
     Needs a transaction. Those that another transaction holds are left to the next call.
     """
     due = connection.execute(
-        select(*_KEY).where(_is_due(now)).limit(BATCH).with_for_update(skip_locked=True)
+        select(*KEY).where(_is_due(now)).limit(BATCH).with_for_update(skip_locked=True)
     ).all()
     if due:
         keys = [(key.message_id, key.recipient) for key in due]

@@ -1,8 +1,13 @@
-"""Several deliveries, by their keys."""
+"""The key of a delivery, and several deliveries by their keys."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import ColumnElement, Table, and_, tuple_
+
+from app.store.tables import deliveries
+
+KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
 
 
 def have_keys(table: Table, keys: Sequence[tuple[str, str]]) -> ColumnElement[bool]:

@@ -26,6 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.types import Text
 
 from app.reports import LOWEST_FINAL_RANK, State
+from app.store.keys import KEY
 from app.store.tables import deliveries, reports
 
 # The columns of a delivery that the API shows.
@@ -150,8 +151,7 @@ IS_BEFORE_FEED = {
     "postgresql": text("changed_in = 0"),
     "sqlite": text("likely(changed_in = 0)"),
 }
-_KEY = tuple_(deliveries.c.message_id, deliveries.c.recipient)
-_PLACE = tuple_(deliveries.c.last_received_at, deliveries.c.message_id, deliveries.c.recipient)
+_PLACE = tuple_(deliveries.c.last_received_at, *KEY)
 
 
 def page(
@@ -165,9 +165,9 @@ def page(
         return _page_of_networks(connection, filters, limit, after)
     if filters != Filters():
         return connection.execute(_page_of(filters, limit, after)).all()
-    unreported = _unreported(connection.dialect.name, limit, after)
+    unreported = _unreported(connection.dialect.name, limit)
     if after is not None and after[0] == 0:
-        return connection.execute(unreported).all()
+        return connection.execute(unreported.where(tuple_(*after[1:]) > tuple_(*KEY))).all()
     page = _page_of(filters, limit, after).where(deliveries.c.last_received_at > 0)
     reported = connection.execute(page).all()
     if len(reported) == limit:
@@ -203,12 +203,8 @@ def _page_of(
     return page.order_by(*_latest_first(deliveries)).limit(limit)
 
 
-def _unreported(
-    dialect: str, limit: int, after: tuple[int | str, ...] | None
-) -> Select[tuple[Any, ...]]:
+def _unreported(dialect: str, limit: int) -> Select[tuple[Any, ...]]:
     page = select(*SHOWN).where(IS_UNREPORTED[dialect])
-    if after is not None and after[0] == 0:
-        page = page.where(tuple_(*after[1:]) > _KEY)
     return page.order_by(*_latest_first(deliveries)).limit(limit)
 
 

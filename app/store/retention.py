@@ -19,7 +19,7 @@ from sqlalchemy import (
 from app.reports import RANK, State
 from app.store import postgresql, stats
 from app.store.engine import Database
-from app.store.keys import have_keys
+from app.store.keys import KEY, have_keys
 from app.store.read import IS_UNREPORTED
 from app.store.tables import deliveries, quarantine, reports
 
@@ -30,8 +30,7 @@ USUAL_SHARE: Final = 0.25
 USUAL_ROWS: Final = 20
 MAX_CLOCK_DIFFERENCE_S: Final = 3600
 
-_KEY: Final = (deliveries.c.message_id, deliveries.c.recipient)
-_POSITION: Final = (deliveries.c.last_received_at, *_KEY)
+_POSITION: Final = (deliveries.c.last_received_at, *KEY)
 _BEFORE_UNREPORTED: Final = (0, "", "")
 _BEFORE_REPORTED: Final = (1, "", "")
 
@@ -142,7 +141,7 @@ def _page(
     later: ColumnElement[bool] = tuple_(*_POSITION) > tuple_(*position)
     if position[0] == 0:
         unreported = IS_UNREPORTED[connection.dialect.name]
-        later = and_(unreported, tuple_(*_KEY) > tuple_(*position[1:]))
+        later = and_(unreported, tuple_(*KEY) > tuple_(*position[1:]))
     rows = connection.execute(
         select(*_POSITION, _is_due(before).label("is_due"))
         .where(later, deliveries.c.last_received_at < before)
@@ -158,7 +157,7 @@ def _purge_deliveries(database: Database, before: int, keys: list[tuple[str, str
         # Lock the deliveries first, so that no writer adds to their history. Check again if they
         # are due, as they may have changed. Skip those that another transaction holds.
         still_due = connection.execute(
-            select(*_KEY)
+            select(*KEY)
             .where(have_keys(deliveries, keys), _is_due(before))
             .with_for_update(skip_locked=True)
         ).all()

@@ -214,8 +214,9 @@ def _end_of_query(
 
 def kept_query(report: DeliveryReport) -> str:
     """The raw query, or nothing if it is as in PaaSoo's guide: `read.RAW_QUERY` makes it again."""
-    usual = f"type=dlr&messageid={report[0]}&to={report[1]}{_end_of_query(*report[-4:])}"
-    return "" if report[3] == usual else report[3]
+    end = _end_of_query(report.status, report.statuscode, report.errcode, report.mcc_mnc)
+    usual = f"type=dlr&messageid={report.message_id}&to={report.recipient}{end}"
+    return "" if report.query == usual else report.query
 
 
 def _row(report: DeliveryReport) -> tuple[object, ...]:

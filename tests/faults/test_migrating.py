@@ -11,6 +11,7 @@ from sqlalchemy import URL
 from app.callback.parse import parse
 from app.store import schema, write
 from app.store.engine import Database, open_database
+from tests.databases import alembic_on
 from tests.process import PROGRAM, run, until
 
 BUILDING = """
@@ -36,11 +37,9 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
     url = server_database.render_as_string(hide_password=False)
     address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
     database = open_database(server_database)  # hurried: a writer that waits fails
-    config = schema.alembic_config()
     record(database, "before")
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0009")
+        command.downgrade(alembic_on(connection), "0009")
     environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
 
     with (
@@ -70,8 +69,7 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
     assert (again.code, again.stdout) == (0, "schema: 0009 -> 0010\n"), again.stderr
     assert left == (0,)
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.check(config)
+        command.check(alembic_on(connection))
     record(database, "after")
     database.close()
 
@@ -80,13 +78,11 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
     url = server_database.render_as_string(hide_password=False)
     address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
     database = open_database(server_database, hurried=False)
-    config = schema.alembic_config()
     with database.write.connect() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0009")
+        command.downgrade(alembic_on(connection), "0009")
     database.close()
     environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
-    asks: set[object] = set()
+    asks, snapshots = set(), set()
 
     with psycopg.connect(address) as holder, ExitStack() as opened:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", [schema.MIGRATION_LOCK])
@@ -94,7 +90,6 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
         waiting = opened.enter_context(started)
         opened.callback(holder.rollback)  # or the other would wait for ever
         admin = opened.enter_context(psycopg.connect(address, autocommit=True))
-        snapshots = set()
 
         def has_asked_often() -> bool:
             for asked_at, snapshot in admin.execute(ASKING).fetchall():

@@ -55,7 +55,7 @@ SELECT pg_cancel_backend(pid) FROM pg_stat_activity
 
 
 def commits_wait(node: Node) -> bool:
-    """Whether a commit waits for a standby: the server follows a new configuration in its time."""
+    """Commit something, and cancel its wait. False if the server has not read its configuration."""
     waited = False
     with ThreadPoolExecutor(1) as thread:
         commit = thread.submit(node.execute, "SELECT pg_logical_emit_message(true, 'probe', '')")

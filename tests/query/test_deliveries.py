@@ -172,7 +172,7 @@ def test_the_list_needs_a_key(service: Service) -> None:
 
 
 def sorts_the_table(plan: str) -> bool:
-    """Whether it sorts more than a page, or what an index leaves as ties."""
+    """True if the plan sorts rows of the table. A page, and ties in an index, may be sorted."""
     on_postgresql = re.findall(r"(?<!Incremental )Sort  \(.*\n(?:.*: .*\n)*(.*)", plan)
     on_sqlite = re.findall(r"(.*)\nUSE TEMP B-TREE FOR ORDER BY", plan)
     return any("Limit  (" not in child for child in on_postgresql) or any(
