@@ -60,7 +60,7 @@ def delete(ids: list[str], *, yes: bool) -> None:
         if known:
             typer.echo(f"would be deleted: {known} refused callbacks", err=True)
             consent("Delete them for good?", yes=yes)
-        with database.batch() as connection:
+        with database.statement() as connection:
             removed = quarantine.remove(connection, ids)
     typer.echo(f"deleted: {len(removed)}")
     unknown = [row_id for row_id in ids if row_id not in removed]

@@ -63,7 +63,7 @@ async def _wait_for_a_turn(asking: Asking) -> None:
     """Keep to the rate that all replicas share."""
 
     def take() -> list[float]:
-        with asking.database.batch() as connection:
+        with asking.database.statement() as connection:
             return pulls.take_turns(connection, asking.a_second, 1)
 
     for wait_s in await run_in_threadpool(take):

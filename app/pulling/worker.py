@@ -162,7 +162,7 @@ class PullWorker:
                 forgotten = pulls.forget_closed(connection, asking.schedule)
         with asking.database.read.connect() as connection:
             due = pulls.count_due(connection, limit)
-        with asking.database.batch() as connection:
+        with asking.database.statement() as connection:
             waits_s = pulls.take_turns(connection, asking.a_second, due) if due else []
         with asking.database.transaction() as connection:
             questions = pulls.claim(connection, asking.schedule, len(waits_s)) if waits_s else []

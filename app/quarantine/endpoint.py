@@ -110,7 +110,7 @@ def delete_refused(id: str, request: Request) -> None:  # noqa: A002 - the name 
     refuse_while_away(request)
     if not is_printable_ascii(id):  # a database may refuse to look for it
         raise RefusedCallbackNotFoundError(id)
-    with parts_of(request).database.batch() as connection:
+    with parts_of(request).database.statement() as connection:
         removed = quarantine.remove(connection, [id])
     if not removed:
         raise RefusedCallbackNotFoundError(id)

@@ -163,7 +163,7 @@ def _find(database: Database, key_digest: str) -> Row[Any] | None:
 
 
 def _write_down(database: Database, send: Send) -> bool:
-    with database.batch() as connection:
+    with database.statement() as connection:
         return sends.start(connection, send)
 
 
@@ -171,7 +171,7 @@ async def _withdraw(sending: Sending, send: Send) -> None:
     """Release the key of a send that PaaSoo refused, so that it may be tried again."""
 
     def withdraw() -> None:
-        with sending.database.batch() as connection:
+        with sending.database.statement() as connection:
             sends.withdraw(connection, send)
 
     try:

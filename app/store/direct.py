@@ -65,7 +65,7 @@ class Direct:
         self._opened_in = self._database.generation
         # The next batch meets a fault on the thread.
         with suppress(SQLAlchemyError, psycopg.Error), ExitStack() as pooling:
-            pooled = pooling.enter_context(closing(self._database.write.raw_connection()))
+            pooled = pooling.enter_context(closing(self._database.batches.raw_connection()))
             connection: Any = pooled.dbapi_connection
             if connection.is_pooled or self._database.is_another(connection.server):
                 return
@@ -80,7 +80,7 @@ class Direct:
             if self._is_closed:
                 self._drop()
             # The thread must not depend on a new connection just when none is to be had.
-            self._database.write.raw_connection().close()
+            self._database.batches.raw_connection().close()
 
     def take(self, reports: Sequence[DeliveryReport], committed: Committed, failed: Failed) -> bool:
         """Send a batch of at least one report, and call one of the two later. False if it can't.

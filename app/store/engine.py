@@ -34,9 +34,14 @@ ANOTHER_SERVER = "another server answers than the one written to"
 
 @dataclass(slots=True)
 class Database:
-    """Two engines for one database: one reads over many connections, one writes."""
+    """The engines of one database: one for what is read, one for reports, one for other writes.
+
+    Reports have a connection of their own, so no other write makes them wait for a new one. The
+    embedded database has a single connection that writes.
+    """
 
     read: Engine
+    batches: Engine
     write: Engine
     look: Engine  # a new connection each time, to see which server answers now
     files: OpenFiles | None = None  # of the embedded database
@@ -53,10 +58,16 @@ class Database:
 
     @contextmanager
     def batch(self) -> Iterator[Connection]:
-        """A connection for one statement, which PostgreSQL commits by itself.
+        """A connection for one statement of reports, which PostgreSQL commits by itself.
 
         Raises `OperationalError` like a failed commit if its outcome is not certain.
         """
+        with self._certain(self.batches) as connection:
+            yield connection
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """As `batch`, for a statement of anything else."""
         with self._certain(self.write) as connection:
             yield connection
 
@@ -163,7 +174,7 @@ class Database:
         """Let go of every connection. New ones, which any use opens, may find another server."""
         if self.files is not None and self.files.is_overwritten:
             return  # SQLite's last connection would write its log into the file
-        for engine in (self.read, self.write):
+        for engine in (self.read, self.batches, self.write):
             used = engine.pool
             engine.dispose(close=False)
             event.listen(used, "checkin", _close_returned)
@@ -198,8 +209,11 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
 
     latest: postgresql.LatestHost = []
     # A batch is one statement, so a transaction around it would only add round trips.
-    write = postgresql.engine(
-        url, write_timeout_s, is_outdated, latest, pool_size=2, pool_timeout=READ_TIMEOUT_S
+    batches, write = (
+        postgresql.engine(
+            url, write_timeout_s, is_outdated, latest, pool_size=1, pool_timeout=READ_TIMEOUT_S
+        )
+        for _ in range(2)
     )
     read = postgresql.engine(
         url,
@@ -214,7 +228,7 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     look = postgresql.engine(
         url, read_timeout_s, is_outdated, latest, latest_first=False, poolclass=NullPool
     )
-    database = Database(read, write, look)
+    database = Database(read, batches, write, look)
     _refuse_another_server(database)
     return database
 
@@ -268,4 +282,4 @@ def _open_sqlite(url: URL, hurried: bool) -> Database:
     files = OpenFiles(Path(url.database))
     for engine in (write, read):
         files.watch(engine)
-    return Database(read, write, read, files)
+    return Database(read, write, write, read, files)

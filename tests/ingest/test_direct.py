@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from signal import SIGCONT, SIGSTOP
 from typing import Any
 
+import httpx2
 import psycopg
 import pytest
 from sqlalchemy import URL
@@ -20,11 +21,15 @@ from app.store.postgresql import GRACE_S
 from tests.faults.programs import call_back, log_has, settings_for
 from tests.ingest.test_batches import call_back_at_once
 from tests.process import serving, until
-from tests.service import Service, a_report, running_service
+from tests.service import ADMIN_KEY, Service, a_report, running_service
 
 OURS = """
 FROM pg_stat_activity
 WHERE datname = current_database() AND query LIKE 'PREPARE record_reports %'"""
+
+DELETION_WAITS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE query LIKE 'DELETE FROM quarantine%' AND wait_event_type = 'Lock'"""
 
 WAITING = f"SELECT count(*) {OURS} AND wait_event_type = 'Lock'"
 
@@ -56,6 +61,11 @@ def cut(other: psycopg.Connection[Any]) -> None:
 
 def statuses_of(service: Service, queries: list[str]) -> list[int]:
     return [answer.status_code for answer in call_back_at_once(service, queries)]
+
+
+def delete_refused(service: Service, row_id: str) -> httpx2.Response:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    return service.http.delete(f"/v1/quarantine/{row_id}", headers=headers)
 
 
 def test_reports_are_committed_over_it(postgres_url: URL, other: psycopg.Connection[Any]) -> None:
@@ -124,18 +134,28 @@ def test_a_row_that_the_database_refuses_costs_the_others_nothing(
 def test_the_thread_needs_no_new_connection(
     postgres_server: URL, postgres_url: URL, other: psycopg.Connection[Any]
 ) -> None:
-    """It takes two different reports of one delivery, for example, while none is to be had."""
+    """It takes two different reports of one delivery, for example, while none is to be had.
+
+    Nor does any other write have its connection: here one that waits for a lock.
+    """
     allow = f"ALTER DATABASE {postgres_url.database} ALLOW_CONNECTIONS "
     address = postgres_server.render_as_string(hide_password=False)
     with (
         writing_directly(postgres_url, other) as service,
         psycopg.connect(address, autocommit=True) as admin,
+        ThreadPoolExecutor(1) as threads,
     ):
-        admin.execute(f"{allow} false".encode())
-        try:
-            answers = statuses_of(service, [a_report(errcode=str(n)) for n in range(20)])
-        finally:
-            admin.execute(f"{allow} true".encode())
+        assert service.call_back("type=dlr").status_code == 400
+        (refused,) = service.quarantine()
+        with other.transaction():
+            other.execute("LOCK TABLE quarantine IN EXCLUSIVE MODE")
+            threads.submit(delete_refused, service, refused["id"])
+            until(lambda: admin.execute(DELETION_WAITS).fetchone() == (1,))
+            admin.execute(f"{allow} false".encode())
+            try:
+                answers = statuses_of(service, [a_report(errcode=str(n)) for n in range(20)])
+            finally:
+                admin.execute(f"{allow} true".encode())
 
         assert answers == [200] * 20
         assert service.metric("dlr_spooled_total") == 0

@@ -116,7 +116,7 @@ def test_the_rate_is_that_of_all_replicas_together(database: Database) -> None:
     asked_at: list[float] = []
     while len(asked_at) < 25:
         began = time.monotonic()
-        with database.batch() as connection:
+        with database.statement() as connection:
             asked_at += [began + wait_s for wait_s in pulls.take_turns(connection, 10, 7)]
 
     for first, eleventh in zip(asked_at, asked_at[10:], strict=False):
@@ -127,7 +127,7 @@ def test_replicas_that_take_turns_at_once_never_get_the_same(postgres_url: URL) 
     opened = [open_database(postgres_url) for _ in range(4)]
 
     def take(database: Database) -> list[float]:
-        with database.batch() as connection:
+        with database.statement() as connection:
             return [time.time() + wait for wait in pulls.take_turns(connection, 1000, 100)]
 
     with ThreadPoolExecutor(4) as threads:
