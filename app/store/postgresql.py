@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg.pq import TransactionStatus
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event
 
 from app.store import faults
 from app.store.faults import OldPrimaryError, ServerHangsError
@@ -172,6 +172,12 @@ def engine(
         raw.warning = raw.warning_of_ids = None
         if raw.is_pooled:
             _begin_through_a_pooler(connection, in_transaction, is_outdated)
+
+    @event.listens_for(created, "handle_error")
+    def drop_what_is_read_only(context: ExceptionContext) -> None:
+        # A session stays so when the server no longer is; a new one finds out.
+        if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+            context.is_disconnect = True
 
     return created
 

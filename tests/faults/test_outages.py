@@ -4,6 +4,7 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import count
 from signal import SIGCONT, SIGSTOP
 
 import psycopg
@@ -25,7 +26,7 @@ from tests.faults.programs import (
 from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until
 from tests.replication import Node
-from tests.service import TOKEN, a_report
+from tests.service import TOKEN, a_report, running_service
 
 # For an outage of a minute: DLR_TEST_OUTAGE_S=60.
 OUTAGE_S = float(os.environ.get("DLR_TEST_OUTAGE_S", "4"))
@@ -322,6 +323,32 @@ def test_a_server_that_was_read_only_for_a_while_ends_the_outage(
 
     assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
     ledger.check(server_database)
+
+
+def test_a_session_that_began_read_only_is_not_used_again(
+    server: StoppableServer, server_database: URL
+) -> None:
+    """The first write alone meets it: no report comes, so no outage begins."""
+    name = server_database.database
+    admin_url = server.url.render_as_string(hide_password=False)
+    with (
+        running_service(server_database) as service,
+        psycopg.connect(admin_url, autocommit=True) as admin,
+    ):
+
+        def register() -> int:
+            return service.register(f"m-{next(numbers)}", to=["6588888888"]).status_code
+
+        numbers = count()
+        assert register() == 200
+        admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s",
+            [name],
+        )
+        assert [register(), register()] == [503, 503]  # cut, and then read-only
+        admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        until(lambda: register() == 200)
 
 
 def change_database(url: URL, statement: str) -> None:
