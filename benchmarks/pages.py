@@ -33,7 +33,14 @@ CONTRADICTORY: Final = 1000  # one in so many
 REFUSED: Final = 500
 FAR: Final = 200  # pages
 WARM_UP: Final = 5
-PEOPLE: Final = 10
+# Who clicks during the callbacks: how many, and if it is on another process of the same core, which
+# shows what the core alone costs.
+PEOPLE: Final = (
+    ("nobody", 0, False),
+    ("one person", 1, False),
+    ("ten people", 10, False),
+    ("ten people, on another process", 10, True),
+)
 THINKING_S: Final = (0.5, 1.5)  # between the clicks of one person
 MOST_MS: Final = 100
 # Callbacks that come at a steady rate show what people cost: a saturated service shows its limit.
@@ -151,13 +158,16 @@ def call_back(  # noqa: PLR0913, PLR0917 - of a thread
 
 
 @contextmanager
-def people_clicking(running: Running, all_paths: list[str]) -> Iterator[None]:
-    """Ten people who open one page after the other, in a process of their own."""
+def people_clicking(running: Running, people: int, all_paths: list[str]) -> Iterator[None]:
+    """Some people who open one page after the other, in a process of their own."""
+    if not people:
+        yield
+        return
     methods = multiprocessing.get_context("spawn")
     ready, done = methods.Semaphore(0), methods.Event()
-    process = methods.Process(target=click_on, args=(running.port, all_paths, ready, done))
+    process = methods.Process(target=click_on, args=(running.port, people, all_paths, ready, done))
     process.start()
-    for _ in range(PEOPLE):
+    for _ in range(people):
         assert ready.acquire(timeout=60)
     try:
         yield
@@ -167,7 +177,7 @@ def people_clicking(running: Running, all_paths: list[str]) -> Iterator[None]:
     assert process.exitcode == 0
 
 
-def click_on(port: int, all_paths: list[str], ready: Any, done: Any) -> None:
+def click_on(port: int, people: int, all_paths: list[str], ready: Any, done: Any) -> None:
     # Browsers are elsewhere: they must not delay the callbacks' own process.
     os.nice(10)
 
@@ -179,8 +189,8 @@ def click_on(port: int, all_paths: list[str], ready: Any, done: Any) -> None:
             while not done.wait(chance.uniform(*THINKING_S)):
                 open_page(client, chance.choice(all_paths))
 
-    with ThreadPoolExecutor(PEOPLE) as people:
-        for _ in people.map(click, range(PEOPLE)):
+    with ThreadPoolExecutor(people) as threads:
+        for _ in threads.map(click, range(people)):
             pass
 
 
@@ -198,16 +208,17 @@ def measure_pages(running: Running, deliveries: int, times: int) -> tuple[Table,
     return Table(title, ("page", "median ms", "p99 ms"), rows), target
 
 
-def measure_callbacks(running: Running, deliveries: int, rounds: int, seconds: int) -> Table:
+def measure_callbacks(
+    running: Running, elsewhere: Running, deliveries: int, rounds: int, seconds: int
+) -> Table:
     """Callbacks with and without people, in turn."""
-    names = ("nobody", f"{PEOPLE} people")
-    measured: dict[str, list[list[float]]] = {name: [] for name in names}
+    measured: dict[str, list[list[float]]] = {name: [] for name, _, _ in PEOPLE}
     runs = count(1)
     all_paths = list(paths(deliveries).values())
     for _ in range(rounds):
-        measured[names[0]].append(callback_times_ms(running, seconds, next(runs)))
-        with people_clicking(running, all_paths):
-            measured[names[1]].append(callback_times_ms(running, seconds, next(runs)))
+        for name, people, is_elsewhere in PEOPLE:
+            with people_clicking(elsewhere if is_elsewhere else running, people, all_paths):
+                measured[name].append(callback_times_ms(running, seconds, next(runs)))
     rows = [
         (name, *(f"{median(percentile(it, at) for it in of_runs):.2f}" for at in (50, 95, 99)))
         for name, of_runs in measured.items()
@@ -234,11 +245,15 @@ def main() -> None:
     options: argparse.Namespace = parser.parse_args()
     with set_up() as stage, contenders.new_database_of("postgresql", stage) as database:
         fill(database, options.deliveries)
-        with contenders.ours(database, stage.server_cores) as running, running_on(stage.load_cores):
+        with (
+            contenders.ours(database, stage.server_cores) as running,
+            contenders.ours(database, stage.server_cores) as elsewhere,
+            running_on(stage.load_cores),
+        ):
             refuse_some(running)
             pages, target = measure_pages(running, options.deliveries, options.times)
             callbacks = measure_callbacks(
-                running, options.deliveries, options.rounds, options.seconds
+                running, elsewhere, options.deliveries, options.rounds, options.seconds
             )
         facts = [*stage.describe(), "the readers and the callbacks come from the load's core"]
         publish(options, "measured: pages", facts, [pages, callbacks, targets_table([target])])
