@@ -1,7 +1,9 @@
 """The only writer: gather what waits, commit it once, then release the callers.
 
 A batch is whatever arrived during the previous commit and its answers: an idle service answers one
-report in the time of one commit, a busy one shares each commit among many. There is no timer.
+report in the time of one commit, a busy one shares each commit among many. There is no timer. With
+PostgreSQL a second batch leaves once as many reports wait as are under way: one is read and parsed
+while the other is committed.
 """
 
 import asyncio
@@ -11,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final
 
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -20,7 +22,7 @@ from app.ingest.commit import Committer, Outcome
 from app.ingest.outage import Outage
 from app.reports import DeliveryReport, Refusal
 from app.store import faults
-from app.store.direct import Direct
+from app.store.direct import OPEN_EVERY_S, Direct
 from app.store.faults import DatabaseFaultError
 from app.store.spool import Spool
 from app.telemetry import Metrics
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Of reports, and of refusals. All callers in a batch wait for its commit, so it must not take long.
 MAX_BATCH: Final = 1000
+# Connections of the loop's own. A third brings nothing more.
+LANES: Final = 2
 
 Tell = Callable[[Outcome], object]
 
@@ -67,10 +71,10 @@ class QueueFullError(Exception):
 
 
 class Writer:
-    """The queue, on the event loop, and the ways of its batches to the disk, one batch at a time.
+    """The queue, on the event loop, and the ways of its batches to the disk.
 
     The usual batch goes to PostgreSQL from the loop, each other one by a thread. All but the last
-    four methods run on the loop, so nothing here needs a lock.
+    methods run on the loop, so nothing here needs a lock.
     """
 
     def __init__(
@@ -82,15 +86,17 @@ class Writer:
         limit: int,
     ) -> None:
         self._committer = committer
-        self._direct = None if committer.database.is_embedded else Direct(committer.database)
+        lanes = 0 if committer.database.is_embedded else LANES
+        self._lanes = [Direct(committer.database) for _ in range(lanes)]
         self._outage = outage
         self._spool = spool
         self._metrics = metrics
         self._limit = limit
-        # Reports and refusals that wait, including those in the current commit.
+        # Reports and refusals that wait, including those under way.
         self.queued = 0
         self._waiting = Batch()
-        self._in_commit = Batch()
+        self._under_way: set[Batch] = set()
+        self._is_starting = False
         self._idle = asyncio.Event()
         self._idle.set()
         # Called on the loop after each commit, while a reader waits for changes.
@@ -109,24 +115,37 @@ class Writer:
 
         Raises `QueueFullError`. An admitted report is stored even if its caller has gone.
         """
-        self._join_queue()
+        self._require_room()
         self._waiting.reports.append(report)
         self._waiting.tell_of_reports.append(tell)
+        self._count_in()
 
     def admit_refusal(self, refusal: Refusal, tell: Tell) -> None:
         """As `admit_report`, for the quarantine."""
-        self._join_queue()
+        self._require_room()
         self._waiting.refusals.append(refusal)
         self._waiting.tell_of_refusals.append(tell)
+        self._count_in()
 
-    def _join_queue(self) -> None:
+    def _require_room(self) -> None:
         if self.is_full:
             raise QueueFullError
+
+    def _count_in(self) -> None:
         self.queued += 1
-        if self._idle.is_set():
-            self._idle.clear()
-            # Start after this turn of the loop, so that all its arrivals share the commit.
+        self._idle.clear()
+        self._start_if_due()
+
+    def _start_if_due(self) -> None:
+        """Start a batch after this turn of the loop, so that all its arrivals share the commit."""
+        if not self._is_starting and (not self._under_way or self._may_go_beside()):
+            self._is_starting = True
             asyncio.get_running_loop().call_soon(self._start_commit)
+
+    def _may_go_beside(self) -> bool:
+        """True if a batch may go beside another that is under way, and is worth its fixed cost."""
+        is_worth_it = 2 * len(self._waiting) >= self.queued
+        return is_worth_it and any(lane.is_free for lane in self._lanes)
 
     async def stop(self, timeout_s: float) -> None:
         """Wait until every admitted report is answered. Give up on the rest after `timeout_s`."""
@@ -135,44 +154,48 @@ class Writer:
         except TimeoutError:
             self.give_up()
         self._handed_over.put(None)
-        if self._direct is not None:
-            # The thread may be opening it.
+        if self._lanes:
+            # The thread may be opening one.
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, timeout_s)
-            self._direct.close()
+        for lane in self._lanes:
+            lane.close()
 
     def give_up(self) -> None:
         """Tell all callers that still wait that their reports are unavailable."""
-        abandoned = (self._in_commit, self._waiting)
-        self._in_commit, self._waiting = Batch(), Batch()
+        abandoned = (*self._under_way, self._waiting)
+        self._under_way, self._waiting = set(), Batch()
         if self.queued:
             log.error("gave up waiting for the database", extra={"rows": self.queued})
         self.queued = 0
+        self._idle.set()
         for batch in abandoned:
             _tell(batch, _all_unavailable(batch))
 
     def _start_commit(self) -> None:
+        self._is_starting = False
         if not self._waiting:  # given up since
-            self._idle.set()
             return
-        self._in_commit = self._waiting
-        self._waiting = self._in_commit.cut(MAX_BATCH)
+        batch = self._waiting
+        self._waiting = batch.cut(MAX_BATCH)
+        self._under_way.add(batch)
         try:
-            is_sent = self._is_sent_directly(self._in_commit)
+            is_sent = self._is_sent_directly(batch)
         except Exception:
             log.exception("the writer failed")
             is_sent = False
         if not is_sent:
-            self._hand_over(self._in_commit)
+            self._hand_over(batch)
 
     def _is_sent_directly(self, batch: Batch) -> bool:
         """Commit a batch without the thread, if the usual will do. False if it won't."""
-        if self._direct is None or self._outage.is_on or batch.refusals:
+        lane = next((lane for lane in self._lanes if lane.is_free), None)
+        if lane is None or self._outage.is_on or batch.refusals:
             return False
-        started = time.perf_counter()
+        started, number = time.perf_counter(), self._outage.number
 
         def committed() -> None:
             try:
-                self._outage.end()
+                self._outage.end(number)  # none that began since, with the batch beside it
                 self._committer.count_committed(batch.reports, started)
             finally:
                 self._finish_commit(batch, ([Outcome.STORED] * len(batch.reports), []))
@@ -183,21 +206,19 @@ class Writer:
                 self._outage.begin(str(fault), fault.kind)
             self._hand_over(batch)
 
-        return self._direct.take(batch.reports, committed, failed)
+        return lane.take(batch.reports, committed, failed)
 
     def _hand_over(self, batch: Batch) -> None:
         self._handed_over.put((asyncio.get_running_loop(), batch))
 
     def _finish_commit(self, batch: Batch, outcomes: Outcomes) -> None:
-        is_given_up = batch is not self._in_commit
-        self._in_commit = Batch()
-        if not is_given_up:
+        if batch in self._under_way:  # it was not given up
+            self._under_way.remove(batch)
             self.queued -= len(batch)
             _tell(batch, outcomes)
         if self._waiting:
-            # After this turn of the loop, so that what has arrived meanwhile shares the commit.
-            asyncio.get_running_loop().call_soon(self._start_commit)
-        else:
+            self._start_if_due()
+        elif not self.queued:
             self._idle.set()
         if self.after_commit is not None:
             self.after_commit()
@@ -205,30 +226,43 @@ class Writer:
     # From here on, everything runs on the writer's thread.
 
     def _store_batches(self) -> None:
-        while (handover := self._handed_over.get()) is not None:
-            loop, batch = handover
+        while True:
+            # Wake for a lane that was cut, too: the other one may leave nothing to this thread.
+            with suppress(Empty):
+                handover = self._handed_over.get(timeout=OPEN_EVERY_S if self._lanes else None)
+                if handover is None:
+                    return
+                self._store_batch(*handover)
+            self._open_lanes()
+
+    def _store_batch(self, loop: asyncio.AbstractEventLoop, batch: Batch) -> None:
+        try:
+            outcomes = self._store_reports(batch.reports), self._store_refusals(batch.refusals)
+        except Exception:
+            log.exception("the writer failed")
+            outcomes = _all_unavailable(batch)
+        with suppress(RuntimeError):  # the loop has ended, and no caller waits any more
+            loop.call_soon_threadsafe(self._finish_commit, batch, outcomes)
+
+    def _open_lanes(self) -> None:
+        if self._outage.is_on:
+            return
+        for lane in self._lanes:
             try:
-                outcomes = self._store_reports(batch.reports), self._store_refusals(batch.refusals)
+                lane.open()
             except Exception:
                 log.exception("the writer failed")
-                outcomes = _all_unavailable(batch)
-            with suppress(RuntimeError):  # the loop has ended, and no caller waits any more
-                loop.call_soon_threadsafe(self._finish_commit, batch, outcomes)
-            if self._direct is not None and not self._outage.is_on:
-                try:
-                    self._direct.open()
-                except Exception:
-                    log.exception("the writer failed")
 
     def _store_reports(self, reports: list[DeliveryReport]) -> list[Outcome]:
         """Put reports into the database or, while it takes none, into the spool."""
         if reports and not self._outage.is_on:
+            number = self._outage.number
             try:
                 outcomes = self._committer.commit_reports(reports)
             except DatabaseFaultError as error:
                 self._outage.begin(str(error), error.kind)
             else:
-                self._outage.end()
+                self._outage.end(number)
                 return outcomes
         return self._shelter(reports)
 

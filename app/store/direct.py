@@ -57,6 +57,11 @@ class Direct:
         self._result: PGresult | None = None
         self._batch: UnderWay | None = None
 
+    @property
+    def is_free(self) -> bool:
+        """True if it is open, and no batch is under way."""
+        return self._connection is not None and self._batch is None
+
     def open(self) -> None:
         """Connect, if there is no connection, unless that was just tried. Blocks."""
         if self._connection is not None or time.monotonic() < self._open_again_at:

@@ -1,4 +1,4 @@
-"""The usual batch on PostgreSQL goes over a connection of the event loop's; nothing hangs on it."""
+"""The usual batch on PostgreSQL goes over the event loop's connections; nothing hangs on them."""
 
 import asyncio
 import os
@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import URL
 
 from app.callback.parse import parse
+from app.ingest.writer import LANES
 from app.store.direct import Direct
 from app.store.engine import WRITE_TIMEOUT_S, open_database
 from app.store.postgresql import GRACE_S
@@ -44,7 +45,7 @@ def other(postgres_url: URL) -> Iterator[psycopg.Connection[Any]]:
 
 @contextmanager
 def writing_directly(url: URL, other: psycopg.Connection[Any]) -> Iterator[Service]:
-    """A service that has opened the connection, as it does after its first batch."""
+    """A service that has opened the connections, as it does after its first batch."""
     with running_service(url) as service:
         assert service.call_back(a_report(messageid="first")).status_code == 200
         until(lambda: is_open(other))
@@ -52,11 +53,16 @@ def writing_directly(url: URL, other: psycopg.Connection[Any]) -> Iterator[Servi
 
 
 def is_open(other: psycopg.Connection[Any]) -> bool:
-    return other.execute(f"SELECT count(*) {OURS}").fetchone() == (1,)
+    return other.execute(f"SELECT count(*) {OURS}").fetchone() == (LANES,)
 
 
-def cut(other: psycopg.Connection[Any]) -> None:
-    other.execute(f"SELECT pg_terminate_backend(pid, 5000) {OURS}")
+def is_waiting(other: psycopg.Connection[Any]) -> bool:
+    return other.execute(WAITING).fetchone() != (0,)
+
+
+def cut(other: psycopg.Connection[Any], number: int = LANES) -> None:
+    ours = f"SELECT pid {OURS} ORDER BY backend_start LIMIT {number}"
+    other.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM ({ours}) AS ours")
 
 
 def statuses_of(service: Service, queries: list[str]) -> list[int]:
@@ -69,7 +75,7 @@ def delete_refused(service: Service, row_id: str) -> httpx2.Response:
 
 
 def test_reports_are_committed_over_it(postgres_url: URL, other: psycopg.Connection[Any]) -> None:
-    began = f"SELECT query_start {OURS}"
+    began = f"SELECT max(query_start) {OURS}"
     with writing_directly(postgres_url, other) as service:
         before = other.execute(began).fetchone()
         assert service.call_back(a_report()).status_code == 200
@@ -96,6 +102,30 @@ def test_it_is_opened_again_after_it_was_cut(
         assert report["times_received"] == 1
 
 
+def test_the_other_one_goes_on_until_it_is_opened_again(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    with writing_directly(postgres_url, other) as service:
+        assert service.call_back(a_report()).status_code == 200
+        cut(other, 1)
+        until(lambda: is_open(other))  # though no batch goes by the thread
+
+
+def test_a_batch_that_waits_for_a_lock_holds_up_no_other(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    with writing_directly(postgres_url, other) as service, ThreadPoolExecutor(1) as threads:
+        with other.transaction():
+            other.execute("SELECT FROM deliveries WHERE message_id = 'first' FOR UPDATE")
+            held = threads.submit(service.call_back, a_report(messageid="first", errcode="2"))
+            until(lambda: is_waiting(other))
+            assert service.call_back(a_report()).status_code == 200
+            assert not held.done()
+
+        assert held.result().status_code == 200
+        assert service.metric("dlr_spooled_total") == 0
+
+
 def test_a_batch_that_is_cut_is_committed_all_the_same(
     postgres_url: URL, other: psycopg.Connection[Any]
 ) -> None:
@@ -107,7 +137,7 @@ def test_a_batch_that_is_cut_is_committed_all_the_same(
         with other.transaction():
             other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
             answers = [threads.submit(service.call_back, query) for query in queries]
-            until(lambda: other.execute(WAITING).fetchone() == (1,))
+            until(lambda: is_waiting(other))
             cut(other)
 
         assert {answer.result().status_code for answer in answers} == {200}
@@ -187,7 +217,7 @@ def test_an_answer_that_came_while_the_process_was_suspended_counts(
         with other.transaction():
             other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
             answer = threads.submit(call_back, program, "second")
-            until(lambda: other.execute(WAITING).fetchone() == (1,))
+            until(lambda: is_waiting(other))
             program.process.send_signal(SIGSTOP)
         try:
             time.sleep(WRITE_TIMEOUT_S + GRACE_S)  # the fault itself
