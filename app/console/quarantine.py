@@ -91,7 +91,7 @@ def _number_in(text: str) -> int | None:
 def _delete(database: Database, ids: Sequence[str] | None, until: int) -> int:
     """Delete these rows, or in small transactions all that the question has counted."""
     if ids is not None:
-        with database.batch() as connection:
+        with database.statement() as connection:
             return len(store.remove(connection, ids))
     deleted, after_id = 0, ""
     while True:

@@ -116,7 +116,7 @@ class Sessions:
         """The secret in the database, made now if no replica has made it yet."""
         found = self._read_secret()
         if found is None:
-            with self._database.batch() as connection:
+            with self._database.statement() as connection:
                 store.keep_secret(connection, token_hex(SECRET_BYTES))
             found = self._read_secret()
         assert found is not None

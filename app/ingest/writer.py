@@ -96,6 +96,7 @@ class Writer:
         self.queued = 0
         self._waiting = Batch()
         self._under_way: set[Batch] = set()
+        self._with_thread = 0
         self._is_starting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -143,7 +144,9 @@ class Writer:
             asyncio.get_running_loop().call_soon(self._start_commit)
 
     def _may_go_beside(self) -> bool:
-        """True if a batch may go beside another that is under way, and is worth its fixed cost."""
+        """True if a way is free beside a batch that is under way, and worth its fixed cost."""
+        if self._outage.is_on or self._waiting.refusals:
+            return not self._with_thread
         is_worth_it = 2 * len(self._waiting) >= self.queued
         return is_worth_it and any(lane.is_free for lane in self._lanes)
 
@@ -188,7 +191,9 @@ class Writer:
 
     def _is_sent_directly(self, batch: Batch) -> bool:
         """Commit a batch without the thread, if the usual will do. False if it won't."""
-        lane = next((lane for lane in self._lanes if lane.is_free), None)
+        for each in self._lanes:
+            each.let_go_if_old()
+        lane = next((each for each in self._lanes if each.is_free), None)
         if lane is None or self._outage.is_on or batch.refusals:
             return False
         started, number = time.perf_counter(), self._outage.number
@@ -203,13 +208,19 @@ class Writer:
         def failed(error: OperationalError | None) -> None:
             if error is not None:
                 fault = self._committer.fault_of(error)
-                self._outage.begin(str(fault), fault.kind)
+                if self._outage.number == number:  # else the batch beside it has told of this one
+                    self._outage.begin(str(fault), fault.kind)
             self._hand_over(batch)
 
         return lane.take(batch.reports, committed, failed)
 
     def _hand_over(self, batch: Batch) -> None:
+        self._with_thread += 1
         self._handed_over.put((asyncio.get_running_loop(), batch))
+
+    def _take_back(self, batch: Batch, outcomes: Outcomes) -> None:
+        self._with_thread -= 1
+        self._finish_commit(batch, outcomes)
 
     def _finish_commit(self, batch: Batch, outcomes: Outcomes) -> None:
         if batch in self._under_way:  # it was not given up
@@ -242,16 +253,17 @@ class Writer:
             log.exception("the writer failed")
             outcomes = _all_unavailable(batch)
         with suppress(RuntimeError):  # the loop has ended, and no caller waits any more
-            loop.call_soon_threadsafe(self._finish_commit, batch, outcomes)
+            loop.call_soon_threadsafe(self._take_back, batch, outcomes)
 
     def _open_lanes(self) -> None:
         if self._outage.is_on:
             return
-        for lane in self._lanes:
-            try:
-                lane.open()
-            except Exception:
-                log.exception("the writer failed")
+        try:
+            for lane in self._lanes:
+                if not lane.open():
+                    break  # a second one would only keep the thread for longer
+        except Exception:
+            log.exception("the writer failed")
 
     def _store_reports(self, reports: list[DeliveryReport]) -> list[Outcome]:
         """Put reports into the database or, while it takes none, into the spool."""

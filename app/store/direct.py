@@ -62,30 +62,46 @@ class Direct:
         """True if it is open, and no batch is under way."""
         return self._connection is not None and self._batch is None
 
-    def open(self) -> None:
-        """Connect, if there is no connection, unless that was just tried. Blocks."""
+    def open(self) -> bool:
+        """Connect, if there is no connection, unless that was just tried. False if none is open.
+
+        Blocks.
+        """
         if self._connection is not None or time.monotonic() < self._open_again_at:
-            return
+            return self._connection is not None
         self._open_again_at = time.monotonic() + OPEN_EVERY_S
         self._opened_in = self._database.generation
+        batches = self._database.batches
         # The next batch meets a fault on the thread.
         with suppress(SQLAlchemyError, psycopg.Error), ExitStack() as pooling:
-            pooled = pooling.enter_context(closing(self._database.batches.raw_connection()))
+            # Leave the pool's to the thread, which must not depend on a new connection just when
+            # none is to be had.
+            kept = pooling.enter_context(closing(batches.raw_connection()))
+            threads: Any = kept.dbapi_connection
+            if threads.is_pooled:
+                return False
+            pooled = pooling.enter_context(closing(batches.raw_connection()))
             connection: Any = pooled.dbapi_connection
-            if connection.is_pooled or self._database.is_another(connection.server):
-                return
+            if self._database.is_another(connection.server):
+                return False
             try:
                 connection.execute(f"PREPARE {_STATEMENT.decode()} AS {write.POSTGRESQL}")
             except psycopg.Error:
                 pooled.invalidate()
                 raise
+            kept.close()  # first, as the place of the other one would be filled by nothing
             pooled.detach()
             pooling.pop_all()
             self._connection = connection
             if self._is_closed:
                 self._drop()
-            # The thread must not depend on a new connection just when none is to be had.
-            self._database.batches.raw_connection().close()
+            return True
+        return False
+
+    def let_go_if_old(self) -> None:
+        """Close the connection, unless it is in use, if all were let go since it was opened."""
+        if self._opened_in != self._database.generation and self.is_free:
+            self._drop()
 
     def take(self, reports: Sequence[DeliveryReport], committed: Committed, failed: Failed) -> bool:
         """Send a batch of at least one report, and call one of the two later. False if it can't.
@@ -94,9 +110,6 @@ class Direct:
         """
         connection = self._connection
         if connection is None:
-            return False
-        if self._opened_in != self._database.generation:
-            self._drop()
             return False
         parameters = write.parameters_of(reports)
         if parameters is None:

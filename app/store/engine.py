@@ -36,8 +36,8 @@ ANOTHER_SERVER = "another server answers than the one written to"
 class Database:
     """The engines of one database: one for what is read, one for reports, one for other writes.
 
-    Reports have a connection of their own, so no other write makes them wait for a new one. The
-    embedded database has a single connection that writes.
+    Reports have a connection of their own: they wait for none that another write has. The embedded
+    database has a single connection that writes.
     """
 
     read: Engine
@@ -211,9 +211,9 @@ def open_database(url: URL, *, hurried: bool = True) -> Database:
     # A batch is one statement, so a transaction around it would only add round trips.
     batches, write = (
         postgresql.engine(
-            url, write_timeout_s, is_outdated, latest, pool_size=1, pool_timeout=READ_TIMEOUT_S
+            url, write_timeout_s, is_outdated, latest, pool_size=size, pool_timeout=READ_TIMEOUT_S
         )
-        for _ in range(2)
+        for size in (1, 2)
     )
     read = postgresql.engine(
         url,

@@ -91,6 +91,10 @@ CONNECT_ARGS: Final = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "application_name": "paasoo-dlr",
     "client_encoding": "utf8",  # independent of the database's encoding
+    # Some connections are used seldom, and a firewall forgets them without a word.
+    "keepalives_idle": 60,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
 }
 
 

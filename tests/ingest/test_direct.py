@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import psycopg
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, text
 
 from app.callback.parse import parse
 from app.ingest.writer import LANES
@@ -109,6 +109,45 @@ def test_the_other_one_goes_on_until_it_is_opened_again(
         assert service.call_back(a_report()).status_code == 200
         cut(other, 1)
         until(lambda: is_open(other))  # though no batch goes by the thread
+
+
+def test_to_open_it_takes_no_connection_from_the_thread(
+    postgres_server: URL, postgres_url: URL
+) -> None:
+    """Here while no new one is to be had."""
+    allow = f"ALTER DATABASE {postgres_url.database} ALLOW_CONNECTIONS "
+    address = postgres_server.render_as_string(hide_password=False)
+    database = open_database(postgres_url)
+    first, second = Direct(database), Direct(database)
+    assert first.open()
+    with psycopg.connect(address, autocommit=True) as admin:
+        admin.execute(f"{allow} false".encode())
+        try:
+            assert not second.open()
+            with database.batch() as connection:
+                assert connection.scalar(text("SELECT 1")) == 1
+        finally:
+            admin.execute(f"{allow} true".encode())
+    first.close()
+    database.close()
+
+
+def test_refused_callbacks_wait_for_the_thread_together(
+    postgres_url: URL, other: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each batch on its own would wait for the lock in turn."""
+    with writing_directly(postgres_url, other) as service, ThreadPoolExecutor(8) as threads:
+        writer = service.app.parts.writer
+        with other.transaction():
+            other.execute("LOCK TABLE quarantine IN EXCLUSIVE MODE")
+            answers = []
+            for number in range(8):
+                answers.append(threads.submit(service.call_back, f"type=dlr&n={number}"))
+                until(lambda number=number: writer.queued == number + 1)  # type: ignore[misc]
+            assert {answer.result().status_code for answer in answers} == {400}
+
+    failed = [it for it in caplog.messages if it == "the quarantine takes nothing"]
+    assert len(failed) == 2
 
 
 def test_a_batch_that_waits_for_a_lock_holds_up_no_other(
