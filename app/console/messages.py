@@ -21,6 +21,7 @@ from app.query.countries import country_of
 from app.reports import is_digits, is_printable_ascii
 from app.store import console, read
 from app.store.stats import HOUR
+from app.store.submissions import UNKNOWN_ID
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -77,6 +78,7 @@ def show_message_page(messageid: MessageId, request: Request, _session: Reader) 
         message_id=messageid,
         recipients=recipients,
         total=len(deliveries),
+        is_perhaps_sent=messageid.startswith(UNKNOWN_ID),
         questions=questions,
         link=f"{address}{message_path(messageid)}",
         curl=_curl(address, messageid),

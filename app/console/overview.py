@@ -14,6 +14,7 @@ from app.console import charts, hours, places
 from app.console.access import PageRoute, Reader
 from app.console.hours import MAX_ROWS, SPANS, ByHour, Span
 from app.console.pages import counted, page
+from app.console.places import Place
 from app.console.zones import local, name_of, zone_of
 from app.reports import State
 from app.store import console, quarantine, read, stats, webhooks
@@ -22,6 +23,7 @@ router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
 # Of contradictory deliveries: counting them reads each.
 MOST_COUNTED: Final = 1000
+EXPIRED_HOURS: Final = 30 * stats.HOURS_A_DAY
 # Countries, or networks, that are shown.
 MOST_PLACES: Final = 25
 
@@ -41,6 +43,7 @@ class Counted(NamedTuple):
     by_place: Sequence[Any]
     earlier: Sequence[Any]  # by place, in the span before
     refused: int
+    expired: int  # of the last 30 days: most have no report, and count by when they were sent
     contradictory: int
     failing: int
 
@@ -49,13 +52,18 @@ class Counted(NamedTuple):
 def show_overview(request: Request, _session: Reader) -> Response:
     """Is all well: by the hour, by country and by network; and what needs a person."""
     parts, zone = parts_of(request), zone_of(request)
-    key = request.query_params.get("span", "24h")
-    chosen = SPANS.get(key, SPANS["24h"])
+    asked = request.query_params.get("span", "24h")
+    span = asked if asked in SPANS else "24h"
+    chosen = SPANS[span]
     now_hour = time.time_ns() // 1000 // stats.HOUR
     first_hour = hours.first_hour(chosen, now_hour, zone)
     since = first_hour * stats.HOUR
     with parts.database.read.connect() as connection:
         found = _count(connection, chosen, now_hour, first_hour)
+    by_kind = {
+        "country": places.countries(found.by_place, found.earlier),
+        "network": places.networks(found.by_place, found.earlier),
+    }
     bars = hours.bars_of(found.by_hour, chosen, now_hour, zone)
     totals: Counter[str] = Counter()
     for bar in bars:
@@ -64,7 +72,7 @@ def show_overview(request: Request, _session: Reader) -> Response:
         request,
         "overview.html",
         spans=SPANS,
-        span=key if key in SPANS else "24h",
+        span=span,
         chosen=chosen,
         since=rfc3339(since),
         zone_name=name_of(local(since, zone)),
@@ -75,9 +83,13 @@ def show_overview(request: Request, _session: Reader) -> Response:
         total=totals.total(),
         rate=places.rate_of(totals),
         most_places=MOST_PLACES,
-        countries=places.countries(found.by_place, found.earlier),
-        networks=places.networks(found.by_place, found.earlier),
-        needs=[*_needs_of_machines(parts), *_needs_of_messages(found, totals, rfc3339(since))],
+        countries=by_kind["country"],
+        networks=by_kind["network"],
+        needs=[
+            *_needs_of_machines(parts),
+            *_needs_of_places(by_kind, span, f"in the {chosen.name} before"),
+            *_needs_of_messages(found, totals, rfc3339(since)),
+        ],
     )
 
 
@@ -92,14 +104,32 @@ def _count(connection: Connection, span: Span, now_hour: int, first_hour: int) -
         stats.count(connection, ["network", "reason"], since, None, MAX_ROWS),
         stats.count(connection, ["network"], before, since, MAX_ROWS) if span.is_compared else (),
         quarantine.count(connection),
+        _count_expired(connection, now_hour),
         console.count_conflicting(connection, since, MOST_COUNTED + 1),
         webhooks.count_failing(connection),
     )
 
 
+def _count_expired(connection: Connection, now_hour: int) -> int:
+    since = (now_hour - EXPIRED_HOURS) * stats.HOUR
+    by_state = stats.count(connection, ["state"], since, None, MAX_ROWS)
+    return sum(row.deliveries for row in by_state if row.of_state == State.EXPIRED)
+
+
+def _needs_of_places(
+    worse: Mapping[str, Sequence[Place]], span: str, before: str
+) -> Iterator[Need]:
+    for kind, of_kind in worse.items():
+        number = sum(it.is_worse for it in of_kind)
+        plural = {"country": "countries"}.get(kind)
+        if number:
+            text = f"{counted(number, kind, plural)} with a worse delivery rate than {before}."
+            yield Need(text, f"/?span={span}#{kind}")
+
+
 def _needs_of_messages(found: Counted, totals: Mapping[str, int], since: str) -> Iterator[Need]:
     yield from _if_any(
-        found.failing, "webhook", "without the latest changes: failing.", "/webhooks"
+        found.failing, "failing webhook", "behind with the latest changes.", "/webhooks"
     )
     yield from _if_any(found.refused, "refused callback", "in the quarantine.", "/quarantine")
     yield from _if_any(
@@ -116,9 +146,9 @@ def _needs_of_messages(found: Counted, totals: Mapping[str, int], since: str) ->
         f"/deliveries?state=unknown&since={since}",
     )
     yield from _if_any(
-        totals.get(State.EXPIRED, 0),
+        found.expired,
         "message",
-        "without a report in time.",
+        "of the last 30 days without a report in time.",
         # Most of them have no report at all, so no list by the time of the last one has them.
         "/deliveries?state=expired",
     )

@@ -49,6 +49,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> R
         "q": "",
         "here": request.scope["path"].removeprefix(request.scope["root_path"]),
         "notice": None,
+        "is_problem": False,
         "zone": zones.zone_of(request),
         **values,
     }

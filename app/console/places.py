@@ -21,10 +21,15 @@ class Place:
     name: str | None
     country: str | None  # of a network
     total: int
+    final: int
     rate: float | None
     before: float | None  # the rate of the span before; None if it had few final messages
     failure: str | None  # the commonest reason
     failures: int
+
+    @property
+    def has_enough(self) -> bool:
+        return self.final >= ENOUGH_FINAL
 
     @property
     def is_worse(self) -> bool:
@@ -58,7 +63,10 @@ def rate_of(states: Mapping[str, int]) -> float | None:
 def _places(
     counts: Sequence[Any], before: Sequence[Any], name_of: NameOf, country: NameOf
 ) -> list[Place]:
-    """Add the counts up by name: the worst delivery rate first, what is not known last."""
+    """Add the counts up by name: what got worse, then the worst rates, then those of few messages.
+
+    What is not known is last.
+    """
     states = _by_name((name_of(row[0]), row.of_state, row.deliveries) for row in counts)
     earlier = _by_name((name_of(row[0]), row.of_state, row.deliveries) for row in before)
     reasons = _by_name(
@@ -70,9 +78,12 @@ def _places(
         _place(name, country(name or ""), of_name, earlier[name], reasons[name])
         for name, of_name in states.items()
     ]
-    return sorted(
-        found, key=lambda it: (it.name is None, it.rate is None, it.rate, -it.total, it.name)
-    )
+    return sorted(found, key=_urgency)
+
+
+def _urgency(it: Place) -> tuple[Any, ...]:
+    rate = 1.0 if it.rate is None else it.rate
+    return (it.name is None, not it.is_worse, not it.has_enough, rate, -it.total, it.name)
 
 
 def _by_name(rows: Iterable[tuple[str | None, str, int]]) -> ByName:
@@ -91,13 +102,14 @@ def _place(
 ) -> Place:
     failure, failures = reasons.most_common(1)[0] if reasons else (None, 0)
     had_enough = sum(earlier[state] for state in FINAL_STATES) >= ENOUGH_FINAL
-    has_enough = sum(states[state] for state in FINAL_STATES) >= ENOUGH_FINAL
+    final = sum(states[state] for state in FINAL_STATES)
     return Place(
         name,
         country,
         states.total(),
+        final,
         rate_of(states),
-        rate_of(earlier) if had_enough and has_enough else None,
+        rate_of(earlier) if had_enough and final >= ENOUGH_FINAL else None,
         failure,
         failures,
     )

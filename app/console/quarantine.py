@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request, Response
 
@@ -25,6 +26,8 @@ MAX_IDS: Final = 1000
 BATCH: Final = 500
 # Of a number in a form or an address: those of a time in microseconds, and two more.
 MAX_DIGITS: Final = 18
+NAMED: Final = {"messageid": "message", "to": "number"}
+MOST_SHOWN: Final = 128
 REPLAY: Final = "replay"
 ACTIONS: Final = {REPLAY, "delete"}
 
@@ -42,8 +45,14 @@ def show_quarantine(request: Request, _session: Administrator) -> Response:
         total = store.count(connection)
     has_more, rows = len(rows) > ROWS_A_PAGE, rows[:ROWS_A_PAGE]
     following = cursors.encode((rows[-1].received_at, rows[-1].id)) if has_more else None
-    notice = _told(request.query_params.get("done"), request.query_params.get("counts", ""))
-    shown: dict[str, Any] = {"rows": rows, "total": total, "following": following, "notice": notice}
+    done = request.query_params.get("done")
+    shown: dict[str, Any] = {
+        "rows": [(row, _named(row.query)) for row in rows],
+        "total": total,
+        "following": following,
+        "notice": _told(done, request.query_params.get("counts", "")),
+        "is_problem": done == "nothing",
+    }
     return page(request, "quarantine.html", **shown)
 
 
@@ -101,6 +110,17 @@ def _delete(database: Database, ids: Sequence[str] | None, until: int) -> int:
         if not rows:
             return deleted
         after_id = rows[-1].id
+
+
+def _named(query: str) -> str:
+    """The message and the number that a refused callback names, as far as it does."""
+    try:
+        given = parse_qs(query, max_num_fields=MAX_IDS)
+    except ValueError:
+        return ""
+    return ", ".join(
+        f"{words} {given[name][0][:MOST_SHOWN]}" for name, words in NAMED.items() if name in given
+    )
 
 
 def _told(done: str | None, counts: str) -> str | None:

@@ -11,7 +11,7 @@ from app.console.access import PageRoute, Reader
 from app.console.messages import is_message_id
 from app.console.numbers import read_number
 from app.console.pages import message_path, page, redirect
-from app.store import read
+from app.store import quarantine, read
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -41,7 +41,10 @@ def search(request: Request, _session: Reader) -> Response:
         return redirect(request, "/deliveries", to=number)
     if by_reference and not (by_id or by_number):
         return redirect(request, "/deliveries", reference=q)
+    with parts_of(request).database.read.connect() as connection:
+        refused = quarantine.count(connection)
     found: dict[str, Any] = {
+        "refused": refused,
         "by_id": by_id,
         "by_number": by_number,
         "by_reference": by_reference,

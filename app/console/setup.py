@@ -102,6 +102,10 @@ def _page(request: Request, *, is_shown: bool) -> Response:
         keys=keys,
         database=settings.database_shown,
         retention_days=settings.retention_days,
+        sends=parts.sending is not None,
+        asks=parts.asking is not None,
+        asks_for_balance=parts.balance is not None,
+        balance=parts.balance.known if parts.balance is not None else None,
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 from app.console import words
 from app.console.pages import counted
 from app.reports import FINAL_STATES, LOWEST_REPORTED_FINAL_RANK, RANK, State
+from app.store.submissions import UNKNOWN_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ def timeline(
 
 def _events(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> Iterator[Event]:
     if delivery.submitted_at is not None:
-        yield Event(delivery.submitted_at, "Sent")
+        is_known = not delivery.message_id.startswith(UNKNOWN_ID)
+        yield Event(delivery.submitted_at, "Sent" if is_known else "Perhaps sent")
     for report in reports:
         yield _of_report(report, decides=_decides(report, mark))
     if mark.expired_at is not None:
@@ -100,13 +102,13 @@ def _of_report(report: Row[Any], *, decides: bool) -> Event:
 
 
 def why(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> str:
-    """Say which report decides, and why that one; empty if there is none."""
+    """Say which report decides, and why that one; empty if there is no choice."""
     if delivery.state == State.EXPIRED:
         return "No final report came in time, so the service gave up waiting."
     if not reports:
         return ""
     if len(reports) == 1:
-        return "The only report decides."
+        return ""
     equal = [report for report in reports if RANK[report.state] == mark.rank]
     others = {report.state for report in reports} - {report.state for report in equal}
     if others:

@@ -187,7 +187,7 @@ def test_ids_that_are_no_path_open_all_the_same(browser: Browser, service: Servi
             page.get_by_role("link", name=message_id, exact=True).click()
             expect(page.get_by_role("heading", level=1)).to_have_text(message_id)
             page.goto(page.locator("#link").text_content() or "")  # from a ticket
-            expect(page.get_by_text("The only report decides.")).to_be_visible()
+            expect(page.get_by_text("The message has reached the phone.").first).to_be_visible()
 
 
 @pytest.mark.parametrize("service", ["sqlite"], indirect=True)

@@ -16,7 +16,8 @@ from sqlalchemy import URL
 from app.callback.parse import parse
 from app.ops import upkeep
 from app.reports import DeliveryReport
-from app.store import write
+from app.store import submissions, write
+from app.store.submissions import UNKNOWN_ID, Submission
 from tests.console.browsing import ADMIN_FORMS, HTML, Person, a_person, text_of
 from tests.plans import plans_of, reads_a_whole_table, statements_on
 from tests.process import until
@@ -201,7 +202,7 @@ def test_id_with_reserved_characters_has_its_page(service: Service, person: Pers
         page = person.open("/search", params={"q": message_id})
 
         assert page.status_code == 200
-        assert "The only report decides." in page.text
+        assert "The message has reached the phone." in page.text
 
 
 def test_unknown_message_is_404_with_a_hint(person: Person) -> None:
@@ -262,7 +263,7 @@ def test_message_opens_by_a_parameter_too(service: Service, person: Person) -> N
     page = person.open("/messages?id=..")
 
     words = text_of(page)
-    assert "The only report decides." in words
+    assert "The message has reached the phone." in words
     assert "/messages?id=.." in words  # the link for a ticket
     assert """--json '{"messageids": [".."]}'""" in words  # no path that curl would shorten
     assert "/messages?id=..#to-6588888888" in person.open("/deliveries").text
@@ -393,6 +394,7 @@ def test_overview_counts_and_links_to_what_it_counts(service: Service, person: P
         assert "The number is not valid (1)" in words
         assert "1 refused callback in the quarantine." in words
         assert "/deliveries?network=52099&amp;since=" in page.text
+        assert "/deliveries?network=52099&amp;reason=illegal_number&amp;since=" in page.text
         assert "<title>" in page.text.partition("<svg")[2]
         assert "The same as a table" in words
     assert "Thailand" in words
@@ -413,11 +415,64 @@ def test_overview_tells_where_it_got_worse(service: Service, person: Person) -> 
     with service.app.parts.database.write.begin() as connection:
         write.record(connection, reports)
 
-    words = text_of(person.open("/"))
+    # Thirty networks with worse rates, of a message each.
+    for number in range(30):
+        service.call_back(
+            a_report(messageid=f"few-{number}", network=f"460{number:02}", status=404)
+        )
 
+    page = person.open("/")
+    words = text_of(page)
+
+    assert "1 country with a worse delivery rate than in the 24 hours before." in words
+    assert "1 network with a worse delivery rate than in the 24 hours before." in words
+    assert "/?span=24h#network" in page.text
     assert "Singapore 50.0 % 50.0 % 100.0 % worse now 20" in words
     assert "52501 Singapore 50.0 % 50.0 % 100.0 % worse now 20" in words
     assert "52099 Thailand 100.0 % 100.0 % 100.0 % 20" in words
+
+
+def test_overview_counts_what_had_no_report_in_time_for_a_month(
+    service: Service, person: Person
+) -> None:
+    now = time.time_ns() // 1000
+    for days in (4, 29, 32):
+        sent_at = now - days * 24 * 3600 * 1_000_000
+        submission = Submission(f"sent-{days}", ["6588888888"], None, sent_at)
+        with service.app.parts.database.write.begin() as connection:
+            submissions.register(connection, submission, sent_at)
+    with service.app.parts.database.write.begin() as connection:
+        submissions.expire(connection, cutoff=now, now=now, limit=10)
+
+    for span in ("24h", "7d", "30d"):
+        words = text_of(person.open(f"/?span={span}"))
+        assert "2 messages of the last 30 days without a report in time." in words
+
+
+def test_message_that_was_perhaps_sent_says_so(service: Service, person: Person) -> None:
+    message_id = f"{UNKNOWN_ID}1"
+    now = time.time_ns() // 1000
+    with service.app.parts.database.write.begin() as connection:
+        submissions.register(connection, Submission(message_id, ["6588888888"], None, now), now)
+
+    words = text_of(person.open("/messages", params={"id": message_id}))
+
+    assert "It may have been sent or not: PaaSoo's answer was lost" in words
+    assert "The message was sent" not in words
+    assert words.count("Perhaps sent") == 2
+
+
+def test_search_that_finds_nothing_tells_of_the_quarantine(
+    service: Service, person: Person
+) -> None:
+    assert "quarantine" not in text_of(person.open("/search?q=f2b32e6bfdaf38")).lower()
+    service.call_back("type=dlr&messageid=f2b32e6bfdaf38&to=8683063392")
+
+    assert "1 callback is in the quarantine, which a key of role admin can see" in text_of(
+        person.open("/search?q=f2b32e6bfdaf38")
+    )
+    with a_person(service, ADMIN_KEY) as boss:
+        assert "message f2b32e6bfdaf38, number 8683063392" in text_of(boss.open("/quarantine"))
 
 
 def test_times_and_days_are_of_the_readers_zone(service: Service, person: Person) -> None:

@@ -119,7 +119,7 @@ def test_a_disabled_address_is_seen_and_enabled(
     service.call_back(a_report())
     until(lambda: Hooks(service).show(webhook["id"])["disabled"])
 
-    assert "1 webhook without the latest changes" in text_of(person.open("/"))
+    assert "1 failing webhook behind with the latest changes." in text_of(person.open("/"))
     assert "Disabled" in text_of(person.open("/webhooks"))
     page = person.open(f"/webhooks/{webhook['id']}")
     assert "HTTP 410: the address is gone" in text_of(page)
