@@ -43,7 +43,7 @@ class Counted(NamedTuple):
     by_place: Sequence[Any]
     earlier: Sequence[Any]  # by place, in the span before
     refused: int
-    expired: int  # of the last 30 days: most have no report, and count by when they were sent
+    expired: int  # most have no report, and are counted at the time when they were sent
     contradictory: int
     failing: int
 
@@ -120,7 +120,7 @@ def _needs_of_places(
     worse: Mapping[str, Sequence[Place]], span: str, before: str
 ) -> Iterator[Need]:
     for kind, of_kind in worse.items():
-        number = sum(it.is_worse for it in of_kind)
+        number = sum(it.is_worse for it in of_kind if it.name)
         plural = {"country": "countries"}.get(kind)
         if number:
             text = f"{counted(number, kind, plural)} with a worse delivery rate than {before}."
@@ -148,7 +148,7 @@ def _needs_of_messages(found: Counted, totals: Mapping[str, int], since: str) ->
     yield from _if_any(
         found.expired,
         "message",
-        "of the last 30 days without a report in time.",
+        "sent in the last 30 days without a report in time.",
         # Most of them have no report at all, so no list by the time of the last one has them.
         "/deliveries?state=expired",
     )

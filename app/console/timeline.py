@@ -103,11 +103,7 @@ def _of_report(report: Row[Any], *, decides: bool) -> Event:
 
 def why(delivery: Row[Any], mark: Row[Any], reports: Sequence[Row[Any]]) -> str:
     """Say which report decides, and why that one; empty if there is no choice."""
-    if delivery.state == State.EXPIRED:
-        return "No final report came in time, so the service gave up waiting."
-    if not reports:
-        return ""
-    if len(reports) == 1:
+    if delivery.state == State.EXPIRED or len(reports) <= 1:
         return ""
     equal = [report for report in reports if RANK[report.state] == mark.rank]
     others = {report.state for report in reports} - {report.state for report in equal}

@@ -11,7 +11,7 @@ STATES: Final[dict[str, str]] = {
     State.EXPIRED: "No report in time",
     State.UNKNOWN: "Unclear",
     State.ACCEPTED: "With the carrier",
-    State.PENDING: "Sent, no report yet",
+    State.PENDING: "No report yet",
 }
 
 REASONS: Final[dict[str, str]] = {

@@ -61,6 +61,11 @@ class Batch:
             del entries[limit:]
         return rest
 
+    def put_back_refusals(self, waiting: "Batch") -> None:
+        """Move them to the front of those that wait."""
+        waiting.refusals[:0], waiting.tell_of_refusals[:0] = self.refusals, self.tell_of_refusals
+        self.refusals, self.tell_of_refusals = [], []
+
 
 Outcomes = tuple[list[Outcome], list[Outcome]]  # of a batch's reports, and of its refusals
 Handover = tuple[asyncio.AbstractEventLoop, Batch] | None  # None ends the thread
@@ -145,10 +150,12 @@ class Writer:
 
     def _may_go_beside(self) -> bool:
         """True if a way is free beside a batch that is under way, and worth its fixed cost."""
-        if self._outage.is_on or self._waiting.refusals:
-            return not self._with_thread
-        is_worth_it = 2 * len(self._waiting) >= self.queued
-        return is_worth_it and any(lane.is_free for lane in self._lanes)
+        if not self._with_thread and (self._outage.is_on or self._waiting.refusals):
+            return True
+        under_way = self.queued - len(self._waiting)
+        is_worth_it = len(self._waiting.reports) >= max(under_way, 1)
+        may_send = is_worth_it and not self._outage.is_on
+        return may_send and any(lane.is_free for lane in self._lanes)
 
     async def stop(self, timeout_s: float) -> None:
         """Wait until every admitted report is answered. Give up on the rest after `timeout_s`."""
@@ -176,10 +183,12 @@ class Writer:
 
     def _start_commit(self) -> None:
         self._is_starting = False
-        if not self._waiting:  # given up since
-            return
         batch = self._waiting
         self._waiting = batch.cut(MAX_BATCH)
+        if self._with_thread:  # they wait for the thread; the reports need not
+            batch.put_back_refusals(self._waiting)
+        if not batch:  # given up since
+            return
         self._under_way.add(batch)
         try:
             is_sent = self._is_sent_directly(batch)

@@ -446,7 +446,7 @@ def test_overview_counts_what_had_no_report_in_time_for_a_month(
 
     for span in ("24h", "7d", "30d"):
         words = text_of(person.open(f"/?span={span}"))
-        assert "2 messages of the last 30 days without a report in time." in words
+        assert "2 messages sent in the last 30 days without a report in time." in words
 
 
 def test_message_that_was_perhaps_sent_says_so(service: Service, person: Person) -> None:
@@ -457,7 +457,7 @@ def test_message_that_was_perhaps_sent_says_so(service: Service, person: Person)
 
     words = text_of(person.open("/messages", params={"id": message_id}))
 
-    assert "It may have been sent or not: PaaSoo's answer was lost" in words
+    assert "It may have been sent or not: PaaSoo's answer did not come" in words
     assert "The message was sent" not in words
     assert words.count("Perhaps sent") == 2
 

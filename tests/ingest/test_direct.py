@@ -132,7 +132,7 @@ def test_to_open_it_takes_no_connection_from_the_thread(
     database.close()
 
 
-def test_refused_callbacks_wait_for_the_thread_together(
+def test_refused_callbacks_wait_for_the_thread_together_and_no_report_does(
     postgres_url: URL, other: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each batch on its own would wait for the lock in turn."""
@@ -144,6 +144,9 @@ def test_refused_callbacks_wait_for_the_thread_together(
             for number in range(8):
                 answers.append(threads.submit(service.call_back, f"type=dlr&n={number}"))
                 until(lambda number=number: writer.queued == number + 1)  # type: ignore[misc]
+                # Reports wait for none of them.
+                assert service.call_back(a_report(messageid=f"m-{number}")).status_code == 200
+            assert not answers[0].done()
             assert {answer.result().status_code for answer in answers} == {400}
 
     failed = [it for it in caplog.messages if it == "the quarantine takes nothing"]
