@@ -33,8 +33,8 @@ CONTRADICTORY: Final = 1000  # one in so many
 REFUSED: Final = 500
 FAR: Final = 200  # pages
 WARM_UP: Final = 5
-# Who clicks during the callbacks: how many, and if it is on another process of the same core, which
-# shows what the core alone costs.
+# Those that click during the callbacks: their name, their number, and True if they do so on another
+# process of the same core. That shows what the core alone costs.
 PEOPLE: Final = (
     ("nobody", 0, False),
     ("one person", 1, False),

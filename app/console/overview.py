@@ -52,22 +52,18 @@ class Counted(NamedTuple):
 def show_overview(request: Request, _session: Reader) -> Response:
     """Is all well: by the hour, by country and by network; and what needs a person."""
     parts, zone = parts_of(request), zone_of(request)
-    asked = request.query_params.get("span", "24h")
-    span = asked if asked in SPANS else "24h"
+    span = request.query_params.get("span")
+    span = span if span in SPANS else "24h"
     chosen = SPANS[span]
     now_hour = time.time_ns() // 1000 // stats.HOUR
     first_hour = hours.first_hour(chosen, now_hour, zone)
     since = first_hour * stats.HOUR
     with parts.database.read.connect() as connection:
         found = _count(connection, chosen, now_hour, first_hour)
-    by_kind = {
-        "country": places.countries(found.by_place, found.earlier),
-        "network": places.networks(found.by_place, found.earlier),
-    }
+    countries = places.countries(found.by_place, found.earlier)
+    networks = places.networks(found.by_place, found.earlier)
     bars = hours.bars_of(found.by_hour, chosen, now_hour, zone)
-    totals: Counter[str] = Counter()
-    for bar in bars:
-        totals.update(bar.by_state)
+    totals = sum((Counter(bar.by_state) for bar in bars), Counter[str]())
     return page(
         request,
         "overview.html",
@@ -83,11 +79,12 @@ def show_overview(request: Request, _session: Reader) -> Response:
         total=totals.total(),
         rate=places.rate_of(totals),
         most_places=MOST_PLACES,
-        countries=by_kind["country"],
-        networks=by_kind["network"],
+        countries=countries,
+        networks=networks,
         needs=[
             *_needs_of_machines(parts),
-            *_needs_of_places(by_kind, span, f"in the {chosen.name} before"),
+            *_if_worse(countries, "country", "countries", span),
+            *_if_worse(networks, "network", "networks", span),
             *_needs_of_messages(found, totals, rfc3339(since)),
         ],
     )
@@ -116,15 +113,11 @@ def _count_expired(connection: Connection, now_hour: int) -> int:
     return sum(row.deliveries for row in by_state if row.of_state == State.EXPIRED)
 
 
-def _needs_of_places(
-    worse: Mapping[str, Sequence[Place]], span: str, before: str
-) -> Iterator[Need]:
-    for kind, of_kind in worse.items():
-        number = sum(it.is_worse for it in of_kind if it.name)
-        plural = {"country": "countries"}.get(kind)
-        if number:
-            text = f"{counted(number, kind, plural)} with a worse delivery rate than {before}."
-            yield Need(text, f"/?span={span}#{kind}")
+def _if_worse(found: Sequence[Place], kind: str, kinds: str, span: str) -> Iterator[Need]:
+    """The need of countries, or networks: their part of the page."""
+    if number := sum(it.is_worse for it in found if it.name):
+        rest = f"with a worse delivery rate than in the {SPANS[span].name} before."
+        yield Need(f"{counted(number, kind, kinds)} {rest}", f"/?span={span}#{kind}")
 
 
 def _needs_of_messages(found: Counted, totals: Mapping[str, int], since: str) -> Iterator[Need]:

@@ -21,15 +21,11 @@ class Place:
     name: str | None
     country: str | None  # of a network
     total: int
-    final: int
+    has_enough: bool  # final messages, for its rate to say much
     rate: float | None
     before: float | None  # the rate of the span before; None if it had few final messages
     failure: str | None  # the commonest reason
     failures: int
-
-    @property
-    def has_enough(self) -> bool:
-        return self.final >= ENOUGH_FINAL
 
     @property
     def is_worse(self) -> bool:
@@ -56,8 +52,12 @@ def countries(counts: Sequence[Any], before: Sequence[Any]) -> list[Place]:
 
 def rate_of(states: Mapping[str, int]) -> float | None:
     """Delivered over final; None if nothing is final."""
-    final = sum(states.get(state, 0) for state in FINAL_STATES)
+    final = _final(states)
     return states.get(State.DELIVERED, 0) / final if final else None
+
+
+def _final(states: Mapping[str, int]) -> int:
+    return sum(states.get(state, 0) for state in FINAL_STATES)
 
 
 def _places(
@@ -101,15 +101,14 @@ def _place(
     reasons: Counter[str],
 ) -> Place:
     failure, failures = reasons.most_common(1)[0] if reasons else (None, 0)
-    had_enough = sum(earlier[state] for state in FINAL_STATES) >= ENOUGH_FINAL
-    final = sum(states[state] for state in FINAL_STATES)
+    has_enough, had_enough = (_final(of) >= ENOUGH_FINAL for of in (states, earlier))
     return Place(
         name,
         country,
         states.total(),
-        final,
+        has_enough,
         rate_of(states),
-        rate_of(earlier) if had_enough and final >= ENOUGH_FINAL else None,
+        rate_of(earlier) if had_enough and has_enough else None,
         failure,
         failures,
     )

@@ -177,13 +177,14 @@ def engine(
         if raw.is_pooled:
             _begin_through_a_pooler(connection, in_transaction, is_outdated)
 
-    @event.listens_for(created, "handle_error")
-    def drop_what_is_read_only(context: ExceptionContext) -> None:
-        # A session stays so when the server no longer is; a new one finds out.
-        if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
-            context.is_disconnect = True
-
+    event.listen(created, "handle_error", _let_go_if_read_only)
     return created
+
+
+def _let_go_if_read_only(context: ExceptionContext) -> None:
+    """Use the session no more: it stays read-only when the server no longer is."""
+    if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 def _prepare(connection: ServerConnection, timeout_s: float | None) -> None:

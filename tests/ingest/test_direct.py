@@ -52,6 +52,24 @@ def writing_directly(url: URL, other: psycopg.Connection[Any]) -> Iterator[Servi
         yield service
 
 
+@pytest.fixture
+def admin(postgres_server: URL) -> Iterator[psycopg.Connection[Any]]:
+    """A session on another database of the server's."""
+    address = postgres_server.render_as_string(hide_password=False)
+    with psycopg.connect(address, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def no_new_connection(admin: psycopg.Connection[Any], url: URL) -> Iterator[None]:
+    allow = f"ALTER DATABASE {url.database} ALLOW_CONNECTIONS"
+    admin.execute(f"{allow} false".encode())
+    try:
+        yield
+    finally:
+        admin.execute(f"{allow} true".encode())
+
+
 def is_open(other: psycopg.Connection[Any]) -> bool:
     return other.execute(f"SELECT count(*) {OURS}").fetchone() == (LANES,)
 
@@ -112,22 +130,16 @@ def test_the_other_one_goes_on_until_it_is_opened_again(
 
 
 def test_to_open_it_takes_no_connection_from_the_thread(
-    postgres_server: URL, postgres_url: URL
+    postgres_url: URL, admin: psycopg.Connection[Any]
 ) -> None:
     """Here while no new one is to be had."""
-    allow = f"ALTER DATABASE {postgres_url.database} ALLOW_CONNECTIONS "
-    address = postgres_server.render_as_string(hide_password=False)
     database = open_database(postgres_url)
     first, second = Direct(database), Direct(database)
     assert first.open()
-    with psycopg.connect(address, autocommit=True) as admin:
-        admin.execute(f"{allow} false".encode())
-        try:
-            assert not second.open()
-            with database.batch() as connection:
-                assert connection.scalar(text("SELECT 1")) == 1
-        finally:
-            admin.execute(f"{allow} true".encode())
+    with no_new_connection(admin, postgres_url):
+        assert not second.open()
+        with database.batch() as connection:
+            assert connection.scalar(text("SELECT 1")) == 1
     first.close()
     database.close()
 
@@ -203,17 +215,14 @@ def test_a_row_that_the_database_refuses_costs_the_others_nothing(
 
 
 def test_the_thread_needs_no_new_connection(
-    postgres_server: URL, postgres_url: URL, other: psycopg.Connection[Any]
+    postgres_url: URL, other: psycopg.Connection[Any], admin: psycopg.Connection[Any]
 ) -> None:
     """It takes two different reports of one delivery, for example, while none is to be had.
 
     Nor does any other write have its connection: here one that waits for a lock.
     """
-    allow = f"ALTER DATABASE {postgres_url.database} ALLOW_CONNECTIONS "
-    address = postgres_server.render_as_string(hide_password=False)
     with (
         writing_directly(postgres_url, other) as service,
-        psycopg.connect(address, autocommit=True) as admin,
         ThreadPoolExecutor(1) as threads,
     ):
         assert service.call_back("type=dlr").status_code == 400
@@ -222,11 +231,8 @@ def test_the_thread_needs_no_new_connection(
             other.execute("LOCK TABLE quarantine IN EXCLUSIVE MODE")
             threads.submit(delete_refused, service, refused["id"])
             until(lambda: admin.execute(DELETION_WAITS).fetchone() == (1,))
-            admin.execute(f"{allow} false".encode())
-            try:
+            with no_new_connection(admin, postgres_url):
                 answers = statuses_of(service, [a_report(errcode=str(n)) for n in range(20)])
-            finally:
-                admin.execute(f"{allow} true".encode())
 
         assert answers == [200] * 20
         assert service.metric("dlr_spooled_total") == 0
