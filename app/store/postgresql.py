@@ -159,13 +159,13 @@ def engine(
         isolation_level="AUTOCOMMIT",
         **options,
     )
+    event.listen(created, "handle_error", _let_go_if_read_only)
     in_transaction = _settings("true", timeout_s)
 
     @event.listens_for(created, "do_connect")
     def connect(_dialect: object, _record: object, args: Any, options: Any) -> ServerConnection:
-        if latest_first and latest:
-            options = _beginning_with(latest[0], options)
-        connection = _connect(args, options, is_outdated)
+        known = _beginning_with(latest[0], options) if latest_first and latest else options
+        connection = _connect(args, known, is_outdated)
         latest[:] = [(connection.info.host, connection.info.port)]
         _prepare(connection, timeout_s)
         return connection
@@ -177,7 +177,6 @@ def engine(
         if raw.is_pooled:
             _begin_through_a_pooler(connection, in_transaction, is_outdated)
 
-    event.listen(created, "handle_error", _let_go_if_read_only)
     return created
 
 
