@@ -57,6 +57,9 @@ SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 
 def alembic_on(connection: Connection) -> Config:
     """For Alembic's commands."""
+    if connection.dialect.name == "postgresql":
+        connection.rollback()
+        connection.execution_options(isolation_level="READ COMMITTED")  # as `schema` migrates
     config = schema.alembic_config()
     config.attributes["connection"] = connection
     return config

@@ -25,13 +25,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from app.store.tables import deliveries, delivery_counts, state_totals
+from app.store.tables import count_changes, deliveries, delivery_counts, state_totals
 
 HOUR: Final = 3_600_000_000  # us
 HOURS_A_DAY: Final = 24
 
-# Parts that one call adds up at most: few enough that writers don't wait long.
-MAX_PARTS: Final = 2_000
+# Changes that one call adds up at most: few enough that writers don't wait long.
+MAX_CHANGES: Final = 2_000
 # An arbitrary number, which no other program in the same database should lock.
 COMPACTION_LOCK: Final = 7_266_332
 
@@ -98,13 +98,10 @@ def _counted(table: Table, since: int | None, until: int | None) -> Iterator[Sel
         if until > end_hour * HOUR:
             yield _one_by_one(table, end_hour * HOUR, until)
     names = _names(table)
-    yield select(*(table.c[name] for name in names)).where(
-        *_between(table.c.hour, first_hour, end_hour)
-    )
-    if table is state_totals:  # it lacks the parts that have not been added up yet
-        parts = select(*(delivery_counts.c[name] for name in names)).where(text("part <> 0"))
-        # `+ 0` hides the hour from the database, so that it takes the index on parts: they are few.
-        yield parts.where(*_between(delivery_counts.c.hour + 0, first_hour, end_hour))
+    for counts in (table, count_changes):
+        yield select(*(counts.c[name] for name in names)).where(
+            *_between(counts.c.hour, first_hour, end_hour)
+        )
 
 
 def _between(
@@ -147,54 +144,53 @@ _INTO_STATE_TOTALS = """
 INSERT INTO state_totals (hour, state, deliveries) {added}
 ON CONFLICT (hour, state) DO UPDATE SET deliveries = state_totals.deliveries + excluded.deliveries
 """
-_INTO_PART_0 = """
+_INTO_COUNTS = """
 INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries) {added}
 ON CONFLICT (hour, mcc_mnc, state, reason, part)
 DO UPDATE SET deliveries = delivery_counts.deliveries + excluded.deliveries
 """
-_BY_STATE = "SELECT hour, state, sum(deliveries) FROM parts GROUP BY hour, state"
+_BY_STATE = "SELECT hour, state, sum(deliveries) FROM changes GROUP BY hour, state"
 _BY_GROUP = """
-SELECT hour, mcc_mnc, state, reason, 0, sum(deliveries) FROM parts
+SELECT hour, mcc_mnc, state, reason, 0, sum(deliveries) FROM changes
 GROUP BY hour, mcc_mnc, state, reason
 """
-# One statement, so that no reader sees parts twice or not at all, and no writer waits. The array
-# makes PostgreSQL fetch the rows one by one instead of scanning the table.
+# One statement, so that no reader sees changes twice or not at all, and no writer waits. The array
+# makes PostgreSQL fetch the rows one by one instead of scanning the table twice.
 _COMPACT_POSTGRESQL = f"""
-WITH parts AS (
-    DELETE FROM delivery_counts WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM delivery_counts WHERE part <> 0 ORDER BY part LIMIT %(limit)s))
+WITH changes AS (
+    DELETE FROM count_changes WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM count_changes LIMIT %(limit)s))
     RETURNING hour, mcc_mnc, state, reason, deliveries
 ),
 by_state AS ({_INTO_STATE_TOTALS.format(added=_BY_STATE)}),
-by_group AS ({_INTO_PART_0.format(added=_BY_GROUP)})
-SELECT count(*) FROM parts
+by_group AS ({_INTO_COUNTS.format(added=_BY_GROUP)})
+SELECT count(*) FROM changes
 """
 _TAKE_SQLITE = """
-DELETE FROM delivery_counts WHERE (hour, mcc_mnc, state, reason, part) IN (
-    SELECT hour, mcc_mnc, state, reason, part FROM delivery_counts WHERE part <> 0 LIMIT ?)
+DELETE FROM count_changes WHERE (hour, mcc_mnc, state, reason) IN (
+    SELECT hour, mcc_mnc, state, reason FROM count_changes LIMIT ?)
 RETURNING hour, mcc_mnc, state, reason, deliveries
 """
 _ADD_SQLITE = (
     _INTO_STATE_TOTALS.format(added="VALUES (?1, ?3, ?5)"),
-    _INTO_PART_0.format(added="VALUES (?1, ?2, ?3, ?4, 0, ?5)"),
+    _INTO_COUNTS.format(added="VALUES (?1, ?2, ?3, ?4, 0, ?5)"),
 )
 
 
 def compact(connection: Connection) -> int:
-    """Add up at most `MAX_PARTS` parts that transactions left, and return their number.
+    """Add up at most `MAX_CHANGES` that transactions left, and return their number.
 
-    Needs a transaction. On PostgreSQL it takes the oldest first, and none while another process
-    compacts.
+    Needs a transaction. On PostgreSQL it adds none while another process does.
     """
     if connection.dialect.name == "sqlite":
-        parts = [tuple(row) for row in connection.exec_driver_sql(_TAKE_SQLITE, (MAX_PARTS,))]
-        for statement in _ADD_SQLITE if parts else ():
-            connection.exec_driver_sql(statement, parts)
-        return len(parts)
+        changes = [tuple(row) for row in connection.exec_driver_sql(_TAKE_SQLITE, (MAX_CHANGES,))]
+        for statement in _ADD_SQLITE if changes else ():
+            connection.exec_driver_sql(statement, changes)
+        return len(changes)
     lock = select(func.pg_try_advisory_xact_lock(COMPACTION_LOCK))
     if not connection.scalar(lock):
         return 0
-    compacted = connection.exec_driver_sql(_COMPACT_POSTGRESQL, {"limit": MAX_PARTS})
+    compacted = connection.exec_driver_sql(_COMPACT_POSTGRESQL, {"limit": MAX_CHANGES})
     return int(compacted.scalar_one())
 
 

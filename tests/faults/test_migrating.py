@@ -66,7 +66,7 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
 
     assert b"migration 0010: index 1 of 10\n" in told
     assert unfinished == (1,)
-    assert (again.code, again.stdout) == (0, "schema: 0009 -> 0010\n"), again.stderr
+    assert (again.code, again.stdout) == (0, "schema: 0009 -> 0011\n"), again.stderr
     assert left == (0,)
     with database.write.connect() as connection:
         command.check(alembic_on(connection))
@@ -102,4 +102,4 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
         told, _ = waiting.communicate()
 
     assert snapshots == {None}
-    assert told == b"schema: 0009 -> 0010\n"
+    assert told == b"schema: 0009 -> 0011\n"

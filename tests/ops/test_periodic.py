@@ -117,8 +117,8 @@ def test_a_service_adds_up_its_statistics(
             service.call_back(a_report(messageid=f"m-{number}"))
         read = service.app.parts.database.read
 
-        def parts() -> set[int]:
+        def counted() -> list[int]:
             with read.connect() as connection:
-                return set(connection.scalars(select(delivery_counts.c.part)))
+                return list(connection.scalars(select(delivery_counts.c.deliveries)))
 
-        until(lambda: parts() == {0})
+        until(lambda: counted() == [5])

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import URL, Connection, Table, delete, event, insert, select, update
+from sqlalchemy import URL, Connection, Table, delete, insert, select, update
 
 from app.store import stats, write
 from app.store.engine import Database, open_database
-from app.store.tables import deliveries, delivery_counts, reports, state_totals
+from app.store.tables import count_changes, deliveries, delivery_counts, reports, state_totals
 from tests.conftest import migrated_database
 from tests.recount import KEYS, counted, recount
 from tests.store.test_fold import MEANINGS, understood
@@ -113,7 +113,7 @@ def test_any_history_and_any_span_are_counted_right(database: Database) -> None:
 
 @pytest.fixture
 def server_database(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Database]:
-    """PostgreSQL, where transactions leave parts."""
+    """PostgreSQL, where each transaction leaves changes of its own."""
     with migrated_database("postgresql", tmp_path, request) as url:
         opened = open_database(url, hurried=False)
         yield opened
@@ -135,9 +135,9 @@ def test_compaction_leaves_one_row_a_group_and_what_is_empty_is_forgotten(
             take(connection, ("record", [(f"m-{number}", {"status": 0}, "52099", 3 * HOUR)]))
 
     with database.transaction() as connection:
-        parts = len(rows_of(connection, delivery_counts))
-        assert rows_of(connection, state_totals) == []
-        assert stats.compact(connection) == parts > 0
+        changes = len(rows_of(connection, count_changes))
+        assert rows_of(connection, delivery_counts) == rows_of(connection, state_totals) == []
+        assert stats.compact(connection) == changes > 0
         assert stats.compact(connection) == 0
 
         group, state = ("52099", "delivered", "", 0), ("delivered",)
@@ -162,7 +162,7 @@ def test_compaction_takes_turns(server_database: Database) -> None:
 def test_compaction_is_bounded_and_goes_on_where_it_ended(
     server_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats, "MAX_PARTS", 3)
+    monkeypatch.setattr(stats, "MAX_CHANGES", 3)
     for number in range(5):
         with server_database.transaction() as connection:
             take(connection, ("record", [(f"m-{number}", {"status": 0}, None, HOUR)]))
@@ -226,21 +226,3 @@ def test_statistics_stay_exact_while_replicas_write_and_compact(
             pass
         assert counted(connection, KEYS) == recount(connection, KEYS)
         assert counted(connection, ["hour"]) == recount(connection, ["hour"])
-
-
-def test_parts_not_added_up_yet_are_found_by_their_own_index(database: Database) -> None:
-    explained = []
-
-    @event.listens_for(database.read, "before_cursor_execute")
-    def note(_c: object, _cu: object, statement: str, parameters: Any, *_: object) -> None:
-        explained.append((statement, parameters))
-
-    with database.read.connect() as connection:
-        stats.count(connection, ["hour"], FIRST_HOUR * HOUR, None, max_rows=10)
-        (statement, parameters), *_ = explained
-        if connection.dialect.name == "postgresql":  # where tests' tables are small
-            connection.exec_driver_sql("SET enable_seqscan = off")
-        explain = "EXPLAIN " if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
-        plan = connection.exec_driver_sql(explain + statement, parameters).all()
-
-    assert "ix_delivery_counts_part" in str(plan)
