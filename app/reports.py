@@ -87,7 +87,8 @@ TEST_NUMBER: Final = "99900000000"
 # (`docs/decisions/0011-checks-leave-nothing.md`).
 CHECK_PREFIX: Final = "paasoo-dlr-check-"
 
-# The source of a report that PaaSoo was asked for.
+# The sources of a report that PaaSoo called with, and of one that it was asked for.
+CALLBACK: Final = "callback"
 PULL: Final = "pull"
 
 
@@ -102,7 +103,7 @@ class DeliveryReport(NamedTuple):
     recipient: str  # digits only, country code first
     fingerprint: int
     query: str  # raw, printable ASCII, as `callback.parse.printable` gives it; JSON of a `PULL`
-    source: str  # `callback`, `replay` from the quarantine, or `PULL`
+    source: str  # `CALLBACK`, `replay` from the quarantine, or `PULL`
     received_at: int
     rank: int
     state: str  # of `State`

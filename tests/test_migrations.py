@@ -67,7 +67,7 @@ def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url:
     database.close()
 
 
-def test_raw_queries_are_whole_again_on_the_way_back(database_url: URL) -> None:
+def test_reports_are_whole_again_on_the_way_back(database_url: URL) -> None:
     raw_queries = {
         "type=dlr&messageid=m-1&to=6588888888&status=0&statuscode=delivered&errcode=1",
         "type=dlr&messageid=m-2&to=6588888888&status=404&statuscode=Absent%20Subscriber",
@@ -79,9 +79,11 @@ def test_raw_queries_are_whole_again_on_the_way_back(database_url: URL) -> None:
     with database.write.connect() as connection:
         command.downgrade(alembic_on(connection), "0009")
         before = set(connection.execute(select(reports.c.query)).scalars())
+        sources = set(connection.execute(select(reports.c.source)).scalars())
     schema.upgrade(database.write)
     with database.read.connect() as connection:
         after = {read.reports_of(connection, f"m-{it}")[0].query for it in (1, 2, 3)}
     database.close()
 
     assert before == after == raw_queries
+    assert sources == {"callback"}

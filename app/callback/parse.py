@@ -14,6 +14,7 @@ from urllib.parse import quote_from_bytes, unquote, unquote_to_bytes
 
 from app.callback.paasoo_codes import meaning_of
 from app.reports import (
+    CALLBACK,
     RANK,
     DeliveryReport,
     Refusal,
@@ -59,7 +60,7 @@ class InvalidReportError(Exception):
         self.detail = detail
 
 
-def parse(query: bytes, received_at: int, source: str = "callback") -> DeliveryReport:
+def parse(query: bytes, received_at: int, source: str = CALLBACK) -> DeliveryReport:
     """Parse one raw query; `received_at` is in microseconds since 1970 UTC.
 
     Raises `InvalidReportError`, with one of `CODES`.

@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import Text
 
-from app.reports import LOWEST_FINAL_RANK, State
+from app.reports import CALLBACK, LOWEST_FINAL_RANK, State
 from app.store.keys import KEY
 from app.store.tables import deliveries, reports
 
@@ -79,7 +79,9 @@ RAW_QUERY = case(
     + func.coalesce("&errcode=" + reports.c.errcode, "")
     + func.coalesce("&network=" + reports.c.mcc_mnc, ""),
 ).label("query")
-REPORT = (*(column for column in reports.c if column is not reports.c.query), RAW_QUERY)
+# Most reports are callbacks, which is not kept either.
+SOURCE = func.coalesce(func.nullif(reports.c.source, ""), CALLBACK).label("source")
+REPORT = (*(it for it in reports.c if it.name not in {"query", "source"}), RAW_QUERY, SOURCE)
 
 _REPORTS_OF_MESSAGE = (
     select(*REPORT)

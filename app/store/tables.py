@@ -63,6 +63,7 @@ reports = Table(
     Column("statuscode", Text, comment="PaaSoo's"),
     Column("errcode", Text, comment="PaaSoo's"),
     Column("mcc_mnc", Text, comment="PaaSoo's network"),
+    # Empty if it was a callback: see `read.SOURCE`.
     Column("source", String(16), nullable=False, comment="how it came to us"),
     # Empty if it is as in PaaSoo's guide: `read.RAW_QUERY` makes it again.
     Column("query", Text, nullable=False, comment="raw, non-printable bytes percent-encoded"),

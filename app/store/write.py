@@ -16,6 +16,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 
 from app.reports import (
     BEFORE_ALL_US,
+    CALLBACK,
     CLOCK_TOLERANCE_US,
     LOWEST_REPORTED_FINAL_RANK,
     DeliveryReport,
@@ -220,7 +221,8 @@ def kept_query(report: DeliveryReport) -> str:
 
 
 def _row(report: DeliveryReport) -> tuple[object, ...]:
-    return (*report[:3], kept_query(report), *report[4:])
+    source = "" if report.source == CALLBACK else report.source  # as `read.SOURCE` reads it
+    return (*report[:3], kept_query(report), source, *report[5:])
 
 
 def _arrays(rows: Sequence[tuple[object, ...]]) -> list[str]:

@@ -2,7 +2,8 @@
 
 A part of `delivery_counts` cost an entry in two indexes, a third of what a single report wrote to
 PostgreSQL's log. A replica of the version before shows changes in its statistics once a new one has
-added them up, some seconds later.
+added them up, some seconds later, and no source of the reports that a new one has stored: of
+callbacks, that is left out from now on.
 """
 
 from types import ModuleType
@@ -62,6 +63,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("UPDATE reports SET source = 'callback' WHERE source = ''")
     if is_sqlite():
         migration("0004").drop_triggers()
         migration("0004").create_triggers(migration("0004").triggers())

@@ -25,8 +25,8 @@ from sqlalchemy import URL, func, select
 
 from app.commands.rebuild import RULES
 from app.store.engine import open_database
+from app.store.read import SOURCE
 from app.store.rebuild import rebuild
-from app.store.tables import reports
 from simulator.options import parse_shares
 from simulator.oracle import Claim, claim_of
 from simulator.traffic import Delays, Delivery, Message, Mix, invent
@@ -228,7 +228,7 @@ def check_history(url: URL) -> Counter[str]:
     """The reports of each source. Raises `AssertionError` if a rebuild would change anything."""
     database = open_database(url, hurried=False)
     with database.read.connect() as connection:
-        by_source = select(reports.c.source, func.count()).group_by(reports.c.source)
+        by_source = select(SOURCE, func.count()).group_by(SOURCE)
         sources = Counter({row[0]: row[1] for row in connection.execute(by_source)})
     changes = [it for batch in rebuild(database, RULES, dry_run=True) for it in batch.corrections]
     database.close()
