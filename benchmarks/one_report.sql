@@ -13,9 +13,7 @@ history AS (
     INSERT INTO reports (message_id, recipient, fingerprint, received_at, last_received_at,
         times_received, state, reason, status, statuscode, errcode, mcc_mnc, source, query)
     SELECT message_id, recipient, 7266331722145912388, received_at, received_at,
-        1, 'delivered', NULL, 0, 'delivered', '1', '52099', 'callback',
-        'type=dlr&messageid=' || message_id || '&to=' || recipient
-            || '&status=0&statuscode=delivered&errcode=1&network=52099'
+        1, 'delivered', NULL, 0, 'delivered', '1', '52099', '', ''
     FROM numbered
     ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
         times_received = reports.times_received + excluded.times_received,

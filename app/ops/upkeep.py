@@ -129,8 +129,8 @@ def try_to_write(database: Database, outage: Outage) -> None:
 
 
 def compact(database: Database, stopping: threading.Event) -> None:
-    """Add up the changes of counts that transactions left, until there are none."""
-    for _ in _batches(database, stopping, stats.MAX_CHANGES, stats.compact):
+    """Add up the deltas of counts that transactions left, until there are none."""
+    for _ in _batches(database, stopping, stats.MAX_DELTAS, stats.compact):
         pass
 
 

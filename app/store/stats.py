@@ -25,13 +25,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
-from app.store.tables import count_changes, deliveries, delivery_counts, state_totals
+from app.store.tables import count_deltas, deliveries, delivery_counts, state_totals
 
 HOUR: Final = 3_600_000_000  # us
 HOURS_A_DAY: Final = 24
 
-# Changes that one call adds up at most: few enough that writers don't wait long.
-MAX_CHANGES: Final = 2_000
+# Deltas that one call adds up at most: few enough that writers don't wait long.
+MAX_DELTAS: Final = 2_000
 # An arbitrary number, which no other program in the same database should lock.
 COMPACTION_LOCK: Final = 7_266_332
 
@@ -98,7 +98,7 @@ def _counted(table: Table, since: int | None, until: int | None) -> Iterator[Sel
         if until > end_hour * HOUR:
             yield _one_by_one(table, end_hour * HOUR, until)
     names = _names(table)
-    for counts in (table, count_changes):
+    for counts in (table, count_deltas):
         yield select(*(counts.c[name] for name in names)).where(
             *_between(counts.c.hour, first_hour, end_hour)
         )
@@ -149,26 +149,26 @@ INSERT INTO delivery_counts (hour, mcc_mnc, state, reason, part, deliveries) {ad
 ON CONFLICT (hour, mcc_mnc, state, reason, part)
 DO UPDATE SET deliveries = delivery_counts.deliveries + excluded.deliveries
 """
-_BY_STATE = "SELECT hour, state, sum(deliveries) FROM changes GROUP BY hour, state"
+_BY_STATE = "SELECT hour, state, sum(deliveries) FROM deltas GROUP BY hour, state"
 _BY_GROUP = """
-SELECT hour, mcc_mnc, state, reason, 0, sum(deliveries) FROM changes
+SELECT hour, mcc_mnc, state, reason, 0, sum(deliveries) FROM deltas
 GROUP BY hour, mcc_mnc, state, reason
 """
-# One statement, so that no reader sees changes twice or not at all, and no writer waits. The array
+# One statement, so that no reader sees deltas twice or not at all, and no writer waits. The array
 # makes PostgreSQL fetch the rows one by one instead of scanning the table twice.
 _COMPACT_POSTGRESQL = f"""
-WITH changes AS (
-    DELETE FROM count_changes WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM count_changes LIMIT %(limit)s))
+WITH deltas AS (
+    DELETE FROM count_deltas WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM count_deltas LIMIT %(limit)s))
     RETURNING hour, mcc_mnc, state, reason, deliveries
 ),
 by_state AS ({_INTO_STATE_TOTALS.format(added=_BY_STATE)}),
 by_group AS ({_INTO_COUNTS.format(added=_BY_GROUP)})
-SELECT count(*) FROM changes
+SELECT count(*) FROM deltas
 """
 _TAKE_SQLITE = """
-DELETE FROM count_changes WHERE (hour, mcc_mnc, state, reason) IN (
-    SELECT hour, mcc_mnc, state, reason FROM count_changes LIMIT ?)
+DELETE FROM count_deltas WHERE (hour, mcc_mnc, state, reason) IN (
+    SELECT hour, mcc_mnc, state, reason FROM count_deltas LIMIT ?)
 RETURNING hour, mcc_mnc, state, reason, deliveries
 """
 _ADD_SQLITE = (
@@ -178,19 +178,19 @@ _ADD_SQLITE = (
 
 
 def compact(connection: Connection) -> int:
-    """Add up at most `MAX_CHANGES` that transactions left, and return their number.
+    """Add up at most `MAX_DELTAS` that transactions left, and return their number.
 
     Needs a transaction. On PostgreSQL it adds none while another process does.
     """
     if connection.dialect.name == "sqlite":
-        changes = [tuple(row) for row in connection.exec_driver_sql(_TAKE_SQLITE, (MAX_CHANGES,))]
-        for statement in _ADD_SQLITE if changes else ():
-            connection.exec_driver_sql(statement, changes)
-        return len(changes)
+        deltas = [tuple(row) for row in connection.exec_driver_sql(_TAKE_SQLITE, (MAX_DELTAS,))]
+        for statement in _ADD_SQLITE if deltas else ():
+            connection.exec_driver_sql(statement, deltas)
+        return len(deltas)
     lock = select(func.pg_try_advisory_xact_lock(COMPACTION_LOCK))
     if not connection.scalar(lock):
         return 0
-    compacted = connection.exec_driver_sql(_COMPACT_POSTGRESQL, {"limit": MAX_CHANGES})
+    compacted = connection.exec_driver_sql(_COMPACT_POSTGRESQL, {"limit": MAX_DELTAS})
     return int(compacted.scalar_one())
 
 

@@ -153,7 +153,7 @@ deliveries = Table(
 
 # The number of deliveries by hour, counted by triggers on `deliveries`.
 #
-# The number of a group is the sum of its rows here and in `count_changes`
+# The number of a group is the sum of its rows here and in `count_deltas`
 # (`docs/decisions/0007-statistics-by-triggers.md`).
 delivery_counts = Table(
     "delivery_counts",
@@ -162,7 +162,7 @@ delivery_counts = Table(
     Column("mcc_mnc", Text, primary_key=True, comment="empty where it is not known"),
     Column("state", String(16), primary_key=True),
     Column("reason", String(32), primary_key=True, comment="empty where there is none"),
-    # Always 0 since migration 0011: other parts were what `count_changes` is now.
+    # Always 0 since migration 0011: other parts, and their index, were what `count_deltas` is now.
     Column(
         "part",
         BigInteger,
@@ -171,13 +171,14 @@ delivery_counts = Table(
         comment="0, or the transaction that added it",
     ),
     Column("deliveries", BigInteger, nullable=False, comment="may be negative in a part"),
+    _partial("ix_delivery_counts_part", "part", where=text("part <> 0")),
     sqlite_with_rowid=False,
 )
 
 # What the triggers write, until `store.stats.compact` adds it up. PostgreSQL only appends, so no
 # transaction waits for another; SQLite, where one connection writes, has a row for each group.
-count_changes = Table(
-    "count_changes",
+count_deltas = Table(
+    "count_deltas",
     metadata,
     *(Column(name, delivery_counts.c[name].type, nullable=False) for name in _GROUP),
     Column("deliveries", BigInteger, nullable=False, comment="more, or fewer if negative"),

@@ -3,16 +3,18 @@
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
+from secrets import token_hex
 
 import psycopg
 from alembic import command
-from sqlalchemy import URL
+from sqlalchemy import URL, create_engine, text
 
 from app.callback.parse import parse
-from app.store import schema, write
+from app.store import schema, stats, write
 from app.store.engine import Database, open_database
 from tests.databases import alembic_on
 from tests.process import PROGRAM, run, until
+from tests.recount import KEYS, counted, recount
 
 BUILDING = """
 SELECT pid FROM pg_stat_activity
@@ -21,6 +23,9 @@ SELECT pid FROM pg_stat_activity
 ASKING = """
 SELECT query_start, backend_xmin FROM pg_stat_activity
     WHERE query LIKE 'SELECT pg_try_advisory_xact_lock%' AND state = 'idle in transaction'
+"""
+WAITING = """
+SELECT pid FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'
 """
 UNFINISHED = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
@@ -103,3 +108,59 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
 
     assert snapshots == {None}
     assert told == b"schema: 0009 -> 0011\n"
+
+
+def test_a_migration_that_waits_for_a_writer_lets_reports_through(
+    server_database: URL, tmp_path: Path
+) -> None:
+    url = server_database.render_as_string(hide_password=False)
+    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    database = open_database(server_database)  # hurried: a writer that waits fails
+    with database.write.connect() as connection:
+        command.downgrade(alembic_on(connection), "0010")
+    record(database, "before")
+    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
+
+    with (
+        psycopg.connect(address) as writer,
+        psycopg.connect(address, autocommit=True) as admin,
+        ExitStack() as opened,
+    ):
+        writer.execute("UPDATE deliveries SET mcc_mnc = '52001'")
+        started = subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=subprocess.PIPE)
+        migrating = opened.enter_context(started)
+        opened.callback(migrating.kill)
+        until(lambda: bool(admin.execute(WAITING).fetchall()), 30)
+        record(database, "beside")
+        writer.commit()
+        told, _ = migrating.communicate()
+
+    record(database, "after")
+    assert told == b"schema: 0010 -> 0011\n"
+    with database.transaction() as connection:
+        assert counted(connection, KEYS) == recount(connection, KEYS)
+        stats.compact(connection)
+        assert counted(connection, ["state"]) == recount(connection, ["state"])
+    database.close()
+
+
+def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: URL) -> None:
+    role = f"service_{token_hex(4)}"
+    engine = create_engine(server_database, isolation_level="AUTOCOMMIT")
+    with engine.connect() as admin:
+        admin.execute(text(f"CREATE ROLE {role} LOGIN"))
+        granted = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
+        try:
+            with engine.connect() as connection:
+                command.downgrade(alembic_on(connection), "0010")
+            admin.execute(text(f"GRANT {granted} TO {role}"))
+            schema.upgrade(engine)
+            database = open_database(server_database.set(username=role))
+            record(database, "after")
+            with database.transaction() as connection:
+                assert stats.compact(connection) == 1
+            database.close()
+        finally:
+            admin.execute(text(f"DROP OWNED BY {role}"))
+            admin.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()

@@ -14,7 +14,7 @@ from sqlalchemy import URL, Connection, Table, delete, insert, select, update
 
 from app.store import stats, write
 from app.store.engine import Database, open_database
-from app.store.tables import count_changes, deliveries, delivery_counts, reports, state_totals
+from app.store.tables import count_deltas, deliveries, delivery_counts, reports, state_totals
 from tests.conftest import migrated_database
 from tests.recount import KEYS, counted, recount
 from tests.store.test_fold import MEANINGS, understood
@@ -113,7 +113,7 @@ def test_any_history_and_any_span_are_counted_right(database: Database) -> None:
 
 @pytest.fixture
 def server_database(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Database]:
-    """PostgreSQL, where each transaction leaves changes of its own."""
+    """PostgreSQL, where each transaction leaves deltas of its own."""
     with migrated_database("postgresql", tmp_path, request) as url:
         opened = open_database(url, hurried=False)
         yield opened
@@ -135,9 +135,9 @@ def test_compaction_leaves_one_row_a_group_and_what_is_empty_is_forgotten(
             take(connection, ("record", [(f"m-{number}", {"status": 0}, "52099", 3 * HOUR)]))
 
     with database.transaction() as connection:
-        changes = len(rows_of(connection, count_changes))
+        deltas_left = len(rows_of(connection, count_deltas))
         assert rows_of(connection, delivery_counts) == rows_of(connection, state_totals) == []
-        assert stats.compact(connection) == changes > 0
+        assert stats.compact(connection) == deltas_left > 0
         assert stats.compact(connection) == 0
 
         group, state = ("52099", "delivered", "", 0), ("delivered",)
@@ -162,7 +162,7 @@ def test_compaction_takes_turns(server_database: Database) -> None:
 def test_compaction_is_bounded_and_goes_on_where_it_ended(
     server_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats, "MAX_CHANGES", 3)
+    monkeypatch.setattr(stats, "MAX_DELTAS", 3)
     for number in range(5):
         with server_database.transaction() as connection:
             take(connection, ("record", [(f"m-{number}", {"status": 0}, None, HOUR)]))

@@ -1,15 +1,17 @@
-"""What triggers count goes into a table of its own, which PostgreSQL only appends to.
+"""What the triggers count goes into a table of its own, which PostgreSQL only appends to.
 
-A part of `delivery_counts` cost an entry in two indexes, a third of what a single report wrote to
-PostgreSQL's log. A replica of the version before shows changes in its statistics once a new one has
-added them up, some seconds later, and no source of the reports that a new one has stored: of
-callbacks, that is left out from now on.
+As a part of `delivery_counts`, with its key and an index, it was a third of what a single report
+wrote to PostgreSQL's log. `delivery_counts` stays as it is for replicas of the version before.
+Their statistics stand still until a new replica runs, and are then some seconds late. They show no
+source of the callbacks that a new one has stored: that is left out from now on.
 """
 
+import time
 from types import ModuleType
 
 import sqlalchemy as sa
 from alembic import context, op
+from sqlalchemy.exc import OperationalError
 
 revision = "0011"
 down_revision = "0010"
@@ -17,24 +19,35 @@ branch_labels = None
 depends_on = None
 
 GROUP = "hour, mcc_mnc, state, reason"
-ADD = f"INSERT INTO count_changes ({GROUP}, deliveries)"
-TAKE_PARTS = f"WHERE part <> 0 RETURNING {GROUP}, deliveries"
-INDEX = "ix_delivery_counts_part"
-# No report is under way at the moment of the change.
-ALONE = "LOCK TABLE deliveries IN SHARE ROW EXCLUSIVE MODE"
+ADD = f"INSERT INTO count_deltas ({GROUP}, deliveries)"
+# A service whose role doesn't own the tables may do with the new one what it may with the old.
+GRANTS = """
+DO $$
+DECLARE given record;
+BEGIN
+    FOR given IN
+        SELECT privilege_type AS privilege, coalesce(rolname, 'public') AS role
+        FROM pg_class CROSS JOIN aclexplode(relacl) LEFT JOIN pg_roles ON pg_roles.oid = grantee
+        WHERE pg_class.oid = 'delivery_counts'::regclass AND grantee <> relowner
+    LOOP
+        EXECUTE format(
+            CASE given.role WHEN 'public' THEN 'GRANT %s ON count_deltas TO PUBLIC'
+                ELSE 'GRANT %s ON count_deltas TO %I' END,
+            given.privilege, given.role);
+    END LOOP;
+END $$
+"""
+# Reports queue behind a lock that waits, and give up after 1.5 s.
+LOCK_WITHIN = "1s"
+LOCK_TRIES = 20
+LOCK_PAUSE_S = 0.5
 
 
 def upgrade() -> None:
-    if is_sqlite():
-        op.drop_index(INDEX, "delivery_counts")
-    else:
-        with op.get_context().autocommit_block():
-            migration("0010").leave_transaction()
-            op.drop_index(INDEX, if_exists=True, postgresql_concurrently=True)
-        op.execute("SET LOCAL lock_timeout = '10s'")  # the block ended the transaction that had it
-        op.execute(ALONE)
+    if not is_sqlite():
+        lock("deliveries")
     op.create_table(
-        "count_changes",
+        "count_deltas",
         sa.Column("hour", sa.BigInteger(), nullable=False),
         sa.Column("mcc_mnc", sa.Text(), nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
@@ -55,29 +68,46 @@ def upgrade() -> None:
             WHERE part <> 0 GROUP BY {GROUP}""")
         op.execute("DELETE FROM delivery_counts WHERE part <> 0")
         return
-    op.execute("""ALTER TABLE count_changes SET (
-        autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 20000)""")
+    op.execute("ALTER TABLE count_deltas REPLICA IDENTITY FULL")  # it has no key for a publication
+    op.execute(sa.text(GRANTS.replace(":", "\\:")))
     op.execute(postgresql_function())
-    op.execute(f"""WITH parts AS (DELETE FROM delivery_counts {TAKE_PARTS})
-        {ADD} SELECT {GROUP}, deliveries FROM parts""")
+    op.execute(f"""WITH parts AS (
+            DELETE FROM delivery_counts WHERE part <> 0 RETURNING {GROUP}, deliveries
+        ) {ADD} SELECT {GROUP}, deliveries FROM parts""")
 
 
 def downgrade() -> None:
-    op.execute("UPDATE reports SET source = 'callback' WHERE source = ''")
     if is_sqlite():
         migration("0004").drop_triggers()
         migration("0004").create_triggers(migration("0004").triggers())
     else:
-        op.execute(ALONE)
+        lock("deliveries, count_deltas")
         function, *_ = migration("0004").triggers()
         op.execute(function.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
     op.execute(f"""INSERT INTO delivery_counts ({GROUP}, part, deliveries)
-        SELECT {GROUP}, 1, sum(deliveries) FROM count_changes GROUP BY {GROUP}""")
-    op.drop_table("count_changes")
-    is_part = sa.text("part <> 0")
-    op.create_index(
-        INDEX, "delivery_counts", ["part"], postgresql_where=is_part, sqlite_where=is_part
-    )
+        SELECT {GROUP}, 1, sum(deliveries) FROM count_deltas GROUP BY {GROUP}""")
+    op.drop_table("count_deltas")
+    op.execute("UPDATE reports SET source = 'callback' WHERE source = ''")
+
+
+def lock(tables: str) -> None:
+    """Let no report be under way until the transaction ends."""
+    connection = op.get_bind()
+    progress = context.config.attributes.get("progress")
+    for tries_left in reversed(range(LOCK_TRIES)):
+        try:
+            with connection.begin_nested():
+                op.execute(f"SET LOCAL lock_timeout = '{LOCK_WITHIN}'")
+                op.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")
+        except OperationalError:
+            if not tries_left:
+                raise
+            if progress:
+                progress(f"migration {revision}: waits for a transaction that has written")
+            time.sleep(LOCK_PAUSE_S)
+        else:
+            op.execute("SET LOCAL lock_timeout = '10s'")  # as `env.py` has it, for later ones
+            return
 
 
 def is_sqlite() -> bool:
@@ -116,7 +146,7 @@ def postgresql_function() -> str:
 def sqlite_triggers() -> tuple[str, ...]:
     plus, minus = (
         f"""{ADD} VALUES ({group_of(row)}, {n}) ON CONFLICT ({GROUP})
-            DO UPDATE SET deliveries = count_changes.deliveries + excluded.deliveries;"""
+            DO UPDATE SET deliveries = count_deltas.deliveries + excluded.deliveries;"""
         for row, n in (("new", 1), ("old", -1))
     )
     return (
