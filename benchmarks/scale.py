@@ -33,9 +33,9 @@ BYTES_A_DELIVERY: Final = 2_500  # a generous estimate, with its log and tempora
 PAGE: Final = 100
 FAR: Final = 1_000  # pages
 REPEATS: Final = 20
-# Time for caches to fill, and for PostgreSQL to log most pages whole, once after a checkpoint. A
-# service that has run for minutes is past both.
-WARM_UP_S: Final = 5
+# Time for caches to fill, and for PostgreSQL to log nearly all pages whole, once after a
+# checkpoint: of 15 minutes it takes some ten seconds.
+WARM_UP_S: Final = 15
 
 MOST_BYTES: Final = {"sqlite": 450, "postgresql": 620}
 

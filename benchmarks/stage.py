@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -196,8 +197,9 @@ def _keep_off_memory() -> None:
 
 
 def _settings_of_compose() -> dict[str, str]:
-    """PostgreSQL's settings in `docker-compose.yml`."""
-    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    """PostgreSQL's settings in `docker-compose.yml`, with the defaults of its variables."""
+    written = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", (ROOT / "docker-compose.yml").read_text())
+    services = yaml.safe_load(written)["services"]
     return dict(word.split("=") for word in services["db"]["command"] if "=" in word)
 
 
