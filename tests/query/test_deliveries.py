@@ -181,7 +181,7 @@ def sorts_the_table(plan: str) -> bool:
 
 
 def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
-    a_time = "2000-01-31T08:00:00Z"
+    a_time, later = "2000-01-31T08:00:00Z", "2000-02-01T08:00:00Z"
     with statements_on(reported.app.parts.database.read) as statements:
         for path in (
             "messages/m-1",
@@ -200,6 +200,7 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
             "deliveries?state=expired",
             "deliveries?reason=unroutable",
             "deliveries?reason=unroutable&network=52099",
+            f"deliveries?reason=unroutable&network=52099&since={a_time}&until={later}",
             "deliveries?network=52099",
             "deliveries?errcode=1",
             "deliveries?reference=order+17",
@@ -207,7 +208,7 @@ def test_every_query_of_the_api_goes_by_an_index(reported: Service) -> None:
             assert reported.get(f"/v1/{path}").status_code == 200, path
 
     # The page for the cursor is one of them, and twice there is room for those without a report.
-    assert len(statements) == 22
+    assert len(statements) == 23
     for statement, plan in plans_of(reported.database_url, statements):
         assert "INDEX" in plan.upper(), statement + plan
         for one in ("recipient", "reference"):
