@@ -66,10 +66,10 @@ def _check_database(parts: Parts) -> dict[str, str]:
     try:
         parts.database.require_in_place()
         with parts.database.read.connect() as connection:
-            current = schema.is_current(connection)
+            wrong = schema.mismatch(connection)
     except SQLAlchemyError:
         return {"database": "can't be reached", "schema": "not checked"}
-    return {"database": "ok", "schema": "ok" if current else "not current: paasoo-dlr migrate"}
+    return {"database": "ok", "schema": wrong or "ok"}
 
 
 async def _require_key_unless_public(request: Request) -> None:

@@ -27,6 +27,7 @@ SELECT count(set_config(name, '0', true)) FROM pg_settings WHERE name = 'transac
 """
 
 MIGRATIONS: Final = Path(migrations.__file__).parent
+OLDER: Final = "this program is older than its database; run the newer version"
 
 
 def alembic_config() -> "Config":
@@ -56,6 +57,8 @@ def upgrade(
         _refuse_another_encoding(connection)
     if before == newest_revision():
         return before, before
+    if _is_newer(before):
+        raise SchemaError(OLDER)
     _migrate(engine, progress)
     with engine.connect() as connection:
         return before, current_revision(connection)
@@ -79,9 +82,7 @@ def _migrate(engine: Engine, progress: Callable[[str], object]) -> None:
         try:
             command.upgrade(config, "head")
         except CommandError as error:
-            raise SchemaError(
-                f"this program is older than its database; run the newer version ({error})"
-            ) from None
+            raise SchemaError(str(error)) from None
 
 
 @contextmanager
@@ -125,18 +126,13 @@ def newest_revision() -> str:
     return max(known_revisions())
 
 
-def is_current(connection: Connection) -> bool:
-    """True if the database's schema is the one that this program was written for."""
-    return current_revision(connection) == newest_revision()
-
-
 def mismatch(connection: Connection) -> str | None:
     """The fault of the schema and its remedy; None if it is current."""
     revision = current_revision(connection)
     if revision == newest_revision():
         return None
     if _is_newer(revision):
-        return "this program is older than its database; run the newer version"
+        return OLDER
     return "its schema is not current; run `paasoo-dlr migrate`"
 
 
@@ -164,9 +160,9 @@ def require_writable(connection: Connection, *, may_be_newer: bool) -> None:
     which the previous version must bear. Raises the driver's error if a table is locked, or if
     writing to it is not allowed.
     """
-    revision = current_revision(connection)
-    if revision != newest_revision() and not (may_be_newer and _is_newer(revision)):
-        raise NotWritableError("the schema is not current; run `paasoo-dlr migrate`")
+    wrong = mismatch(connection)
+    if wrong is not None and not (may_be_newer and wrong == OLDER):
+        raise NotWritableError(wrong)
     if is_read_only(connection):
         raise NotWritableError("the database is read-only")
     for table in (reports, deliveries):

@@ -1,6 +1,6 @@
 """What the triggers count goes into a table of its own, which PostgreSQL only appends to.
 
-As a part of `delivery_counts`, with its key and an index, it was a third of what a single report
+As a part of `delivery_counts`, with its key and an index, it was a quarter of what a single report
 wrote to PostgreSQL's log. `delivery_counts` stays as it is for replicas of the version before.
 Their statistics stand still until a new replica runs, and are then some seconds late. They show no
 source of the callbacks that a new one has stored: that is left out from now on.
@@ -11,6 +11,7 @@ from types import ModuleType
 
 import sqlalchemy as sa
 from alembic import context, op
+from alembic.util.exc import CommandError
 from sqlalchemy.exc import OperationalError
 
 revision = "0011"
@@ -37,10 +38,22 @@ BEGIN
     END LOOP;
 END $$
 """
-# Reports queue behind a lock that waits, and give up after 1.5 s.
-LOCK_WITHIN = "1s"
-LOCK_TRIES = 20
-LOCK_PAUSE_S = 0.5
+# Reports queue behind a lock that waits, and give up after 1.5 s. An autovacuum gives way after
+# `deadlock_timeout`, usually 1 s.
+LOCK_WITHIN = """
+SELECT set_config('lock_timeout', least(setting::int + 200, 1400)::text, true)
+    FROM pg_settings WHERE name = 'deadlock_timeout'
+"""
+LOCK_TRIES = 12
+LOCK_PAUSE_S = 0.2
+HOLDER = """
+SELECT coalesce(backend_type, 'process') || ' ' || pid
+        || coalesce(to_char(xact_start, '", in a transaction since" HH24:MI:SS'), '')
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE relation = to_regclass('deliveries') AND granted AND pid <> pg_backend_pid()
+        AND mode NOT IN ('AccessShareLock', 'RowShareLock')
+    ORDER BY xact_start LIMIT 1
+"""
 
 
 def upgrade() -> None:
@@ -93,21 +106,25 @@ def downgrade() -> None:
 def lock(tables: str) -> None:
     """Let no report be under way until the transaction ends."""
     connection = op.get_bind()
-    progress = context.config.attributes.get("progress")
-    for tries_left in reversed(range(LOCK_TRIES)):
+    progress = context.config.attributes.get("progress") or (lambda _: None)
+    holder = None
+    for _ in range(LOCK_TRIES):
         try:
             with connection.begin_nested():
-                op.execute(f"SET LOCAL lock_timeout = '{LOCK_WITHIN}'")
+                connection.exec_driver_sql(LOCK_WITHIN)
                 op.execute(f"LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE")
         except OperationalError:
-            if not tries_left:
-                raise
-            if progress:
-                progress(f"migration {revision}: waits for a transaction that has written")
+            holder, known = connection.exec_driver_sql(HOLDER).scalar() or "a writer", holder
+            if holder != known:
+                progress(f"migration {revision}: waits for {holder}")
             time.sleep(LOCK_PAUSE_S)
         else:
             op.execute("SET LOCAL lock_timeout = '10s'")  # as `env.py` has it, for later ones
             return
+    raise CommandError(
+        f"migration {revision} gave up and changed nothing: `deliveries` is held by {holder}; "
+        "when that has ended, run `paasoo-dlr migrate` again"
+    )
 
 
 def is_sqlite() -> bool:

@@ -1,11 +1,14 @@
 """A migration beside writers, and one that is killed: it holds nobody up, and goes on later."""
 
 import subprocess
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import LiteralString
 
 import psycopg
+import pytest
 from alembic import command
 from sqlalchemy import URL, create_engine, text
 
@@ -27,7 +30,29 @@ SELECT query_start, backend_xmin FROM pg_stat_activity
 WAITING = """
 SELECT pid FROM pg_stat_activity WHERE query LIKE 'LOCK TABLE%' AND wait_event_type = 'Lock'
 """
+THROTTLED = """
+ALTER TABLE deliveries SET (autovacuum_vacuum_threshold = 0,
+    autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)
+"""
+AS_BEFORE = """
+ALTER TABLE deliveries RESET (autovacuum_vacuum_threshold,
+    autovacuum_vacuum_cost_delay, autovacuum_vacuum_cost_limit)
+"""
+VACUUMING = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'autovacuum: %public.deliveries%'"
 UNFINISHED = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+
+
+@contextmanager
+def configured(admin: psycopg.Connection, *settings: LiteralString) -> Iterator[None]:
+    """Settings of the server, until the block ends."""
+    try:
+        for setting in settings:
+            admin.execute(f"ALTER SYSTEM SET {setting}")
+        admin.execute("SELECT pg_reload_conf()")
+        yield
+    finally:
+        admin.execute("ALTER SYSTEM RESET ALL")
+        admin.execute("SELECT pg_reload_conf()")
 
 
 def record(database: Database, *message_ids: str) -> None:
@@ -142,6 +167,52 @@ def test_a_migration_that_waits_for_a_writer_lets_reports_through(
         stats.compact(connection)
         assert counted(connection, ["state"]) == recount(connection, ["state"])
     database.close()
+
+
+def test_a_migration_ends_an_autovacuum(server_database: URL) -> None:
+    url = server_database.render_as_string(hide_password=False)
+    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    database = open_database(server_database, hurried=False)
+    with database.write.connect() as connection:
+        command.downgrade(alembic_on(connection), "0010")
+    for _ in range(2):  # the second time it leaves a dead row for each
+        record(database, *(f"m-{number}" for number in range(2000)))
+    database.close()
+
+    with psycopg.connect(address, autocommit=True) as admin:
+        admin.execute(THROTTLED)
+        with configured(admin, "autovacuum_naptime = 1", "autovacuum = on"):
+            until(lambda: bool(admin.execute(VACUUMING).fetchall()), 30)
+            ended = run("migrate", DLR_DATABASE_URL=url)
+        admin.execute(AS_BEFORE)
+
+    assert (ended.code, ended.stdout) == (0, "schema: 0010 -> 0011\n"), ended.stderr
+
+
+def test_a_migration_that_gives_up_says_who_is_in_the_way(server_database: URL) -> None:
+    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    database = open_database(server_database, hurried=False)
+    record(database, "before")
+    with database.write.connect() as connection:
+        command.downgrade(alembic_on(connection), "0010")
+    told: list[str] = []
+
+    with (
+        psycopg.connect(address) as writer,
+        psycopg.connect(address, autocommit=True) as admin,
+        configured(admin, "deadlock_timeout = '1ms'"),  # gives up sooner
+    ):
+        writer.execute("UPDATE deliveries SET mcc_mnc = '52001'")
+        holder = f"client backend {writer.info.backend_pid}, in a transaction since "
+        with pytest.raises(schema.SchemaError) as gave_up:
+            schema.upgrade(database.write, told.append)
+        writer.rollback()
+        again = schema.upgrade(database.write)
+        database.close()
+
+    assert again == ("0010", "0011")
+    assert holder in str(gave_up.value)
+    assert [line.partition(holder)[0] for line in told] == ["migration 0011: waits for "]
 
 
 def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: URL) -> None:

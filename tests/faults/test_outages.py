@@ -372,7 +372,7 @@ def test_a_replica_of_the_previous_version_goes_on_after_an_outage(
         assert call_back(program, "after") == 200
         assert is_found(program, "after")
         checks = program.http.get("/readyz").json()["checks"]  # fails, so that it is soon restarted
-        assert checks["schema"].startswith("not current")
+        assert checks["schema"].startswith("this program is older than its database")
 
 
 def test_a_schema_of_another_version_is_not_written_to(
@@ -383,7 +383,7 @@ def test_a_schema_of_another_version_is_not_written_to(
     with serving(**settings_for(server_database)) as program:
         assert call_back(program, "during") == 200
         server.start()
-        until(lambda: "the schema is not current" in program.stderr)
+        until(lambda: "this program is older than its database" in program.stderr)
 
         assert call_back(program, "after") == 200
         assert "\ndlr_spool_waiting 2.0\n" in metrics_of(program)
