@@ -351,7 +351,7 @@ def notes(rounds: Rounds, messages: int) -> str:
     }
     found = "Every sent report was found in its database afterwards."
     if missing:
-        found = f"At least as many were found as were acknowledged; not found: {missing}."
+        found = f"All that was acknowledged was found; neither answered nor found: {missing}."
     lines = [
         found,
         f"Lookups: among {messages:,} messages.",
