@@ -175,7 +175,7 @@ delivery_counts = Table(
     sqlite_with_rowid=False,
 )
 
-# What the triggers write, until `store.stats.compact` adds it up. PostgreSQL only appends, so no
+# The triggers write here, until `store.stats.compact` adds it up. PostgreSQL only appends, so no
 # transaction waits for another; SQLite, where one connection writes, has a row for each group.
 count_deltas = Table(
     "count_deltas",

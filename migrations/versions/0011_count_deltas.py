@@ -1,4 +1,4 @@
-"""What the triggers count goes into a table of its own, which PostgreSQL only appends to.
+"""The triggers count into a table of their own, which PostgreSQL only appends to.
 
 As a part of `delivery_counts`, with its key and an index, it was a quarter of what a single report
 wrote to PostgreSQL's log. `delivery_counts` stays as it is for replicas of the version before.

@@ -10,7 +10,7 @@ from typing import LiteralString
 import psycopg
 import pytest
 from alembic import command
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import URL, Engine, create_engine, text
 
 from app.callback.parse import parse
 from app.store import schema, stats, write
@@ -55,6 +55,23 @@ def configured(admin: psycopg.Connection, *settings: LiteralString) -> Iterator[
         admin.execute("SELECT pg_reload_conf()")
 
 
+def address_of(url: URL) -> str:
+    """For psycopg."""
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def downgrade(engine: Engine, revision: str) -> None:
+    with engine.connect() as connection:
+        command.downgrade(alembic_on(connection), revision)
+
+
+def migrating(url: str, data: Path) -> subprocess.Popen[bytes]:
+    """The command, under way."""
+    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(data)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=pipe, stderr=pipe)
+
+
 def record(database: Database, *message_ids: str) -> None:
     with database.batch() as connection:
         queries = (f"type=dlr&messageid={it}&to=6588888888&status=0" for it in message_ids)
@@ -65,12 +82,10 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
     server_database: URL, tmp_path: Path
 ) -> None:
     url = server_database.render_as_string(hide_password=False)
-    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    address = address_of(server_database)
     database = open_database(server_database)  # hurried: a writer that waits fails
     record(database, "before")
-    with database.write.connect() as connection:
-        command.downgrade(alembic_on(connection), "0009")
-    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
+    downgrade(database.write, "0009")
 
     with (
         psycopg.connect(address) as reader,
@@ -79,8 +94,7 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
     ):
         reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reader.execute("SELECT 1")  # an export's snapshot: the index must wait for it
-        started = subprocess.Popen([PROGRAM, "migrate"], env=environment, stderr=subprocess.PIPE)
-        killed = opened.enter_context(started)
+        killed = opened.enter_context(migrating(url, tmp_path))
         opened.callback(killed.kill)
         until(lambda: bool(admin.execute(BUILDING).fetchall()), 30)
         record(database, "beside")
@@ -106,18 +120,15 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
 
 def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_path: Path) -> None:
     url = server_database.render_as_string(hide_password=False)
-    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    address = address_of(server_database)
     database = open_database(server_database, hurried=False)
-    with database.write.connect() as connection:
-        command.downgrade(alembic_on(connection), "0009")
+    downgrade(database.write, "0009")
     database.close()
-    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
     asks, snapshots = set(), set()
 
     with psycopg.connect(address) as holder, ExitStack() as opened:
         holder.execute("SELECT pg_advisory_xact_lock(%s)", [schema.MIGRATION_LOCK])
-        started = subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=subprocess.PIPE)
-        waiting = opened.enter_context(started)
+        waiting = opened.enter_context(migrating(url, tmp_path))
         opened.callback(holder.rollback)  # or the other would wait for ever
         admin = opened.enter_context(psycopg.connect(address, autocommit=True))
 
@@ -139,12 +150,10 @@ def test_a_migration_that_waits_for_a_writer_lets_reports_through(
     server_database: URL, tmp_path: Path
 ) -> None:
     url = server_database.render_as_string(hide_password=False)
-    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    address = address_of(server_database)
     database = open_database(server_database)  # hurried: a writer that waits fails
-    with database.write.connect() as connection:
-        command.downgrade(alembic_on(connection), "0010")
+    downgrade(database.write, "0010")
     record(database, "before")
-    environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(tmp_path)}
 
     with (
         psycopg.connect(address) as writer,
@@ -152,13 +161,12 @@ def test_a_migration_that_waits_for_a_writer_lets_reports_through(
         ExitStack() as opened,
     ):
         writer.execute("UPDATE deliveries SET mcc_mnc = '52001'")
-        started = subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=subprocess.PIPE)
-        migrating = opened.enter_context(started)
-        opened.callback(migrating.kill)
+        waiting = opened.enter_context(migrating(url, tmp_path))
+        opened.callback(waiting.kill)
         until(lambda: bool(admin.execute(WAITING).fetchall()), 30)
         record(database, "beside")
         writer.commit()
-        told, _ = migrating.communicate()
+        told, _ = waiting.communicate()
 
     record(database, "after")
     assert told == b"schema: 0010 -> 0011\n"
@@ -171,10 +179,9 @@ def test_a_migration_that_waits_for_a_writer_lets_reports_through(
 
 def test_a_migration_ends_an_autovacuum(server_database: URL) -> None:
     url = server_database.render_as_string(hide_password=False)
-    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    address = address_of(server_database)
     database = open_database(server_database, hurried=False)
-    with database.write.connect() as connection:
-        command.downgrade(alembic_on(connection), "0010")
+    downgrade(database.write, "0010")
     for _ in range(2):  # the second time it leaves a dead row for each
         record(database, *(f"m-{number}" for number in range(2000)))
     database.close()
@@ -190,11 +197,10 @@ def test_a_migration_ends_an_autovacuum(server_database: URL) -> None:
 
 
 def test_a_migration_that_gives_up_says_who_is_in_the_way(server_database: URL) -> None:
-    address = server_database.set(drivername="postgresql").render_as_string(hide_password=False)
+    address = address_of(server_database)
     database = open_database(server_database, hurried=False)
     record(database, "before")
-    with database.write.connect() as connection:
-        command.downgrade(alembic_on(connection), "0010")
+    downgrade(database.write, "0010")
     told: list[str] = []
 
     with (
@@ -222,8 +228,7 @@ def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: UR
         admin.execute(text(f"CREATE ROLE {role} LOGIN"))
         granted = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
         try:
-            with engine.connect() as connection:
-                command.downgrade(alembic_on(connection), "0010")
+            downgrade(engine, "0010")
             admin.execute(text(f"GRANT {granted} TO {role}"))
             schema.upgrade(engine)
             database = open_database(server_database.set(username=role))
