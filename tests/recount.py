@@ -1,4 +1,4 @@
-"""The expected statistics: deliveries counted one by one, in Python."""
+"""What is stored, counted anew: deliveries one by one, in Python, and reports wherever they are."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,6 +8,12 @@ from sqlalchemy import Connection, select
 
 from app.store import stats
 from app.store.tables import deliveries
+
+# For a FROM: the number of times that each report came.
+HISTORY: Final = """(
+    SELECT times_received FROM reports
+    UNION ALL SELECT times_received FROM deliveries WHERE times_received IS NOT NULL
+) AS history"""
 
 KEYS = ("network", "mcc", "state", "reason", "hour", "day")
 

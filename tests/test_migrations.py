@@ -2,15 +2,16 @@
 
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, inspect, select
+from sqlalchemy import URL, insert, inspect, select, update
 
 from app.callback.parse import parse
-from app.store import read, schema, stats, write
+from app.store import schema, stats, write
 from app.store.engine import open_database
-from app.store.tables import metadata, reports
+from app.store.history import reports_of
+from app.store.tables import deliveries, metadata, reports
 from tests.databases import alembic_on
 from tests.recount import KEYS, counted, recount
-from tests.store.test_stats import HOUR, take
+from tests.store.test_stats import HOUR, registered, take
 
 
 def test_migrations_make_exactly_the_tables_that_the_code_has(database_url: URL) -> None:
@@ -54,8 +55,11 @@ def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url:
                 assert stats.compact(connection) == 1
     with database.write.connect() as connection:
         command.downgrade(alembic_on(connection), "0003")
-    record("m-meanwhile", "52001", 2)
-    record("m-True", "52001", 3)  # moves from its hour to another
+    with database.transaction() as connection:  # as a replica of that time
+        new = registered("m-meanwhile", 2 * HOUR) | {"mcc_mnc": "52001"}
+        connection.execute(insert(deliveries).values(new))
+        moved = update(deliveries).where(deliveries.c.message_id == "m-True")
+        connection.execute(moved.values(mcc_mnc="52001", last_received_at=3 * HOUR))
     schema.upgrade(database.write)
     record("m-after", "52001", 2)
 
@@ -82,7 +86,7 @@ def test_reports_are_whole_again_on_the_way_back(database_url: URL) -> None:
         sources = set(connection.execute(select(reports.c.source)).scalars())
     schema.upgrade(database.write)
     with database.read.connect() as connection:
-        after = {read.reports_of(connection, f"m-{it}")[0].query for it in (1, 2, 3)}
+        after = {reports_of(connection, f"m-{it}")[0].query for it in (1, 2, 3)}
     database.close()
 
     assert before == after == raw_queries

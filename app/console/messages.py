@@ -19,7 +19,7 @@ from app.console.pages import DOTS, message_path, page
 from app.errors import NotFoundError
 from app.query.countries import country_of
 from app.reports import is_digits, is_printable_ascii
-from app.store import console, read
+from app.store import console, history, read
 from app.store.stats import HOUR
 from app.store.submissions import UNKNOWN_ID
 
@@ -58,7 +58,7 @@ def show_message_page(messageid: MessageId, request: Request, _session: Reader) 
     parts = parts_of(request)
     with parts.database.snapshot() as connection:
         deliveries = read.deliveries_of(connection, messageid)
-        reports = read.reports_of(connection, messageid)
+        reports = history.reports_of(connection, messageid)
         marks = console.marks_of(connection, messageid)
         questions = console.questions_of(connection, messageid)
     if not deliveries:

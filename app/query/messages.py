@@ -14,7 +14,7 @@ from app.errors import MessageNotFoundError
 from app.query.schemas import Message, MessagesFound, Report, Reports, message_of
 from app.query.waiting import Wait
 from app.settings import Role
-from app.store import read
+from app.store import history, read
 
 router = api_router("/v1/messages", tag="status", role=Role.READ)
 
@@ -45,7 +45,7 @@ async def _find(request: Request, message_id: str) -> Message | None:
 def list_reports(messageid: MessageId, engine: ReadEngine) -> Reports:
     """Every distinct report received about a message, oldest first."""
     with engine.connect() as connection:
-        reports = read.reports_of(connection, messageid)
+        reports = history.reports_of(connection, messageid)
         if not reports and not read.deliveries_of(connection, messageid):
             raise MessageNotFoundError(messageid)
     return Reports(reports=[Report.of(report) for report in reports])

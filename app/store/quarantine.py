@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, select, tuple_,
 
 from app.reports import DeliveryReport, Refusal
 from app.store.inserting import insert_into
-from app.store.tables import quarantine, reports
+from app.store.tables import deliveries, quarantine, reports
 
 _newest_to_go = (
     select(quarantine.c.last_received_at, quarantine.c.id)
@@ -137,29 +137,34 @@ def take(
     return connection.execute(statement).all()
 
 
-_COUNT_MORE = update(reports).where(
-    reports.c.message_id == bindparam("of_message"),
-    reports.c.recipient == bindparam("of_recipient"),
-    reports.c.fingerprint == bindparam("of_fingerprint"),
-)
+# A delivery that holds no report has none to count, and stays so.
+_COUNT_MORE = [
+    update(table)
+    .where(
+        table.c.message_id == bindparam("of_message"),
+        table.c.recipient == bindparam("of_recipient"),
+        table.c.fingerprint == bindparam("of_fingerprint"),
+        table.c.times_received.is_not(None),
+    )
+    .values(times_received=table.c.times_received + bindparam("more"))
+    for table in (deliveries, reports)
+]
 
 
 def count_more(connection: Connection, receipts: Sequence[tuple[DeliveryReport, int]]) -> None:
     """Add to the number of times that each of these reports was received."""
-    if receipts:
-        times_received = reports.c.times_received + bindparam("more")
-        connection.execute(
-            _COUNT_MORE.values(times_received=times_received),
-            [
-                {
-                    "of_message": report.message_id,
-                    "of_recipient": report.recipient,
-                    "of_fingerprint": report.fingerprint,
-                    "more": more,
-                }
-                for report, more in receipts
-            ],
-        )
+    rows = [
+        {
+            "of_message": report.message_id,
+            "of_recipient": report.recipient,
+            "of_fingerprint": report.fingerprint,
+            "more": more,
+        }
+        for report, more in receipts
+    ]
+    if rows:
+        for count in _COUNT_MORE:
+            connection.execute(count, rows)
 
 
 def remove(connection: Connection, ids: Collection[str]) -> list[str]:

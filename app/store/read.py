@@ -1,4 +1,4 @@
-"""Reading: the deliveries of messages, every report of a message, and pages of deliveries."""
+"""Reading: the deliveries of messages, and pages of deliveries."""
 
 import json
 from collections import defaultdict
@@ -14,10 +14,7 @@ from sqlalchemy import (
     Select,
     TextClause,
     bindparam,
-    case,
-    cast,
     func,
-    literal,
     select,
     text,
     tuple_,
@@ -25,9 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import Text
 
-from app.reports import CALLBACK, LOWEST_FINAL_RANK, State
+from app.reports import LOWEST_FINAL_RANK, State
 from app.store.keys import KEY
-from app.store.tables import deliveries, reports
+from app.store.tables import deliveries
 
 # The columns of a delivery that the API shows.
 SHOWN = deliveries.c[
@@ -66,29 +63,6 @@ _FINAL_OF = (
 )
 _FINAL_OF_ON = {dialect: _FINAL_OF.where(any_of) for dialect, any_of in _ANY_OF.items()}
 
-# Most raw queries are as PaaSoo's guide shows them. Those are not kept but made from the rest.
-RAW_QUERY = case(
-    (reports.c.query != "", reports.c.query),
-    else_=literal("type=dlr&messageid=")
-    + reports.c.message_id
-    + "&to="
-    + reports.c.recipient
-    + "&status="
-    + cast(reports.c.status, Text)
-    + func.coalesce("&statuscode=" + reports.c.statuscode, "")
-    + func.coalesce("&errcode=" + reports.c.errcode, "")
-    + func.coalesce("&network=" + reports.c.mcc_mnc, ""),
-).label("query")
-# Most reports are callbacks, which is not kept either.
-SOURCE = func.coalesce(func.nullif(reports.c.source, ""), CALLBACK).label("source")
-REPORT = (*(it for it in reports.c if it.name not in {"query", "source"}), RAW_QUERY, SOURCE)
-
-_REPORTS_OF_MESSAGE = (
-    select(*REPORT)
-    .where(reports.c.message_id == bindparam("message_id"))
-    .order_by(reports.c.received_at, reports.c.recipient, reports.c.fingerprint)
-)
-
 Deliveries = Sequence[Row[Any]]
 
 
@@ -118,11 +92,6 @@ def _bound(dialect: str, message_ids: Collection[str]) -> dict[str, str]:
     if dialect == "sqlite":
         return {"ids": json.dumps([*message_ids])}
     return {"ids": " ".join(message_ids)}
-
-
-def reports_of(connection: Connection, message_id: str) -> Sequence[Row[Any]]:
-    """Every distinct report about a message, oldest first."""
-    return connection.execute(_REPORTS_OF_MESSAGE, {"message_id": message_id}).all()
 
 
 @dataclass(frozen=True, slots=True)

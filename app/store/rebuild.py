@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    FromClause,
     Row,
-    Table,
     TextClause,
     and_,
     bindparam,
@@ -32,8 +32,8 @@ from sqlalchemy import (
 from app.reports import DeliveryReport, KnownReport, Refusal, State, Status, fold, order_of
 from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
+from app.store.history import HISTORY, REPORT
 from app.store.inserting import insert_into
-from app.store.read import REPORT
 from app.store.tables import deliveries, reports
 from app.store.write import kept_query
 
@@ -97,7 +97,7 @@ class Span(NamedTuple):
     after: tuple[str, str]
     last: tuple[str, str]
 
-    def of(self, table: Table) -> ColumnElement[bool]:
+    def of(self, table: FromClause) -> ColumnElement[bool]:
         key = tuple_(table.c.message_id, table.c.recipient)
         return and_(key > tuple_(*self.after), key <= tuple_(*self.last))
 
@@ -161,10 +161,14 @@ _IS_IT = and_(
     reports.c.recipient == bindparam("of_recipient"),
     reports.c.fingerprint == bindparam("of_fingerprint"),
 )
-_REPORT = select(*REPORT).where(_IS_IT)
+_REPORT = select(*REPORT).where(
+    HISTORY.c.message_id == bindparam("of_message"),
+    HISTORY.c.recipient == bindparam("of_recipient"),
+    HISTORY.c.fingerprint == bindparam("of_fingerprint"),
+)
 _HISTORY = select(
-    *reports.c["message_id", "recipient"], *(reports.c[name] for name in KnownReport._fields)
-).order_by(reports.c.message_id, reports.c.recipient)
+    *HISTORY.c["message_id", "recipient"], *(HISTORY.c[name] for name in KnownReport._fields)
+).order_by(HISTORY.c.message_id, HISTORY.c.recipient)
 
 
 class Found(NamedTuple):
@@ -182,7 +186,7 @@ def _of(message_id: str, recipient: str, fingerprint: int) -> dict[str, str | in
 def _compare(connection: Connection, span: Span, meaning_of: Meaning) -> Found:
     known = {_key(row): row for row in connection.execute(_KNOWN.where(span.of(deliveries)))}
     history = connection.execute(
-        _HISTORY.where(span.of(reports)), execution_options={"yield_per": REPORTS_AT_ONCE}
+        _HISTORY.where(span.of(HISTORY)), execution_options={"yield_per": REPORTS_AT_ONCE}
     )
     found = Found({}, [], [])
     wrong = found.wrong
@@ -240,6 +244,11 @@ def _correct(
             .order_by(deliveries.c.message_id, deliveries.c.recipient)
             .with_for_update()
         ).all()
+        # What may change stands in `reports` from now on: a trigger moves it there.
+        held = deliveries.c.times_received.is_not(None)
+        connection.execute(
+            update(deliveries).where(span.of(deliveries), held).values(times_received=None)
+        )
         reread = sum(_tidy(connection, key, rules.understand) for key in untidy)
         misread, _, wrong = _compare(connection, span, rules.meaning_of)
         reread += sum(

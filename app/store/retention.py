@@ -70,7 +70,8 @@ def _is_old(delivery: FromClause, before: int) -> ColumnElement[bool]:
 
 def due(connection: Connection, before: int) -> Purged:
     """Count the rows that a purge would remove now. `before` in microseconds since 1970 UTC."""
-    of_due = select(func.count()).select_from(deliveries).where(_is_due(before))
+    with_only_report = func.count(deliveries.c.times_received)
+    of_due = select(func.count(), with_only_report).select_from(deliveries).where(_is_due(before))
     their_reports = (
         select(func.count())
         .select_from(deliveries)
@@ -84,7 +85,9 @@ def due(connection: Connection, before: int) -> Purged:
         .where(_is_due(before))
     )
     refused = select(func.count()).where(quarantine.c.last_received_at < before)
-    return Purged(*(connection.execute(it).scalar_one() for it in (of_due, their_reports, refused)))
+    total, only = connection.execute(of_due).one()
+    others, old = (connection.execute(it).scalar_one() for it in (their_reports, refused))
+    return Purged(total, only + others, old)
 
 
 def objection(connection: Connection, before: int) -> str | None:
@@ -157,16 +160,17 @@ def _purge_deliveries(database: Database, before: int, keys: list[tuple[str, str
         # Lock the deliveries first, so that no writer adds to their history. Check again if they
         # are due, as they may have changed. Skip those that another transaction holds.
         still_due = connection.execute(
-            select(*KEY)
+            select(*KEY, deliveries.c.times_received)
             .where(have_keys(deliveries, keys), _is_due(before))
             .with_for_update(skip_locked=True)
         ).all()
         if not still_due:
             return Purged()
         locked = [(key.message_id, key.recipient) for key in still_due]
-        history = connection.execute(delete(reports).where(have_keys(reports, locked))).rowcount
+        others = connection.execute(delete(reports).where(have_keys(reports, locked))).rowcount
         connection.execute(delete(deliveries).where(have_keys(deliveries, locked)))
-    return Purged(deliveries=len(locked), reports=history)
+    only = sum(row.times_received is not None for row in still_due)
+    return Purged(deliveries=len(locked), reports=only + others)
 
 
 def _purge_refused(database: Database, before: int) -> Purged:

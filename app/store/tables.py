@@ -40,8 +40,9 @@ def _partial(name: str, *columns: str, where: TextClause) -> Index:
 _KEY = ("message_id", "recipient")
 _GROUP = ("hour", "mcc_mnc", "state", "reason")
 
-# The history: every distinct report that ever came. Only its times and its count change, and
-# `rebuild` may give it another state and reason.
+# The history: every distinct report that ever came, but for the only one of a delivery, which
+# stands in the delivery's row (`docs/decisions/0015-the-only-report.md`). Only its times and its
+# count change, and `rebuild` may give it another state and reason.
 reports = Table(
     "reports",
     metadata,
@@ -63,13 +64,15 @@ reports = Table(
     Column("statuscode", Text, comment="PaaSoo's"),
     Column("errcode", Text, comment="PaaSoo's"),
     Column("mcc_mnc", Text, comment="PaaSoo's network"),
-    # Empty if it was a callback: see `read.SOURCE`.
+    # Empty if it was a callback: see `history.REPORT`.
     Column("source", String(16), nullable=False, comment="how it came to us"),
-    # Empty if it is as in PaaSoo's guide: `read.RAW_QUERY` makes it again.
+    # Empty if it is as in PaaSoo's guide: `history.REPORT` makes it again.
     Column("query", Text, nullable=False, comment="raw, non-printable bytes percent-encoded"),
 )
 
-# The current status of each delivery: the fold of its reports and of our own marks.
+# The current status of each delivery: the fold of its reports and of our own marks. As long as only
+# one report came, and decides, the row is that report, too: a trigger moves it to `reports` when
+# the row is about to say something else.
 deliveries = Table(
     "deliveries",
     metadata,
@@ -107,6 +110,13 @@ deliveries = Table(
     ),
     Column("price", Text, comment="PaaSoo's, as it came"),
     Column("parts", Integer, comment="that the text was split into"),
+    Column(
+        "times_received",
+        Integer,
+        comment="of the only report, which this row holds; NULL if `reports` holds them all",
+    ),
+    Column("source", String(16), comment="of the only report"),
+    Column("query", Text, comment="of the only report"),
     # For the queries of the status API, in the order of their answers. Times and positions of most
     # are unique or nearly so: the databases sort ties, so that these indexes stay small.
     Index(None, "last_received_at"),

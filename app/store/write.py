@@ -1,12 +1,13 @@
-"""Recording reports: a batch goes into the history and the statuses, in one commit.
+"""Recording reports: a batch goes into the statuses and the history, in one commit.
 
 The statement itself holds the fold, so the rule holds whatever else writes at the same time. The
-fold takes a maximum, so the order of arrival doesn't matter.
+fold takes a maximum, so the order of arrival doesn't matter. The first report of a delivery is kept
+in the delivery's row; the next one moves it to `reports`, by a trigger, and goes there, too.
 """
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Final
@@ -25,8 +26,8 @@ from app.store import faults
 from app.store.changes import NEXT_ON_SQLITE, POSITION
 from app.store.engine import Database
 
-# Column and PostgreSQL type, in the order of `DeliveryReport`.
-REPORT_COLUMNS = {
+# Column and PostgreSQL type, in the order of `DeliveryReport` and then of `_rounds`.
+COLUMNS = {
     "message_id": "text",
     "recipient": "text",
     "fingerprint": "bigint",
@@ -40,13 +41,20 @@ REPORT_COLUMNS = {
     "statuscode": "text",
     "errcode": "text",
     "mcc_mnc": "text",
+    "last_received_at": "bigint",
+    "times_received": "integer",
 }
 
 _CLAIM = "state, reason, status, statuscode, errcode, mcc_mnc"
-_HISTORY = f"""INSERT INTO reports (message_id, recipient, fingerprint, query, source, {_CLAIM},
-    received_at, last_received_at, times_received)"""
+_HISTORY_COLUMNS = f"""message_id, recipient, fingerprint, query, source, {_CLAIM},
+    received_at, last_received_at, times_received"""
+_HISTORY = f"INSERT INTO reports ({_HISTORY_COLUMNS})"
 _STATUS = f"""INSERT INTO deliveries (message_id, recipient, fingerprint, rank, {_CLAIM},
-    decided_at, first_received_at, last_received_at, conflicting, changed_in)"""
+    decided_at, first_received_at, last_received_at, conflicting, changed_in,
+    times_received, source, query)"""
+_STATUS_VALUES = f"""message_id, recipient, fingerprint, rank, {_CLAIM},
+    last_received_at, received_at, last_received_at, false, POSITION,
+    times_received, source, query"""
 
 
 def _earlier(table: str, column: str) -> str:
@@ -74,7 +82,7 @@ def _later(table: str, column: str) -> str:
     return f"{column} = CASE WHEN {is_later} THEN {new} ELSE {old} END"
 
 
-# Both databases understand these statements, but for `HORIZON`. A repeated report only counts.
+# Both databases understand these, but for `HORIZON` and `POSITION`. A repeated report only counts.
 _ON_KNOWN_REPORT = f"""
 ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
     times_received = reports.times_received + excluded.times_received,
@@ -104,65 +112,78 @@ _DECIDED = ",\n    ".join(
     f"{column} = CASE WHEN {_NEW_DECIDES} THEN excluded.{column} ELSE deliveries.{column} END"
     for column in ("fingerprint", "rank", "decided_at", *_CLAIM.split(", "))
 )
+# The row holds the first report if that decides, and counts its repeats; else it holds none.
+_IS_FIRST = f"deliveries.last_received_at = 0 AND {_NEW_DECIDES}"
+_ONLY = f"""
+    times_received = CASE
+        WHEN {_IS_FIRST} THEN excluded.times_received
+        WHEN excluded.fingerprint = deliveries.fingerprint
+        THEN deliveries.times_received + excluded.times_received
+    END,
+    source = CASE WHEN {_IS_FIRST} THEN excluded.source ELSE deliveries.source END,
+    query = CASE WHEN {_IS_FIRST} THEN excluded.query ELSE deliveries.query END"""
+
 _ON_KNOWN_DELIVERY = f"""
 ON CONFLICT (message_id, recipient) DO UPDATE SET
     {_DECIDED},
+    {_ONLY},
     conflicting = deliveries.conflicting OR {_CONTRADICTS},
     changed_in = CASE WHEN {_CHANGES} THEN excluded.changed_in ELSE deliveries.changed_in END,
     {_earlier("deliveries", "first_received_at")},
     {_later("deliveries", "last_received_at")}
 """
 
-# One statement: one round trip and one commit for a batch of any size.
-_KINDS = (*REPORT_COLUMNS.values(), "bigint", "integer")
-_ARRAYS = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(_KINDS, start=1))
+# NULL times: the row doesn't hold the report, so the history must.
+_KEPT = "RETURNING message_id, recipient, times_received"
+
+# One statement: one round trip and one commit for a batch of any size. `IS TRUE` has the server
+# look the keys up in a table in memory, whatever it expects of their number.
+_ARRAYS = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(COLUMNS.values(), start=1))
 _SPECIAL = re.compile(r'["\\]')
 POSTGRESQL = f"""
-WITH batch ({", ".join(REPORT_COLUMNS)}, last_received_at, times_received) AS MATERIALIZED (
+WITH batch ({", ".join(COLUMNS)}) AS MATERIALIZED (
     SELECT * FROM unnest({_ARRAYS})
 ),
-history AS (
-    {_HISTORY}
-    SELECT message_id, recipient, fingerprint, query, source, {_CLAIM},
-        received_at, last_received_at, times_received
+status AS (
+    {_STATUS}
+    SELECT {_STATUS_VALUES}
     FROM batch
-    {_ON_KNOWN_REPORT}
+    {_ON_KNOWN_DELIVERY}
+    {_KEPT}
 )
-{_STATUS}
-SELECT message_id, recipient, fingerprint, rank, {_CLAIM},
-    last_received_at, received_at, last_received_at, false,
-    {POSITION["postgresql"]}
+{_HISTORY}
+SELECT {_HISTORY_COLUMNS}
 FROM batch
-{_ON_KNOWN_DELIVERY}
-""".replace("HORIZON", _HORIZON["postgresql"])
+WHERE ((message_id, recipient) IN (
+    SELECT message_id, recipient FROM status WHERE times_received IS NULL
+)) IS TRUE
+{_ON_KNOWN_REPORT}
+""".replace("HORIZON", _HORIZON["postgresql"]).replace("POSITION", POSITION["postgresql"])
 _FOR_THE_DRIVER: Final = re.sub(r"\$\d+", "%s", POSTGRESQL)
 
-# SQLite takes one row after the other, so a batch may have several reports of one delivery. Rows
-# share a statement: Python's lock is released and fought for at each, and not at each row.
+# Rows share a statement: Python's lock is released and fought for at each, and not at each row.
 _ROWS_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
 
 
-def _sqlite_statements(rows: int) -> tuple[str, str]:
-    """The two statements for so many reports, whose fields they take one after the other."""
-    history, status = [], []
-    for row in range(rows):
-        first = row * len(REPORT_COLUMNS) + 1
-        mark = {column: f"?{place}" for place, column in enumerate(REPORT_COLUMNS, start=first)}
-        claim = ", ".join(mark[column] for column in _CLAIM.split(", "))
-        key = f"{mark['message_id']}, {mark['recipient']}, {mark['fingerprint']}"
-        at = mark["received_at"]
-        # SQLite wants each statement to use the last mark, which both do.
-        history.append(f"({key}, {mark['query']}, {mark['source']}, {claim}, {at}, {at}, 1)")
-        status.append(
-            f"({key}, {mark['rank']}, {claim}, {at}, {at}, {at}, false, {POSITION['sqlite']})"
-        )
-    of_history = f"{_HISTORY}\nVALUES {', '.join(history)}\n{_ON_KNOWN_REPORT}"
-    of_status = f"{_STATUS}\nVALUES {', '.join(status)}\n{_ON_KNOWN_DELIVERY}"
-    horizon = _HORIZON["sqlite"]
-    return of_history.replace("HORIZON", horizon), of_status.replace("HORIZON", horizon)
+def _sqlite_statements(start: str, values: str, end: str) -> dict[int, str]:
+    """A statement for each number of rows, whose fields it takes one after the other."""
+    place = {column: place for place, column in enumerate(COLUMNS, start=1)}
+    names = re.split(r",\s+", values)
+
+    def marks(row: int) -> str:
+        before = row * len(COLUMNS)
+        return ", ".join(f"?{before + place[it]}" if it in place else it for it in names)
+
+    return {
+        rows: f"{start} VALUES ({'), ('.join(map(marks, range(rows)))}) {end}".replace(
+            "HORIZON", _HORIZON["sqlite"]
+        ).replace("POSITION", POSITION["sqlite"])
+        for rows in _ROWS_AT_ONCE
+    }
 
 
-_SQLITE: Final = {rows: _sqlite_statements(rows) for rows in _ROWS_AT_ONCE}
+_SQLITE_STATUS: Final = _sqlite_statements(_STATUS, _STATUS_VALUES, f"{_ON_KNOWN_DELIVERY} {_KEPT}")
+_SQLITE_HISTORY: Final = _sqlite_statements(_HISTORY, _HISTORY_COLUMNS, _ON_KNOWN_REPORT)
 
 
 def commit(database: Database, batch: Sequence[DeliveryReport]) -> None:
@@ -214,30 +235,43 @@ def _end_of_query(
 
 
 def kept_query(report: DeliveryReport) -> str:
-    """The raw query, or nothing if it is as in PaaSoo's guide: `read.RAW_QUERY` makes it again."""
+    """The raw query, or nothing if it is as in PaaSoo's guide: `history.REPORT` makes it again."""
     end = _end_of_query(report.status, report.statuscode, report.errcode, report.mcc_mnc)
     usual = f"type=dlr&messageid={report.message_id}&to={report.recipient}{end}"
     return "" if report.query == usual else report.query
 
 
-def _row(report: DeliveryReport) -> tuple[object, ...]:
-    source = "" if report.source == CALLBACK else report.source  # as `read.SOURCE` reads it
+Row = tuple[object, ...]  # of `COLUMNS`
+
+
+def _row(report: DeliveryReport) -> Row:
+    source = "" if report.source == CALLBACK else report.source  # as `history.REPORT` reads it
     return (*report[:3], kept_query(report), source, *report[5:])
 
 
-def _arrays(rows: Sequence[tuple[object, ...]]) -> list[str]:
+def _arrays(rows: Sequence[Row]) -> list[str]:
     return [_array(column) for column in zip(*rows, strict=True)]
 
 
 def _record_on_sqlite(cursor: DBAPICursor, batch: Sequence[DeliveryReport]) -> None:
     cursor.execute(NEXT_ON_SQLITE)
+    for rows in _rounds(batch):
+        further: list[Row] = []
+        for piece in _pieces(rows):
+            cursor.execute(_SQLITE_STATUS[len(piece)], tuple(chain.from_iterable(piece)))
+            if not_kept := {kept[:2] for kept in cursor.fetchall() if kept[2] is None}:
+                further += (row for row in piece if row[:2] in not_kept)
+        for piece in _pieces(further):
+            cursor.execute(_SQLITE_HISTORY[len(piece)], tuple(chain.from_iterable(piece)))
+
+
+def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """The rows, in as few pieces as there are statements for."""
     done = 0
-    for rows in _ROWS_AT_ONCE:
-        while len(batch) - done >= rows:
-            values = tuple(chain.from_iterable(map(_row, batch[done : done + rows])))
-            for statement in _SQLITE[rows]:
-                cursor.execute(statement, values)
-            done += rows
+    for size in _ROWS_AT_ONCE:
+        while len(rows) - done >= size:
+            yield rows[done : done + size]
+            done += size
 
 
 def _array(values: tuple[object, ...]) -> str:
@@ -254,13 +288,16 @@ def _array(values: tuple[object, ...]) -> str:
     return literal
 
 
-def _rounds(batch: Sequence[DeliveryReport]) -> list[list[tuple[object, ...]]]:
-    """Rounds of rows, one statement each. A row adds `last_received_at` and `times_received`.
+def _rounds(batch: Sequence[DeliveryReport]) -> list[list[Row]]:
+    """Rounds of rows. A row adds `last_received_at` and `times_received`.
 
-    PostgreSQL refuses to touch a row twice in a statement. So identical reports become one row, and
-    different ones of the same delivery, which are rare, go into different rounds. Rows are sorted,
-    because replicas that lock rows in one order never deadlock.
+    PostgreSQL refuses to touch a row twice in a statement, and SQLite tells in no order what it
+    kept. So identical reports become one row, and different ones of the same delivery, which are
+    rare, go into different rounds. Rows are sorted, because replicas that lock rows in one order
+    never deadlock.
     """
+    if len({report[:2] for report in batch}) == len(batch):
+        return [[(*_row(report), report.received_at, 1) for report in sorted(batch)]]
     tallies: dict[tuple[str, str, int], tuple[DeliveryReport, int, int]] = {}
     for report in batch:
         known = tallies.get(report[:3])
@@ -271,7 +308,7 @@ def _rounds(batch: Sequence[DeliveryReport]) -> list[list[tuple[object, ...]]]:
             earlier = report if report.received_at < first.received_at else first
             later = max(last_received_at, report.received_at)
             tallies[report[:3]] = (earlier, later, times + 1)
-    rounds: list[list[tuple[object, ...]]] = []
+    rounds: list[list[Row]] = []
     delivery, reports_before = ("", ""), 0
     for key in sorted(tallies):
         reports_before = reports_before + 1 if key[:2] == delivery else 0

@@ -12,6 +12,7 @@ from app.callback.parse import parse
 from app.reports import Refusal
 from app.store import quarantine, submissions, write
 from app.store.engine import Database, open_database
+from app.store.history import HISTORY
 from app.store.submissions import Submission
 from app.store.tables import deliveries
 from tests.process import Ended, run
@@ -69,6 +70,13 @@ class Stored:
     def rows(self, table: Table) -> Sequence[Row[Any]]:
         with self.database.read.connect() as connection:
             return connection.execute(select(table).order_by(*table.primary_key)).all()
+
+    def reports(self) -> Sequence[Row[Any]]:
+        """The history, wherever it stands."""
+        with self.database.read.connect() as connection:
+            return connection.execute(
+                select(HISTORY).order_by(*HISTORY.c["message_id", "recipient", "fingerprint"])
+            ).all()
 
     def count(self, table: Table) -> int:
         with self.database.read.connect() as connection:

@@ -93,10 +93,10 @@ def test_a_report_that_cannot_be_stored_is_told(database_url: URL) -> None:
     with running_service(database_url, spool="off") as service:
         engine = create_engine(database_url)
         with engine.begin() as connection:
-            connection.execute(text("ALTER TABLE reports RENAME TO elsewhere"))
+            connection.execute(text("ALTER TABLE deliveries RENAME TO elsewhere"))
         ended, lines = check(address_of(service))
         with engine.begin() as connection:
-            connection.execute(text("ALTER TABLE elsewhere RENAME TO reports"))
+            connection.execute(text("ALTER TABLE elsewhere RENAME TO deliveries"))
         engine.dispose()
 
     assert (ended.code, lines) == (1, [*ACCEPTED[:-1], "error storage"])

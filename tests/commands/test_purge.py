@@ -10,7 +10,7 @@ from app.ops import upkeep
 from app.store import retention, sends, tables
 from app.store.retention import Purged
 from app.store.sends import Send
-from app.store.tables import deliveries, quarantine, reports
+from app.store.tables import deliveries, quarantine
 from tests.commands.conftest import Stored, many
 from tests.process import run, run_afresh, serving, until
 from tests.recount import KEYS, counted, recount
@@ -50,7 +50,7 @@ def test_old_final_messages_go_with_their_history_and_all_else_stays(stored: Sto
     assert [row.message_id for row in stored.rows(deliveries)] == [
         *("given-up-lately", "new", "old-with-news", "open", "sent", "unclear")
     ]
-    assert {row.message_id for row in stored.rows(reports)} == {
+    assert {row.message_id for row in stored.reports()} == {
         *("new", "old-with-news", "open", "unclear")
     }
     assert [row.query for row in stored.rows(quarantine)] == ["type=new"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from app.store.tables import deliveries, quarantine, reports
+from app.store.tables import deliveries, quarantine
 from tests.commands.conftest import Stored, many
 from tests.process import run, serving
 from tests.service import ADMIN_KEY, TOKEN, a_report
@@ -55,9 +55,7 @@ def test_replay_stores_what_is_valid_now(stored: Stored) -> None:
     assert (ended.code, ended.stdout) == (0, "replayed: 120, still rejected: 1\n"), ended.stderr
     assert "121/121" in ended.stderr
     assert [row.query for row in stored.rows(quarantine)] == ["type=mo"]
-    assert {(row.received_at, row.source) for row in stored.rows(reports)} == {
-        (YESTERDAY, "replay")
-    }
+    assert {(row.received_at, row.source) for row in stored.reports()} == {(YESTERDAY, "replay")}
     assert {row.state for row in stored.rows(deliveries)} == {"delivered"}
 
 

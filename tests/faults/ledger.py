@@ -16,7 +16,7 @@ from sqlalchemy import URL, select
 
 from app.commands.rebuild import RULES
 from app.store.engine import open_database
-from app.store.read import REPORT
+from app.store.history import REPORT
 from app.store.rebuild import rebuild
 from app.store.tables import deliveries
 from tests.fold import expected_status, shown_status

@@ -13,12 +13,13 @@ from tests.faults.ledger import VARIANTS, Ledger, Load
 from tests.faults.programs import metrics_of, port_of, settings_for
 from tests.postgres import new_database, running_server
 from tests.process import Serving, run, serving
+from tests.recount import HISTORY
 
 # So few that every batch of both replicas has the same rows.
 REPORTS: Final = 300 * len(VARIANTS)
 # To each replica: so large are the batches then.
 CONNECTIONS: Final = 128
-RECORDED: Final = "SELECT sum(times_received) FROM reports"
+RECORDED: Final = f"SELECT sum(times_received) FROM {HISTORY}"
 DEADLOCKS: Final = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 
 

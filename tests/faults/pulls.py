@@ -25,7 +25,7 @@ from sqlalchemy import URL, func, select
 
 from app.commands.rebuild import RULES
 from app.store.engine import open_database
-from app.store.read import SOURCE
+from app.store.history import SOURCE
 from app.store.rebuild import rebuild
 from simulator.options import parse_shares
 from simulator.oracle import Claim, claim_of

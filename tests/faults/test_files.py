@@ -123,7 +123,7 @@ def test_a_database_may_be_vacuumed_meanwhile(tmp_path: Path) -> None:
             shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             assert call_back(program, "then") == 200
             before = file.stat().st_size
-            shell.execute("DELETE FROM reports")
+            shell.execute("DELETE FROM deliveries")
             shell.execute("VACUUM")
             shell.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             assert file.stat().st_size < before

@@ -1,7 +1,7 @@
 """A migration beside writers, and one that is killed: it holds nobody up, and goes on later."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -10,11 +10,13 @@ from typing import LiteralString
 import psycopg
 import pytest
 from alembic import command
-from sqlalchemy import URL, Engine, create_engine, text
+from sqlalchemy import URL, Connection, Engine, create_engine, text
 
 from app.callback.parse import parse
+from app.reports import DeliveryReport
 from app.store import schema, stats, write
 from app.store.engine import Database, open_database
+from tests import older
 from tests.databases import alembic_on
 from tests.process import PROGRAM, run, until
 from tests.recount import KEYS, counted, recount
@@ -38,6 +40,7 @@ AS_BEFORE = """
 ALTER TABLE deliveries RESET (autovacuum_vacuum_threshold,
     autovacuum_vacuum_cost_delay, autovacuum_vacuum_cost_limit)
 """
+Recorder = Callable[[Connection, Sequence[DeliveryReport]], object]
 VACUUMING = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'autovacuum: %public.deliveries%'"
 UNFINISHED = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
@@ -65,6 +68,11 @@ def downgrade(engine: Engine, revision: str) -> None:
         command.downgrade(alembic_on(connection), revision)
 
 
+def before_(revision: str) -> str:
+    """The revision before."""
+    return f"{int(revision) - 1:04}"
+
+
 def migrating(url: str, data: Path) -> subprocess.Popen[bytes]:
     """The command, under way."""
     environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(data)}
@@ -72,10 +80,12 @@ def migrating(url: str, data: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([PROGRAM, "migrate"], env=environment, stdout=pipe, stderr=pipe)
 
 
-def record(database: Database, *message_ids: str) -> None:
+def record(
+    database: Database, *message_ids: str, by: Recorder = older.record, status: int = 0
+) -> None:
     with database.batch() as connection:
-        queries = (f"type=dlr&messageid={it}&to=6588888888&status=0" for it in message_ids)
-        write.record(connection, [parse(it.encode(), 1) for it in queries])
+        queries = (f"type=dlr&messageid={it}&to=6588888888&status={status}" for it in message_ids)
+        by(connection, [parse(it.encode(), 1) for it in queries])
 
 
 def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
@@ -110,11 +120,11 @@ def test_a_migration_holds_up_no_writer_and_goes_on_after_a_kill(
 
     assert b"migration 0010: index 1 of 10\n" in told
     assert unfinished == (1,)
-    assert (again.code, again.stdout) == (0, "schema: 0009 -> 0011\n"), again.stderr
+    assert (again.code, again.stdout) == (0, "schema: 0009 -> 0012\n"), again.stderr
     assert left == (0,)
     with database.write.connect() as connection:
         command.check(alembic_on(connection))
-    record(database, "after")
+    record(database, "after", by=write.record)
     database.close()
 
 
@@ -143,33 +153,42 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
         told, _ = waiting.communicate()
 
     assert snapshots == {None}
-    assert told == b"schema: 0009 -> 0011\n"
+    assert told == b"schema: 0009 -> 0012\n"
 
 
-def test_a_migration_that_waits_for_a_writer_lets_reports_through(
-    server_database: URL, tmp_path: Path
+# What holds up a migration: its revision, and the statement of an open transaction.
+IN_THE_WAY: list[tuple[str, LiteralString]] = [
+    ("0011", "UPDATE deliveries SET mcc_mnc = '52001'"),
+    ("0012", "SELECT count(*) FROM deliveries"),
+]
+
+
+@pytest.mark.parametrize(("revision", "statement"), IN_THE_WAY)
+def test_a_migration_that_waits_for_others_lets_reports_through(
+    server_database: URL, tmp_path: Path, revision: str, statement: LiteralString
 ) -> None:
     url = server_database.render_as_string(hide_password=False)
     address = address_of(server_database)
     database = open_database(server_database)  # hurried: a writer that waits fails
-    downgrade(database.write, "0010")
+    before = before_(revision)
+    downgrade(database.write, before)
     record(database, "before")
 
     with (
-        psycopg.connect(address) as writer,
+        psycopg.connect(address) as other,
         psycopg.connect(address, autocommit=True) as admin,
         ExitStack() as opened,
     ):
-        writer.execute("UPDATE deliveries SET mcc_mnc = '52001'")
+        other.execute(statement)
         waiting = opened.enter_context(migrating(url, tmp_path))
         opened.callback(waiting.kill)
         until(lambda: bool(admin.execute(WAITING).fetchall()), 30)
         record(database, "beside")
-        writer.commit()
+        other.commit()
         told, _ = waiting.communicate()
 
-    record(database, "after")
-    assert told == b"schema: 0010 -> 0011\n"
+    record(database, "after", by=write.record)
+    assert told == f"schema: {before} -> 0012\n".encode()
     with database.transaction() as connection:
         assert counted(connection, KEYS) == recount(connection, KEYS)
         stats.compact(connection)
@@ -193,32 +212,36 @@ def test_a_migration_ends_an_autovacuum(server_database: URL) -> None:
             ended = run("migrate", DLR_DATABASE_URL=url)
         admin.execute(AS_BEFORE)
 
-    assert (ended.code, ended.stdout) == (0, "schema: 0010 -> 0011\n"), ended.stderr
+    assert (ended.code, ended.stdout) == (0, "schema: 0010 -> 0012\n"), ended.stderr
 
 
-def test_a_migration_that_gives_up_says_who_is_in_the_way(server_database: URL) -> None:
+@pytest.mark.parametrize(("revision", "statement"), IN_THE_WAY)
+def test_a_migration_that_gives_up_says_who_is_in_the_way(
+    server_database: URL, revision: str, statement: LiteralString
+) -> None:
     address = address_of(server_database)
     database = open_database(server_database, hurried=False)
+    before = before_(revision)
+    downgrade(database.write, before)
     record(database, "before")
-    downgrade(database.write, "0010")
     told: list[str] = []
 
     with (
-        psycopg.connect(address) as writer,
+        psycopg.connect(address) as other,
         psycopg.connect(address, autocommit=True) as admin,
         configured(admin, "deadlock_timeout = '1ms'"),  # gives up sooner
     ):
-        writer.execute("UPDATE deliveries SET mcc_mnc = '52001'")
-        holder = f"client backend {writer.info.backend_pid}, in a transaction since "
+        other.execute(statement)
+        holder = f"client backend {other.info.backend_pid}, in a transaction since "
         with pytest.raises(schema.SchemaError) as gave_up:
             schema.upgrade(database.write, told.append)
-        writer.rollback()
+        other.rollback()
         again = schema.upgrade(database.write)
         database.close()
 
-    assert again == ("0010", "0011")
+    assert again == (before, "0012")
     assert holder in str(gave_up.value)
-    assert [line.partition(holder)[0] for line in told] == ["migration 0011: waits for "]
+    assert [line.partition(holder)[0] for line in told] == [f"migration {revision}: waits for "]
 
 
 def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: URL) -> None:
@@ -232,9 +255,10 @@ def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: UR
             admin.execute(text(f"GRANT {granted} TO {role}"))
             schema.upgrade(engine)
             database = open_database(server_database.set(username=role))
-            record(database, "after")
+            for status in (404, 0):  # the second one moves the first
+                record(database, "after", by=write.record, status=status)
             with database.transaction() as connection:
-                assert stats.compact(connection) == 1
+                assert stats.compact(connection)
             database.close()
         finally:
             admin.execute(text(f"DROP OWNED BY {role}"))

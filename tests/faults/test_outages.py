@@ -25,6 +25,7 @@ from tests.faults.programs import (
 )
 from tests.postgres import StoppableServer
 from tests.process import Serving, serving, until
+from tests.recount import HISTORY
 from tests.replication import Node
 from tests.service import TOKEN, a_report, running_service
 
@@ -294,8 +295,8 @@ def make_slow(url: URL) -> None:
     with database.write.begin() as connection:
         for statement in (
             SLEEP_BEFORE_EACH_ROW,
-            "CREATE TRIGGER slow BEFORE INSERT ON reports FOR EACH ROW EXECUTE FUNCTION slow()",
-            "ALTER TABLE reports ADD CONSTRAINT poison CHECK (errcode <> 'poison')",
+            "CREATE TRIGGER slow BEFORE INSERT ON deliveries FOR EACH ROW EXECUTE FUNCTION slow()",
+            "ALTER TABLE deliveries ADD CONSTRAINT poison CHECK (errcode <> 'poison')",
         ):
             connection.execute(text(statement))
     database.close()
@@ -418,7 +419,7 @@ def test_two_replicas_given_the_same_in_opposite_orders_agree(
         statuses = connection.execute(
             text("SELECT DISTINCT state, conflicting FROM deliveries")
         ).all()
-        history = connection.execute(text("SELECT count(*), sum(times_received) FROM reports"))
+        history = connection.execute(text(f"SELECT count(*), sum(times_received) FROM {HISTORY}"))
         assert [tuple(row) for row in statuses] == [("delivered", True)]
         assert tuple(history.one()) == (len(variants), 2 * len(variants))
     database.close()

@@ -34,6 +34,7 @@ from tests.faults.programs import (
 )
 from tests.postgres import OF_TESTS, StoppableServer
 from tests.process import Serving, serving, until
+from tests.recount import HISTORY
 from tests.replication import SOCKET, Node, Pair, replicated
 
 NOTICED_WITHIN_S = 10
@@ -428,7 +429,7 @@ def test_a_warning_that_ids_run_out_is_no_outage_and_is_told_once() -> None:
                 assert call_back(program, f"m-{number}") == 200
 
             assert is_ready(program)
-            counted = "SELECT count(*), sum(times_received) FROM reports"
+            counted = f"SELECT count(*), sum(times_received) FROM {HISTORY}"
             assert node.execute(counted, "dlr") == [(5, 5)]
             told = [message for message in messages_of(program) if "transaction ids" in message]
             assert len(told) == 1

@@ -202,7 +202,7 @@ def test_a_batch_that_is_cut_is_committed_all_the_same(
 def test_a_row_that_the_database_refuses_costs_the_others_nothing(
     postgres_url: URL, other: psycopg.Connection[Any]
 ) -> None:
-    other.execute("ALTER TABLE reports ADD CONSTRAINT refuse CHECK (errcode <> 'poison')")
+    other.execute("ALTER TABLE deliveries ADD CONSTRAINT refuse CHECK (errcode <> 'poison')")
     queries = [a_report(messageid=f"m-{n}", status=404) for n in range(20)]
     queries[7] = a_report(messageid="m-7", status=404, errcode="poison")
     with writing_directly(postgres_url, other) as service:

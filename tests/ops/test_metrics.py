@@ -176,11 +176,11 @@ def test_rows_of_the_quarantine_are_counted(own_service: Service) -> None:
 def test_a_database_that_takes_no_report_is_down_until_it_takes_one(own_service: Service) -> None:
     at_first = own_service.metric("dlr_database_up")
     # Without `feed` the embedded database takes no write at all, with which a job would end it.
-    for table in ("feed", "reports"):
+    for table in ("feed", "deliveries"):
         execute(own_service.database_url, f"ALTER TABLE {table} RENAME TO {table}_elsewhere")
     own_service.call_back(a_report())
     damaged = own_service.metric("dlr_database_up")
-    for table in ("feed", "reports"):
+    for table in ("feed", "deliveries"):
         execute(own_service.database_url, f"ALTER TABLE {table}_elsewhere RENAME TO {table}")
     own_service.call_back(a_report())
     until(lambda: own_service.metric("dlr_database_up") == 1)

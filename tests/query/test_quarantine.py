@@ -250,9 +250,9 @@ def test_a_row_that_only_the_database_refuses_costs_the_others_nothing(
     own_service: Service,
 ) -> None:
     refuse_recipient = {
-        "sqlite": """CREATE TRIGGER refuse BEFORE INSERT ON reports
+        "sqlite": """CREATE TRIGGER refuse BEFORE INSERT ON deliveries
             WHEN new.recipient = '6500000000' BEGIN SELECT RAISE(ABORT, 'no'); END""",
-        "postgresql": "ALTER TABLE reports ADD CHECK (recipient <> '6500000000')",
+        "postgresql": "ALTER TABLE deliveries ADD CHECK (recipient <> '6500000000')",
     }
     database = own_service.app.parts.database.write
     with database.begin() as connection:

@@ -13,6 +13,7 @@ from app.callback.parse import InvalidReportError, parse
 from app.reports import DeliveryReport, KnownReport, Status, fold
 from app.store import read, write
 from app.store.engine import Database, open_database
+from app.store.history import HISTORY, reports_of
 from app.store.tables import deliveries as deliveries_table
 from app.store.tables import reports as reports_table
 from tests.fold import expected_status, shown_status
@@ -82,7 +83,7 @@ def check_every_order(database: Database, facts: list[Any], data: st.DataObject)
 
     with database.read.connect() as connection:
         deliveries = read.deliveries_of(connection, message_id)
-        history = read.reports_of(connection, message_id)
+        history = reports_of(connection, message_id)
         kept = connection.execute(_STATUSES.where(deliveries_table.c.message_id == message_id))
         statuses = {recipient: status for recipient, *status in kept}
 
@@ -139,8 +140,8 @@ def check_a_raw_query(database: Database, raw_query: str) -> None:
         connection.execute(delete(reports_table))
         connection.execute(delete(deliveries_table))
         write.record(connection, [report])
-        (kept,) = connection.execute(select(reports_table.c.query)).scalars()
-        (shown,) = read.reports_of(connection, report.message_id)
+        (kept,) = connection.execute(select(HISTORY.c.query)).scalars()
+        (shown,) = reports_of(connection, report.message_id)
 
     assert shown.query == report.query
     assert kept in {"", report.query}
@@ -156,8 +157,8 @@ def test_the_guides_raw_query_takes_no_room(database: Database, parts: int) -> N
     raw = "&".join(["type=dlr", "messageid=052804b7368321", "to=6588888888", *rest])
     with database.write.begin() as connection:
         write.record(connection, [parse(raw.encode(), 1)])
-        (kept,) = connection.execute(select(reports_table.c.query)).scalars()
-        (shown,) = read.reports_of(connection, "052804b7368321")
+        (kept,) = connection.execute(select(HISTORY.c.query)).scalars()
+        (shown,) = reports_of(connection, "052804b7368321")
 
     assert (kept, shown.query) == ("", raw)
 
@@ -173,7 +174,7 @@ def test_a_report_from_a_clock_that_was_ahead_does_not_win_for_ever(database: Da
             write.record(connection, [report])
         with database.read.connect() as connection:
             (delivery,) = read.deliveries_of(connection, "ahead")
-            history = read.reports_of(connection, "ahead")
+            history = reports_of(connection, "ahead")
             kept = connection.execute(_STATUSES.where(deliveries_table.c.message_id == "ahead"))
             ((_, *status),) = kept
         assert Status(*status) == fold(map(_known, history), expired_at=None)
@@ -199,7 +200,7 @@ def test_recording_twice_changes_nothing_but_the_count(database: Database) -> No
         with database.read.connect() as connection:
             return (
                 read.deliveries_of(connection, "twice"),
-                read.reports_of(connection, "twice"),
+                reports_of(connection, "twice"),
             )
 
     deliveries, history = record_and_look()
