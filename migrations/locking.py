@@ -24,7 +24,12 @@ SELECT coalesce(backend_type, 'process') || ' ' || pid
 
 
 def lock(revision: str, table: str) -> None:
-    """Let nobody read or write the table until the transaction ends. For PostgreSQL."""
+    """Let nobody read or write the table until the transaction ends. For PostgreSQL.
+
+    It begins a transaction: a lock that an earlier migration took would let no report through.
+    """
+    with op.get_context().autocommit_block():
+        pass
     connection = op.get_bind()
     progress = context.config.attributes.get("progress") or (lambda _: None)
     holder = None

@@ -11,7 +11,7 @@ TIMES = ("first_received_at", "last_received_at")
 
 
 def expected_status(history: Iterable[Any], expired_at: int | None = None) -> dict[str, Any]:
-    """The fold of one delivery's rows of the table `reports`, each parsed again from its query."""
+    """The fold of one delivery's reports, each parsed again from its query."""
     received = (
         Received(claim_of(row.query), row.received_at, row.last_received_at, row.fingerprint)
         for row in history

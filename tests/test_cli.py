@@ -441,6 +441,28 @@ def test_every_file_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
 
+@pytest.mark.parametrize("name", ["move_only_report", "count_deliveries_on_update"])
+def test_a_database_without_a_trigger_is_not_served(empty_database_url: URL, name: str) -> None:
+    environment = {
+        "DLR_DATABASE_URL": empty_database_url.render_as_string(hide_password=False),
+        "DLR_CALLBACK_TOKENS": TOKEN,
+        "DLR_API_KEYS": f"reader:read:{READ_KEY}",
+    }
+    assert run("migrate", **environment).code == 0
+    database = open_database(empty_database_url, hurried=False)
+    of_table = "" if database.is_embedded else " ON deliveries"
+    with database.transaction() as connection:
+        connection.execute(text(f"DROP TRIGGER {name}{of_table}"))
+    database.close()
+
+    served = run("serve", "--port", str(free_port()), **environment)
+    told = run("doctor", **environment)
+
+    assert served.code == 2
+    assert f"`deliveries` lacks enabled triggers ({name})" in served.stderr.splitlines()[-1]
+    assert f"({name})" in told.stdout
+
+
 def test_a_program_older_than_its_database_says_so(empty_database_url: URL) -> None:
     environment = {
         "DLR_DATABASE_URL": empty_database_url.render_as_string(hide_password=False),

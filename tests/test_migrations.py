@@ -2,7 +2,7 @@
 
 from alembic import command
 from alembic.script import ScriptDirectory
-from sqlalchemy import URL, insert, inspect, select, update
+from sqlalchemy import URL, delete, insert, inspect, select, update
 
 from app.callback.parse import parse
 from app.store import schema, stats, write
@@ -69,6 +69,32 @@ def test_statistics_stay_exact_through_a_migration_of_their_tables(database_url:
                 assert counted(connection, keys) == recount(connection, keys)
             stats.compact(connection)
     database.close()
+
+
+def test_what_a_delivery_holds_joins_the_others_on_the_way_back(database_url: URL) -> None:
+    database = open_database(database_url, hurried=False)
+    only, *others = (
+        parse(f"type=dlr&messageid={message_id}&to=6588888888&status={status}".encode(), at)
+        for message_id, status, at in (("only", 0, 5), ("two", 404, 1), ("two", 0, 2))
+    )
+    with database.transaction() as connection:
+        write.record(connection, [only, *others])
+        connection.execute(delete(deliveries).where(deliveries.c.message_id == "two"))
+        write.record(connection, [others[1]._replace(received_at=7)])
+    with database.write.connect() as connection:
+        command.downgrade(alembic_on(connection), "0011")
+        times = reports.c["message_id", "status", "received_at", "last_received_at"]
+        kept = connection.execute(
+            select(*times, reports.c.times_received).order_by(*reports.primary_key)
+        ).all()
+    schema.upgrade(database.write)
+    database.close()
+
+    assert sorted(map(tuple, kept)) == [
+        ("only", 0, 5, 5, 1),
+        ("two", 0, 2, 7, 2),
+        ("two", 404, 1, 1, 1),
+    ]
 
 
 def test_reports_are_whole_again_on_the_way_back(database_url: URL) -> None:

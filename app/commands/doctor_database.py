@@ -208,7 +208,7 @@ def _look_at_file(settings: Settings) -> Iterator[Finding]:
     yield ok("database", shown)
     if wrong is None:
         yield ok("schema", f"{revision}, which is current")
-    elif revision is None or revision in schema.known_revisions():
+    elif revision != schema.newest_revision() and wrong != schema.OLDER:
         yield warning(
             "schema", f"{revision or 'none'}: the next start of `serve` brings it up to date"
         )

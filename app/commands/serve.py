@@ -150,7 +150,6 @@ def prepare_schema(settings: Settings) -> None:
                 log.info("schema brought up to date", extra={"before": before, "after": after})
             with database.transaction() as connection:  # a restored file may be somebody else's
                 changes.begin_change(connection)
-            return
         try:
             with database.read.connect() as connection:
                 wrong = schema.mismatch(connection)
@@ -165,7 +164,7 @@ def prepare_schema(settings: Settings) -> None:
             )
             return
     if wrong is not None:
-        raise SettingsError(f"DLR_DATABASE_URL: {wrong}")
+        raise SettingsError(f"{settings.database_setting}: {wrong}")
 
 
 def welcome(first: first_run.FirstRun) -> str:

@@ -5,7 +5,20 @@ from collections.abc import Collection, Sequence
 from hashlib import blake2b
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    select,
+    true,
+    tuple_,
+    update,
+)
 
 from app.reports import DeliveryReport, Refusal
 from app.store.inserting import insert_into
@@ -137,17 +150,22 @@ def take(
     return connection.execute(statement).all()
 
 
-# A delivery that holds no report has none to count, and stays so.
-_COUNT_MORE = [
-    update(table)
-    .where(
+def _is_it(table: Table) -> ColumnElement[bool]:
+    return and_(
         table.c.message_id == bindparam("of_message"),
         table.c.recipient == bindparam("of_recipient"),
         table.c.fingerprint == bindparam("of_fingerprint"),
         table.c.times_received.is_not(None),
     )
+
+
+_IS_HELD = select(deliveries.c.rank).where(_is_it(deliveries)).exists()
+# Where the report stands in both, its delivery counts.
+_COUNT_MORE = [
+    update(table)
+    .where(_is_it(table), where)
     .values(times_received=table.c.times_received + bindparam("more"))
-    for table in (deliveries, reports)
+    for table, where in ((deliveries, true()), (reports, ~_IS_HELD))
 ]
 
 

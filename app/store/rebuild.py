@@ -6,7 +6,7 @@ other values, or if somebody edited rows.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
@@ -34,6 +34,7 @@ from app.store.changes import POSITION, begin_change
 from app.store.engine import Database
 from app.store.history import HISTORY, REPORT
 from app.store.inserting import insert_into
+from app.store.keys import have_keys
 from app.store.tables import deliveries, reports
 from app.store.write import kept_query
 
@@ -168,7 +169,7 @@ _REPORT = select(*REPORT).where(
 )
 _HISTORY = select(
     *HISTORY.c["message_id", "recipient"], *(HISTORY.c[name] for name in KnownReport._fields)
-).order_by(HISTORY.c.message_id, HISTORY.c.recipient)
+).order_by(*HISTORY.c["message_id", "recipient", "fingerprint"])
 
 
 class Found(NamedTuple):
@@ -208,10 +209,15 @@ def _compare(connection: Connection, span: Span, meaning_of: Meaning) -> Found:
 def _understood(
     rows: Iterable[Row[Any]], meaning_of: Meaning, found: Found
 ) -> Iterator[KnownReport]:
-    """Read the reports under today's rules, and note those that meant or said something else."""
+    """Read the reports under today's rules, and note those that meant or said something else.
+
+    And those that stand twice in the history, in `reports` and in the delivery.
+    """
+    before = None
     for row in rows:
         report = KnownReport._make(row[2:])
-        if _is_untidy(report.statuscode, report.errcode, report.mcc_mnc):
+        is_again, before = report.fingerprint == before, report.fingerprint
+        if is_again or _is_untidy(report.statuscode, report.errcode, report.mcc_mnc):
             found.untidy.append((row.message_id, row.recipient, report.fingerprint))
         meaning = meaning_of(report.status, report.statuscode, report.errcode)
         if (report.state, report.reason) != meaning:
@@ -230,7 +236,7 @@ def _correct(
     database: Database,
     span: Span,
     rules: Rules,
-    untidy: Iterable[ReportKey],
+    untidy: Collection[ReportKey],
     *,
     dry_run: bool,
 ) -> tuple[int, list[Correction]]:
@@ -244,11 +250,7 @@ def _correct(
             .order_by(deliveries.c.message_id, deliveries.c.recipient)
             .with_for_update()
         ).all()
-        # What may change stands in `reports` from now on: a trigger moves it there.
-        held = deliveries.c.times_received.is_not(None)
-        connection.execute(
-            update(deliveries).where(span.of(deliveries), held).values(times_received=None)
-        )
+        _move_to_reports(connection, untidy)
         reread = sum(_tidy(connection, key, rules.understand) for key in untidy)
         misread, _, wrong = _compare(connection, span, rules.meaning_of)
         reread += sum(
@@ -285,6 +287,14 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
     return {(key.message_id, key.recipient) for key in keys}
 
 
+def _move_to_reports(connection: Connection, keys: Collection[ReportKey]) -> None:
+    """Let no delivery hold one of these reports: a trigger moves it."""
+    is_one = have_keys(deliveries, [key[:2] for key in keys])
+    is_held = deliveries.c.times_received.is_not(None)
+    if keys:
+        connection.execute(update(deliveries).where(is_one, is_held).values(times_received=None))
+
+
 def _tidy(connection: Connection, key: ReportKey, understand: Understand) -> bool:
     """Store a report with the values that its raw query has today. False if it has none.
 
@@ -318,11 +328,15 @@ def _tidy(connection: Connection, key: ReportKey, understand: Understand) -> boo
 def _reread(
     connection: Connection, span: Span, claim: Claim, meaning: tuple[str, str | None]
 ) -> int:
-    same = (reports.c[name].is_not_distinct_from(value) for name, value in claim._asdict().items())
+    """Give the reports with this claim another meaning. Returns their number."""
     state, reason = meaning
-    return connection.execute(
-        update(reports).where(span.of(reports), *same).values(state=state, reason=reason)
-    ).rowcount
+    reread = 0
+    for table in (reports, deliveries):
+        same = (table.c[name].is_not_distinct_from(it) for name, it in claim._asdict().items())
+        is_one = and_(span.of(table), table.c.times_received.is_not(None), *same)
+        changed = update(table).where(is_one).values(state=state, reason=reason)
+        reread += connection.execute(changed).rowcount
+    return reread
 
 
 def _write(connection: Connection, corrections: Iterable[Correction]) -> None:

@@ -27,6 +27,16 @@ SELECT count(set_config(name, '0', true)) FROM pg_settings WHERE name = 'transac
 """
 
 MIGRATIONS: Final = Path(migrations.__file__).parent
+# Without them reports would be lost from the history, and from the statistics.
+TRIGGERS: Final = frozenset(
+    {f"count_deliveries_on_{event}" for event in ("insert", "update", "delete")}
+    | {"move_only_report"}
+)
+_ENABLED: Final = {
+    "postgresql": """SELECT tgname FROM pg_trigger
+        WHERE tgrelid = to_regclass('deliveries') AND tgenabled IN ('O', 'A')""",
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'deliveries'",
+}
 OLDER: Final = "this program is older than its database; run the newer version"
 
 
@@ -130,6 +140,10 @@ def mismatch(connection: Connection) -> str | None:
     """The fault of the schema and its remedy; None if it is current."""
     revision = current_revision(connection)
     if revision == newest_revision():
+        missing = TRIGGERS - set(connection.scalars(text(_ENABLED[connection.dialect.name])))
+        if missing:
+            names = ", ".join(sorted(missing))
+            return f"`deliveries` lacks enabled triggers ({names}): is it being restored?"
         return None
     if _is_newer(revision):
         return OLDER

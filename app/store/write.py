@@ -46,9 +46,9 @@ COLUMNS = {
 }
 
 _CLAIM = "state, reason, status, statuscode, errcode, mcc_mnc"
-_HISTORY_COLUMNS = f"""message_id, recipient, fingerprint, query, source, {_CLAIM},
+_REPORTS_COLUMNS = f"""message_id, recipient, fingerprint, query, source, {_CLAIM},
     received_at, last_received_at, times_received"""
-_HISTORY = f"INSERT INTO reports ({_HISTORY_COLUMNS})"
+_REPORTS = f"INSERT INTO reports ({_REPORTS_COLUMNS})"
 _STATUS = f"""INSERT INTO deliveries (message_id, recipient, fingerprint, rank, {_CLAIM},
     decided_at, first_received_at, last_received_at, conflicting, changed_in,
     times_received, source, query)"""
@@ -113,15 +113,15 @@ _DECIDED = ",\n    ".join(
     for column in ("fingerprint", "rank", "decided_at", *_CLAIM.split(", "))
 )
 # The row holds the first report if that decides, and counts its repeats; else it holds none.
-_IS_FIRST = f"deliveries.last_received_at = 0 AND {_NEW_DECIDES}"
+_TAKES_FIRST = f"deliveries.last_received_at = 0 AND {_NEW_DECIDES}"
 _ONLY = f"""
     times_received = CASE
-        WHEN {_IS_FIRST} THEN excluded.times_received
+        WHEN {_TAKES_FIRST} THEN excluded.times_received
         WHEN excluded.fingerprint = deliveries.fingerprint
         THEN deliveries.times_received + excluded.times_received
     END,
-    source = CASE WHEN {_IS_FIRST} THEN excluded.source ELSE deliveries.source END,
-    query = CASE WHEN {_IS_FIRST} THEN excluded.query ELSE deliveries.query END"""
+    source = CASE WHEN {_TAKES_FIRST} THEN excluded.source ELSE deliveries.source END,
+    query = CASE WHEN {_TAKES_FIRST} THEN excluded.query ELSE deliveries.query END"""
 
 _ON_KNOWN_DELIVERY = f"""
 ON CONFLICT (message_id, recipient) DO UPDATE SET
@@ -133,8 +133,8 @@ ON CONFLICT (message_id, recipient) DO UPDATE SET
     {_later("deliveries", "last_received_at")}
 """
 
-# NULL times: the row doesn't hold the report, so the history must.
-_KEPT = "RETURNING message_id, recipient, times_received"
+# NULL times: the row doesn't hold the report, so `reports` must.
+_RETURNING = "RETURNING message_id, recipient, times_received"
 
 # One statement: one round trip and one commit for a batch of any size. `IS TRUE` has the server
 # look the keys up in a table in memory, whatever it expects of their number.
@@ -149,10 +149,10 @@ status AS (
     SELECT {_STATUS_VALUES}
     FROM batch
     {_ON_KNOWN_DELIVERY}
-    {_KEPT}
+    {_RETURNING}
 )
-{_HISTORY}
-SELECT {_HISTORY_COLUMNS}
+{_REPORTS}
+SELECT {_REPORTS_COLUMNS}
 FROM batch
 WHERE ((message_id, recipient) IN (
     SELECT message_id, recipient FROM status WHERE times_received IS NULL
@@ -166,7 +166,10 @@ _ROWS_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
 
 
 def _sqlite_statements(start: str, values: str, end: str) -> dict[int, str]:
-    """A statement for each number of rows, whose fields it takes one after the other."""
+    """A statement for each number of rows, whose fields it takes one after the other.
+
+    SQLite wants a statement to use the last mark, so `values` have the last of `COLUMNS`.
+    """
     place = {column: place for place, column in enumerate(COLUMNS, start=1)}
     names = re.split(r",\s+", values)
 
@@ -182,8 +185,10 @@ def _sqlite_statements(start: str, values: str, end: str) -> dict[int, str]:
     }
 
 
-_SQLITE_STATUS: Final = _sqlite_statements(_STATUS, _STATUS_VALUES, f"{_ON_KNOWN_DELIVERY} {_KEPT}")
-_SQLITE_HISTORY: Final = _sqlite_statements(_HISTORY, _HISTORY_COLUMNS, _ON_KNOWN_REPORT)
+_SQLITE_STATUS: Final = _sqlite_statements(
+    _STATUS, _STATUS_VALUES, f"{_ON_KNOWN_DELIVERY} {_RETURNING}"
+)
+_SQLITE_REPORTS: Final = _sqlite_statements(_REPORTS, _REPORTS_COLUMNS, _ON_KNOWN_REPORT)
 
 
 def commit(database: Database, batch: Sequence[DeliveryReport]) -> None:
@@ -262,7 +267,7 @@ def _record_on_sqlite(cursor: DBAPICursor, batch: Sequence[DeliveryReport]) -> N
             if not_kept := {kept[:2] for kept in cursor.fetchall() if kept[2] is None}:
                 further += (row for row in piece if row[:2] in not_kept)
         for piece in _pieces(further):
-            cursor.execute(_SQLITE_HISTORY[len(piece)], tuple(chain.from_iterable(piece)))
+            cursor.execute(_SQLITE_REPORTS[len(piece)], tuple(chain.from_iterable(piece)))
 
 
 def _pieces(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

@@ -1,8 +1,8 @@
 """The only report of a delivery stands in the delivery's row; a trigger moves it when it must.
 
 No row changes here: what is in `reports` stays there. A replica of the version before shows no
-history of what a new one stored, and must run no `rebuild`. The next report or mark moves the only
-one; a repeat that an old replica takes is shown beside it until then.
+history of what a new one stored, and must run no `rebuild`. What it takes itself stands in
+`reports`, a repeat of a report that a row holds, too.
 """
 
 import sqlalchemy as sa
@@ -22,15 +22,19 @@ HISTORY = """INSERT INTO reports (message_id, recipient, fingerprint, received_a
 OF_DELIVERY = ", ".join(
     f"{{row}}.{column}"
     for column in (
-        *("message_id", "recipient", "fingerprint", "first_received_at", "last_received_at"),
+        *("message_id", "recipient", "fingerprint", "first_received_at", "decided_at"),
         *("times_received", "state", "reason", "status", "statuscode", "errcode", "mcc_mnc"),
         *("source", "query"),
     )
 )
-# Only a repeat that a replica of the version before took can be there: it came later.
+# It is there already if a replica of the version before took a repeat, or if its delivery was
+# deleted by hand.
 ON_REPEAT = """ON CONFLICT (message_id, recipient, fingerprint) DO UPDATE SET
     times_received = reports.times_received + excluded.times_received,
-    received_at = excluded.received_at"""
+    received_at = CASE WHEN excluded.received_at < reports.received_at
+        THEN excluded.received_at ELSE reports.received_at END,
+    last_received_at = CASE WHEN excluded.last_received_at > reports.last_received_at
+        THEN excluded.last_received_at ELSE reports.last_received_at END"""
 MOVE = f"{HISTORY} VALUES ({OF_DELIVERY.format(row='old')}) {ON_REPEAT};"
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from sqlalchemy import delete
 
 from app.store.tables import deliveries, quarantine
 from tests.commands.conftest import Stored, many
@@ -57,6 +58,20 @@ def test_replay_stores_what_is_valid_now(stored: Stored) -> None:
     assert [row.query for row in stored.rows(quarantine)] == ["type=mo"]
     assert {(row.received_at, row.source) for row in stored.reports()} == {(YESTERDAY, "replay")}
     assert {row.state for row in stored.rows(deliveries)} == {"delivered"}
+
+
+def test_repeats_of_a_replayed_report_are_counted_once(stored: Stored) -> None:
+    stored.record(a_report(statuscode="accepted"))
+    stored.record(a_report())
+    with stored.database.write.begin() as connection:
+        connection.execute(delete(deliveries))
+    stored.record(a_report())  # stands in `reports` and in the delivery now
+    stored.refuse(*[a_report()] * 5)
+
+    ended = stored.run("quarantine", "replay")
+
+    assert ended.stdout == "replayed: 1, still rejected: 0\n"
+    assert sum(row.times_received for row in stored.reports() if row.state == "delivered") == 7
 
 
 def test_replay_stores_what_an_unreadable_word_had_refused(stored: Stored) -> None:

@@ -256,6 +256,35 @@ def test_twenty_examples_are_enough(stored: Stored) -> None:
     assert "and 10 more\n" in ended.stdout
 
 
+def test_a_correction_leaves_other_rows_alone(stored: Stored) -> None:
+    stored.record(*many(30))
+    change(stored, "m-00007", conflicting=True)
+    others = [row for row in stored.rows(deliveries) if row.message_id != "m-00007"]
+
+    ended = stored.run("rebuild")
+
+    assert "changed: 1;" in ended.stdout
+    assert [row for row in stored.rows(deliveries) if row.message_id != "m-00007"] == others
+    assert stored.rows(reports) == []
+
+
+def test_a_report_that_stands_twice_is_one_again(stored: Stored) -> None:
+    stored.record(a_report(statuscode="accepted"))
+    stored.record(a_report(), at=YESTERDAY + 1)
+    with stored.database.write.begin() as connection:
+        connection.execute(delete(deliveries))
+    stored.record(a_report(), at=YESTERDAY + 2)
+
+    ended = stored.run("rebuild")
+
+    assert "changed: 1;" in ended.stdout
+    accepted, delivered = sorted(stored.reports(), key=lambda row: str(row.state))
+    assert accepted.times_received == 1
+    assert delivered.times_received == 2
+    assert (delivered.received_at, delivered.last_received_at) == (YESTERDAY + 1, YESTERDAY + 2)
+    assert "changed: 0; reports with a new meaning: 0" in stored.run("rebuild").stdout
+
+
 def test_more_than_a_batch_is_rebuilt(stored: Stored) -> None:
     stored.record(*many(2500))
     change(stored, "m-02345", state="unknown", rank=2)

@@ -68,11 +68,6 @@ def downgrade(engine: Engine, revision: str) -> None:
         command.downgrade(alembic_on(connection), revision)
 
 
-def before_(revision: str) -> str:
-    """The revision before."""
-    return f"{int(revision) - 1:04}"
-
-
 def migrating(url: str, data: Path) -> subprocess.Popen[bytes]:
     """The command, under way."""
     environment = {"PATH": "/usr/bin:/bin", "DLR_DATABASE_URL": url, "DLR_DATA_DIR": str(data)}
@@ -156,21 +151,20 @@ def test_whoever_waits_for_its_turn_holds_up_no_index(server_database: URL, tmp_
     assert told == b"schema: 0009 -> 0012\n"
 
 
-# What holds up a migration: its revision, and the statement of an open transaction.
-IN_THE_WAY: list[tuple[str, LiteralString]] = [
-    ("0011", "UPDATE deliveries SET mcc_mnc = '52001'"),
-    ("0012", "SELECT count(*) FROM deliveries"),
-]
+WRITES: LiteralString = "UPDATE deliveries SET mcc_mnc = '52001'"
+READS: LiteralString = "SELECT count(*) FROM deliveries"
+# The revision that is migrated from, the statement of an open transaction, and the migration that
+# it holds up.
+IN_THE_WAY = [("0010", WRITES, "0011"), ("0010", READS, "0012"), ("0011", READS, "0012")]
 
 
-@pytest.mark.parametrize(("revision", "statement"), IN_THE_WAY)
+@pytest.mark.parametrize(("before", "statement", "migration"), IN_THE_WAY)
 def test_a_migration_that_waits_for_others_lets_reports_through(
-    server_database: URL, tmp_path: Path, revision: str, statement: LiteralString
+    server_database: URL, tmp_path: Path, before: str, statement: LiteralString, migration: str
 ) -> None:
     url = server_database.render_as_string(hide_password=False)
     address = address_of(server_database)
     database = open_database(server_database)  # hurried: a writer that waits fails
-    before = before_(revision)
     downgrade(database.write, before)
     record(database, "before")
 
@@ -215,13 +209,12 @@ def test_a_migration_ends_an_autovacuum(server_database: URL) -> None:
     assert (ended.code, ended.stdout) == (0, "schema: 0010 -> 0012\n"), ended.stderr
 
 
-@pytest.mark.parametrize(("revision", "statement"), IN_THE_WAY)
+@pytest.mark.parametrize(("before", "statement", "migration"), IN_THE_WAY)
 def test_a_migration_that_gives_up_says_who_is_in_the_way(
-    server_database: URL, revision: str, statement: LiteralString
+    server_database: URL, before: str, statement: LiteralString, migration: str
 ) -> None:
     address = address_of(server_database)
     database = open_database(server_database, hurried=False)
-    before = before_(revision)
     downgrade(database.write, before)
     record(database, "before")
     told: list[str] = []
@@ -239,9 +232,9 @@ def test_a_migration_that_gives_up_says_who_is_in_the_way(
         again = schema.upgrade(database.write)
         database.close()
 
-    assert again == (before, "0012")
+    assert again == (f"{int(migration) - 1:04}", "0012")
     assert holder in str(gave_up.value)
-    assert [line.partition(holder)[0] for line in told] == [f"migration {revision}: waits for "]
+    assert [line.partition(holder)[0] for line in told] == [f"migration {migration}: waits for "]
 
 
 def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: URL) -> None:

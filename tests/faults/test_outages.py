@@ -376,15 +376,22 @@ def test_a_replica_of_the_previous_version_goes_on_after_an_outage(
         assert checks["schema"].startswith("this program is older than its database")
 
 
-def test_a_schema_of_another_version_is_not_written_to(
-    server: StoppableServer, server_database: URL
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (MADE_BY_A_NEWER_VERSION, "this program is older than its database"),
+        ("ALTER TABLE deliveries DISABLE TRIGGER move_only_report", "(move_only_report)"),
+    ],
+)
+def test_a_schema_that_is_not_this_programs_is_not_written_to(
+    server: StoppableServer, server_database: URL, change: str, words: str
 ) -> None:
-    change_database(server_database, MADE_BY_A_NEWER_VERSION)
+    change_database(server_database, change)
     server.stop("immediate")
     with serving(**settings_for(server_database)) as program:
         assert call_back(program, "during") == 200
         server.start()
-        until(lambda: "this program is older than its database" in program.stderr)
+        until(lambda: words in program.stderr)
 
         assert call_back(program, "after") == 200
         assert "\ndlr_spool_waiting 2.0\n" in metrics_of(program)

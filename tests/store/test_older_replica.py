@@ -1,14 +1,14 @@
 """A replica of the version before beside a new one: together they keep every report."""
 
 import itertools
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import URL, select, update
+from sqlalchemy import URL, func, select, update
 
 from app.commands.rebuild import RULES
 from app.store import rebuild, submissions, write
@@ -40,7 +40,8 @@ def database(postgres_url: URL) -> Iterator[Database]:
 @given(steps=some_steps)
 def check_side_by_side(database: Database, steps: list[Any]) -> None:
     message_id = f"beside-{next(fresh_numbers)}"
-    expected: Counter[int] = Counter()
+    times: defaultdict[int, list[int]] = defaultdict(list)  # of receipt, by fingerprint
+    is_edited = was_older = False
     for step in steps:
         with database.transaction() as connection:
             match step:
@@ -52,23 +53,53 @@ def check_side_by_side(database: Database, steps: list[Any]) -> None:
                 case ("by hand",):
                     whose = deliveries.c.message_id == message_id
                     connection.execute(update(deliveries).where(whose).values(errcode="wrong"))
+                    is_edited = True
                 case (replica, meaning, at):
                     report = understood(message_id, NUMBER, meaning, at)
-                    expected[report.fingerprint] += 1
+                    times[report.fingerprint].append(at)
                     record = older.record if replica == "old" else write.record
                     record(connection, [report])
+                    was_older = was_older or replica == "old"
 
-    of_message = select(HISTORY.c.fingerprint, HISTORY.c.times_received).where(
-        HISTORY.c.message_id == message_id
+    # An old replica's report leaves its time as the first of one that the row holds.
+    earliest = min(at for all_times in times.values() for at in all_times) if times else 0
+    for found in (_history(database, message_id), *_after_rebuilding(database, message_id)):
+        assert found.keys() == times.keys()
+        for fingerprint, (count, first, last) in found.items():
+            assert (count, last) == (len(times[fingerprint]), max(times[fingerprint]))
+            assert first == min(times[fingerprint]) or (was_older and first == earliest)
+        if not is_edited:
+            assert not _corrections(database, dry_run=True)
+
+
+def _history(database: Database, message_id: str) -> dict[int, tuple[int, int, int]]:
+    """How often each report came, and when first and last. One may stand in two rows."""
+    count, first, last = (
+        func.sum(HISTORY.c.times_received),
+        func.min(HISTORY.c.received_at),
+        func.max(HISTORY.c.last_received_at),
     )
-    for _ in range(2):
-        with database.read.connect() as connection:
-            kept: Counter[int] = Counter()
-            for fingerprint, times in connection.execute(of_message):
-                kept[fingerprint] += times
-        assert kept == expected
-        list(rebuild.rebuild(database, RULES, dry_run=False))
-    assert not any(it.corrections for it in rebuild.rebuild(database, RULES, dry_run=True))
+    rows = select(HISTORY.c.fingerprint, count, first, last).group_by(HISTORY.c.fingerprint)
+    with database.read.connect() as connection:
+        found = connection.execute(rows.where(HISTORY.c.message_id == message_id)).all()
+    return {fingerprint: (count, first, last) for fingerprint, count, first, last in found}
+
+
+def _after_rebuilding(
+    database: Database, message_id: str
+) -> Iterator[dict[int, tuple[int, int, int]]]:
+    _corrections(database, dry_run=False)
+    yield _history(database, message_id)
+    assert not _corrections(database, dry_run=True)
+    with database.read.connect() as connection:
+        of_message = select(HISTORY.c.fingerprint).where(HISTORY.c.message_id == message_id)
+        rows = list(connection.scalars(of_message))
+    assert len(rows) == len({*rows})
+
+
+def _corrections(database: Database, *, dry_run: bool) -> list[rebuild.Correction]:
+    batches = rebuild.rebuild(database, RULES, dry_run=dry_run)
+    return [correction for batch in batches for correction in batch.corrections]
 
 
 def test_no_report_of_either_is_lost(database: Database) -> None:
