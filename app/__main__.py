@@ -5,9 +5,12 @@ import sys
 
 
 def main() -> None:
-    try:
-        from app import cli
+    # As SIGTERM does: Python's own exception is lost where it meets a destructor.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from app import cli
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
         cli.main()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

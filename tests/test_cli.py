@@ -5,6 +5,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -498,6 +499,34 @@ def test_an_interrupted_start_leaves_no_traceback(tmp_path: Path, pause_s: float
     _, stderr = process.communicate(timeout=30)
 
     assert "Traceback" not in stderr, stderr
+
+
+INTERRUPTED_WHILE_IT_LOADS = """
+import os, signal, sys
+
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "app.cli":
+            Destroyed()
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["paasoo-dlr", "--version"]
+from app.__main__ import main
+main()
+"""
+
+
+def test_an_interrupt_that_meets_a_destructor_ends_the_loading() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_IT_LOADS], capture_output=True, check=False
+    )
+
+    assert ended.returncode == -signal.SIGINT, ended.stdout
+    assert ended.stderr == b""
 
 
 def test_an_interrupt_is_not_an_exception_that_a_destructor_could_swallow(tmp_path: Path) -> None:
