@@ -5,12 +5,16 @@ import sys
 
 
 def main() -> None:
-    # As SIGTERM does: Python's own exception is lost where it meets a destructor.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A shell has its background jobs ignore it.
+    handles_it = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    if handles_it:
+        # As SIGTERM does: Python's own exception is lost where it meets a destructor.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from app import cli
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if handles_it:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         cli.main()
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)

@@ -529,6 +529,17 @@ def test_an_interrupt_that_meets_a_destructor_ends_the_loading() -> None:
     assert ended.stderr == b""
 
 
+def test_an_interrupt_that_the_shell_had_us_ignore_is_ignored() -> None:
+    """A background job of a script; the interrupt comes while it loads, and when it has loaded."""
+    code = INTERRUPTED_WHILE_IT_LOADS.replace(
+        "from app", "signal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom app"
+    ).replace("main()\n", "try: main()\nexcept SystemExit: os.kill(os.getpid(), signal.SIGINT)\n")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout[:1].isdigit()
+
+
 def test_an_interrupt_is_not_an_exception_that_a_destructor_could_swallow(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [PROGRAM, "serve", "--port", str(free_port())],

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Final
 
 from app.reports import DeliveryReport, Reason, Refusal
-from app.store import faults, quarantine, write
+from app.store import faults, quarantine, schema, write
 from app.store.engine import Database
 from app.store.faults import DatabaseFaultError
 from app.telemetry import Metrics, masked
@@ -101,10 +101,17 @@ class Committer:
             log.warning("trying a batch again", extra={"error": found, "rows": rows})
             time.sleep(RETRY_PAUSE_S * attempt)
             return True
-        if not faults.is_fault_of_data(error):
+        if not faults.is_fault_of_data(error) or self._lacks_a_trigger(error):
             raise self.fault_of(error) from error
         self._metrics.failed_batches.labels("data").inc()
         return False
+
+    def _lacks_a_trigger(self, error: Exception) -> bool:
+        """True if the rows would pass with the triggers that somebody has taken away."""
+        if not faults.would_lose_a_report(error):
+            return False
+        with self.database.read.connect() as connection:
+            return schema.mismatch(connection) is not None
 
     def fault_of(self, error: Exception) -> DatabaseFaultError:
         """The fault of the database that this error tells of, counted."""

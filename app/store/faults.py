@@ -24,6 +24,10 @@ _NO_DAMAGE: Final = (
 )
 
 
+# `deliveries` refuses a change that would lose a report, as a trigger has not moved it.
+_WOULD_LOSE_A_REPORT: Final = "ck_deliveries_only_report"
+
+
 class DatabaseFaultError(Exception):
     """The database takes no reports now, and no single row is to blame.
 
@@ -82,6 +86,12 @@ def is_fault_of_data(error: Exception) -> bool:
     if isinstance(error, MemoryError):
         return False
     return isinstance(error, DataError | IntegrityError) or not isinstance(error, SQLAlchemyError)
+
+
+def would_lose_a_report(error: Exception) -> bool:
+    """True of a change that the database refused because it would lose another report."""
+    cause = _cause(error)
+    return isinstance(cause, psycopg.Error) and cause.diag.constraint_name == _WOULD_LOSE_A_REPORT
 
 
 def is_of_an_old_primary(error: Exception) -> bool:

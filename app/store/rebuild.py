@@ -20,6 +20,7 @@ from sqlalchemy import (
     TextClause,
     and_,
     bindparam,
+    case,
     delete,
     func,
     select,
@@ -289,14 +290,14 @@ def _begin_missing(connection: Connection, span: Span) -> set[tuple[str, str]]:
 
 def _move_to_reports(connection: Connection, keys: Collection[ReportKey]) -> None:
     """Let no delivery hold one of these reports: a trigger moves it."""
-    is_one = have_keys(deliveries, [key[:2] for key in keys])
+    is_one = have_keys(deliveries, sorted({key[:2] for key in keys}))
     is_held = deliveries.c.times_received.is_not(None)
     if keys:
         connection.execute(update(deliveries).where(is_one, is_held).values(times_received=None))
 
 
 def _tidy(connection: Connection, key: ReportKey, understand: Understand) -> bool:
-    """Store a report with the values that its raw query has today. False if it has none.
+    """Store a report with the values that its raw query has today. False if it has no others.
 
     The fingerprint follows from the values, so it may become a report that is there already.
     """
@@ -309,7 +310,10 @@ def _tidy(connection: Connection, key: ReportKey, understand: Understand) -> boo
     same = connection.execute(_REPORT, _of(*today[:3])).one_or_none()
     if same is None or same.fingerprint == row.fingerprint:
         names = ("fingerprint", "state", "reason", "status", "statuscode", "errcode", "mcc_mnc")
-        values = {name: getattr(today, name) for name in names} | {"query": kept_query(today)}
+        values = {name: getattr(today, name) for name in names}
+        if all(getattr(row, name) == value for name, value in values.items()):
+            return False
+        values["query"] = kept_query(today)
     else:
         now = time.time_ns() // 1000
         values = {
@@ -346,10 +350,14 @@ def _write(connection: Connection, corrections: Iterable[Correction]) -> None:
         deliveries.c.recipient == bindparam("of_recipient"),
     )
     position: TextClause = text(POSITION[connection.dialect.name])
+    # The first time of a row that holds a report is the report's. With another it holds none.
+    is_first_of_report = deliveries.c.first_received_at == bindparam("first_received_at")
+    held = case((is_first_of_report, deliveries.c.times_received))
     connection.execute(
         update(deliveries)
         .where(of_delivery)
-        .values({name: bindparam(name) for name in Status._fields} | {"changed_in": position}),
+        .values({name: bindparam(name) for name in Status._fields})
+        .values(changed_in=position, times_received=held),
         [
             {
                 "of_message": correction.message_id,

@@ -34,7 +34,9 @@ TRIGGERS: Final = frozenset(
 )
 _ENABLED: Final = {
     "postgresql": """SELECT tgname FROM pg_trigger
-        WHERE tgrelid = to_regclass('deliveries') AND tgenabled IN ('O', 'A')""",
+        WHERE tgrelid = to_regclass('deliveries') AND tgenabled IN ('A',
+            CASE current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END
+        )""",
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'deliveries'",
 }
 OLDER: Final = "this program is older than its database; run the newer version"

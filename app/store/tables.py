@@ -7,6 +7,7 @@ and binding them costs nothing (`docs/decisions/0002-times-as-integers.md`).
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Index,
     Integer,
@@ -117,6 +118,13 @@ deliveries = Table(
     ),
     Column("source", String(16), comment="of the only report"),
     Column("query", Text, comment="of the only report"),
+    # Where the trigger is missing, a statement fails before it overwrites the report. SQLite's
+    # trigger empties the columns too late for this.
+    CheckConstraint(
+        "(times_received IS NULL) = (query IS NULL)"
+        " AND (times_received IS NULL OR status IS NOT NULL)",
+        name="only_report",
+    ).ddl_if(dialect="postgresql"),
     # For the queries of the status API, in the order of their answers. Times and positions of most
     # are unique or nearly so: the databases sort ties, so that these indexes stay small.
     Index(None, "last_received_at"),

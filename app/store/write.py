@@ -110,8 +110,15 @@ _CHANGES = f"""
 
 _DECIDED = ",\n    ".join(
     f"{column} = CASE WHEN {_NEW_DECIDES} THEN excluded.{column} ELSE deliveries.{column} END"
-    for column in ("fingerprint", "rank", "decided_at", *_CLAIM.split(", "))
+    for column in ("fingerprint", "rank", *_CLAIM.split(", "))
 )
+# A repeat has the same rank, unless another version read the first.
+_DECIDED_AT = f"""decided_at = CASE
+        WHEN {_NEW_DECIDES} OR excluded.fingerprint = deliveries.fingerprint
+            AND {_order("excluded.decided_at")} > {_order("deliveries.decided_at")}
+        THEN excluded.decided_at
+        ELSE deliveries.decided_at
+    END"""
 # The row holds the first report if that decides, and counts its repeats; else it holds none.
 _TAKES_FIRST = f"deliveries.last_received_at = 0 AND {_NEW_DECIDES}"
 _ONLY = f"""
@@ -126,6 +133,7 @@ _ONLY = f"""
 _ON_KNOWN_DELIVERY = f"""
 ON CONFLICT (message_id, recipient) DO UPDATE SET
     {_DECIDED},
+    {_DECIDED_AT},
     {_ONLY},
     conflicting = deliveries.conflicting OR {_CONTRADICTS},
     changed_in = CASE WHEN {_CHANGES} THEN excluded.changed_in ELSE deliveries.changed_in END,

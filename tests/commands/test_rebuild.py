@@ -54,11 +54,20 @@ def change(stored: Stored, message_id: str, **values: Any) -> None:
         connection.execute(update(deliveries).where(of_message).values(**values))
 
 
-def without_position(stored: Stored) -> list[tuple[Any, ...]]:
-    """Every status without its position in the change feed, and without a report that it holds."""
+OF_ONLY_REPORT = frozenset({"times_received", "source", "query"})
+
+
+def without_only_report(
+    stored: Stored, others: frozenset[str] = OF_ONLY_REPORT
+) -> list[tuple[Any, ...]]:
+    """Every status, but for a report that it holds."""
     named = (row._asdict() for row in stored.rows(deliveries))
-    others = {"changed_in", "times_received", "source", "query"}
     return [tuple(value for name, value in it.items() if name not in others) for it in named]
+
+
+def without_position(stored: Stored) -> list[tuple[Any, ...]]:
+    """The same without the positions in the change feed."""
+    return without_only_report(stored, OF_ONLY_REPORT | {"changed_in"})
 
 
 def test_rebuild_changes_nothing(eventful: Stored) -> None:
@@ -237,12 +246,12 @@ def test_a_row_whose_query_says_something_else_keeps_its_values(stored: Stored) 
     record_as_before(stored, a_report(), mcc_mnc="52099\n")
     with stored.database.write.begin() as connection:
         connection.execute(update(deliveries).values(query="type=dlr&messageid=another&to=1"))
-    before = stored.reports(), without_position(stored)
+    before = stored.reports(), without_only_report(stored)
 
     ended = stored.run("rebuild")
 
     assert ended.stdout.endswith(", changed: 0; reports with a new meaning: 0\n")
-    assert (stored.reports(), without_position(stored)) == before
+    assert (stored.reports(), without_only_report(stored)) == before
 
 
 def test_twenty_examples_are_enough(stored: Stored) -> None:
@@ -277,12 +286,41 @@ def test_a_report_that_stands_twice_is_one_again(stored: Stored) -> None:
 
     ended = stored.run("rebuild")
 
-    assert "changed: 1;" in ended.stdout
+    assert ended.stdout.endswith("changed: 1; reports with a new meaning: 0\n")
     accepted, delivered = sorted(stored.reports(), key=lambda row: str(row.state))
     assert accepted.times_received == 1
     assert delivered.times_received == 2
     assert (delivered.received_at, delivered.last_received_at) == (YESTERDAY + 1, YESTERDAY + 2)
     assert "changed: 0; reports with a new meaning: 0" in stored.run("rebuild").stdout
+
+
+def test_a_report_after_its_delivery_was_deleted_keeps_its_times(stored: Stored) -> None:
+    stored.record(a_report(statuscode="accepted"))
+    stored.record(a_report(status=404), at=YESTERDAY + 1)
+    with stored.database.write.begin() as connection:
+        connection.execute(delete(deliveries))
+    stored.record(a_report(), at=YESTERDAY + 5)
+
+    ended = stored.run("rebuild")
+
+    assert "changed: 1;" in ended.stdout
+    (delivered,) = (it for it in stored.reports() if it.state == "delivered")
+    assert (delivered.received_at, delivered.last_received_at) == (YESTERDAY + 5, YESTERDAY + 5)
+    (delivery,) = stored.rows(deliveries)
+    assert delivery.first_received_at == YESTERDAY
+    assert "changed: 0; reports with a new meaning: 0" in stored.run("rebuild").stdout
+
+
+def test_a_time_that_was_deleted_by_hand_stops_nothing(stored: Stored) -> None:
+    stored.record(a_report(statuscode="accepted"), a_report(messageid="other", status=777))
+    change(stored, "052804b7368321", first_received_at=None)
+
+    stored.expire(YESTERDAY + 1, now=YESTERDAY + 2)
+    stored.record(a_report(), at=YESTERDAY + 3)
+
+    accepted, delivered = sorted(stored.reports(), key=lambda row: str(row.state))[:2]
+    assert (accepted.received_at, accepted.times_received) == (YESTERDAY, 1)
+    assert delivered.received_at == YESTERDAY + 3
 
 
 def test_more_than_a_batch_is_rebuilt(stored: Stored) -> None:

@@ -397,6 +397,51 @@ def test_a_schema_that_is_not_this_programs_is_not_written_to(
         assert "\ndlr_spool_waiting 2.0\n" in metrics_of(program)
 
 
+END_OTHERS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+
+
+@pytest.mark.parametrize(
+    ("take_away", "give_back"),
+    [
+        (
+            ["ALTER TABLE deliveries DISABLE TRIGGER USER"],
+            ["ALTER TABLE deliveries ENABLE TRIGGER USER"],
+        ),
+        (
+            ["ALTER DATABASE {name} SET session_replication_role = replica", END_OTHERS],
+            ["ALTER DATABASE {name} RESET session_replication_role", END_OTHERS],
+        ),
+    ],
+    ids=["disabled", "replica"],
+)
+def test_a_trigger_that_goes_missing_under_a_service_loses_no_report(
+    server_database: URL, take_away: list[str], give_back: list[str]
+) -> None:
+    """The next report would overwrite the one that the delivery holds."""
+
+    def change(statements: list[str]) -> None:
+        for statement in statements:
+            change_database(server_database, statement.format(name=server_database.database))
+
+    def call(program: Serving, query: str) -> int:
+        return program.http.get(f"/callback/paasoo/{TOKEN}?{query}").status_code
+
+    with serving(**settings_for(server_database)) as program:
+        assert call(program, a_report(statuscode="accepted")) == 200
+        change(take_away)
+        assert call(program, a_report()) == 200
+        until(lambda: "(count_deliveries_on_delete, " in program.stderr)
+        assert "\ndlr_spool_waiting 1.0\n" in metrics_of(program)
+
+        change(give_back)
+        until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
+        path = "/v1/messages/052804b7368321/reports"
+        answer = program.http.get(path, headers=AUTHORIZED)
+        assert [report["state"] for report in answer.json()["reports"]] == ["accepted", "delivered"]
+
+
 def test_two_replicas_given_the_same_in_opposite_orders_agree(
     server_database: URL,
 ) -> None:

@@ -257,3 +257,20 @@ def test_a_delivery_that_was_registered_first_gets_its_times_from_the_report(
 
     assert (row.state, row.first_received_at, row.last_received_at) == ("delivered", 7, 7)
     assert row.reference == "order 17"
+
+
+def test_a_repeat_counts_in_time_though_another_version_read_the_first(database: Database) -> None:
+    """Its rank was another one then."""
+    report = understood("m", RECIPIENTS[0], {"status": 0, "statuscode": "accepted"}, 1)
+    for each in (
+        report._replace(state="delivered", rank=5),
+        report._replace(received_at=9),
+        report._replace(received_at=7),
+    ):
+        with database.write.begin() as connection:
+            write.record(connection, [each])
+
+    with database.read.connect() as connection:
+        (row,) = reports_of(connection, "m")
+    assert (row.state, row.received_at, row.last_received_at) == ("delivered", 1, 9)
+    assert row.times_received == 3
