@@ -175,7 +175,7 @@ def rebuild(
 ) -> None:
     """Recompute every status from the history of its reports, under today's rules.
 
-    Normally nothing changes. Replicas may go on writing meanwhile.
+    Normally nothing changes. On PostgreSQL replicas may go on writing meanwhile.
     """
     from app.commands import rebuild
 

@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 from simulator import arguments
 from simulator.ledger import LedgerError, new_ledger
 from simulator.options import (
+    CALLBACK_EXAMPLE,
     Account,
     Calls,
     Check,
@@ -115,7 +116,8 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
             _judge_again(asked, ledger)
             return
         mix = Mix(_seed(seed), parse_shares(share or []), Delays(delay_s, late_s))
-        calls = Calls(parse_url("--callback", callback), rate, connections, timeout_s, retries)
+        address = parse_url("--callback", callback, CALLBACK_EXAMPLE)
+        calls = Calls(address, rate, connections, timeout_s, retries)
         rate_allowed = _allowed_rate(account_kind, send_rate, system_errors)
         allowed = parse_network(allowed_network)
         account = Account(account_kind, account_key, account_secret, balance, rate_allowed, allowed)
@@ -204,6 +206,8 @@ def _summary(tally: "Tally", seed: int) -> str:
 
     sent = f"sent {tally.messages:,} messages to {tally.deliveries:,} recipients (seed {seed})"
     lines = [f"{sent}; reports answered: {answers(tally)}"]
+    if set(tally.answers) == {"404"}:
+        lines.append("--callback: nothing is there; does it end with the service's token?")
     if tally.questions:
         lines.append(f"questions answered: {counted(tally.questions)}")
     if tally.refused_sends:

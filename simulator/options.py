@@ -17,6 +17,7 @@ from simulator.traffic import Mix
 
 EVERY: Final = "all"
 EXAMPLE: Final = "http://127.0.0.1:8000/"
+CALLBACK_EXAMPLE: Final = f"{EXAMPLE}callback/paasoo/TOKEN"
 
 
 class OptionError(Exception):
@@ -145,17 +146,17 @@ def parse_shares(given: Sequence[str]) -> dict[str, float]:
     return shares
 
 
-def parse_url(option: str, text: str | None) -> str:
+def parse_url(option: str, text: str | None, example: str = EXAMPLE) -> str:
     """Check an http or https address. It may hold a secret, so no error repeats it."""
     if not text:
-        raise OptionError(f"{option}: is missing; it must be an address as {EXAMPLE}")
+        raise OptionError(f"{option}: is missing; it must be an address as {example}")
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or "#" in text or not text.isascii() or any(c.isspace() for c in text):
-        raise OptionError(f"{option}: must be an address as {EXAMPLE}")
+        raise OptionError(f"{option}: must be an address as {example}")
     return text
 
 

@@ -139,20 +139,20 @@ class Door:
 
     def _turn_away(self, request: Request) -> Answer | None:
         """The answer to a request that is not parsed, and of which nothing is stored."""
-        answer = None
+        answer, why = None, ""
         if not self._is_known_path(request.path):
             # Checked first, so that a stranger can't tell this path from any other.
+            why = "no callback token, or an unknown one"
             answer = NOT_FOUND.with_header(b"x-request-id", exchange.request_id(request.headers))
         elif self._allowed_networks and not self._is_from_allowed_network(request):
-            answer = FORBIDDEN
+            answer, why = FORBIDDEN, "an address that isn't allowed"
         elif request.method != "GET":
-            answer = NOT_ALLOWED
+            answer, why = NOT_ALLOWED, "the method"
         elif len(request.query) > errors.MAX_QUERY_BYTES:
-            answer = TOO_LONG
+            answer, why = TOO_LONG, "the length of the query"
         if answer is not None:
-            log.warning(
-                "callback turned away", extra={"status": answer.status, **self._who(request)}
-            )
+            told = {"status": answer.status, "why": why, **self._who(request)}
+            log.warning("callback turned away", extra=told)
         return answer
 
     def _is_known_path(self, path: str) -> bool:

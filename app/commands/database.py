@@ -16,11 +16,24 @@ from app.store import changes, faults, schema
 from app.store.engine import Database, open_database
 
 IF_AWAY: Final = "is it running, and are its address, user and password right?"
+IF_NOT_ALLOWED: Final = "give the service's user all rights on its tables"
+IF_ODD: Final = "the server answers, but its tables are odd: was a copy restored over others?"
+_NOT_ALLOWED: Final = "42501"
+# The classes of a statement that doesn't fit the tables.
+_ODD: Final = frozenset({"21", "42"})
 
 
 def say_which(settings: Settings) -> None:
     """Say on stderr which database a command works on: without its variable, it is another."""
     typer.echo(f"database: {settings.database_shown}", err=True)
+
+
+def remedy_of(error: Exception) -> str:
+    """What to look at, by the error of a database that can't be used."""
+    state = faults.sqlstate(error) or ""
+    if state == _NOT_ALLOWED:
+        return IF_NOT_ALLOWED
+    return IF_ODD if state[:2] in _ODD else IF_AWAY
 
 
 @contextmanager

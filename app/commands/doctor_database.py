@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from app.commands.database import IF_AWAY
+from app.commands.database import remedy_of
 from app.commands.findings import Finding, error, ok, standing_alone, warning
 from app.settings import Settings
 from app.store import faults, postgresql, read_only, schema, tables
@@ -54,7 +54,7 @@ def _away(settings: Settings, failure: SQLAlchemyError) -> Finding:
     taken = "reports go to the spool" if settings.has_spool else "reports are answered 503"
     return error(
         "database",
-        f"{settings.database_shown} can't be used. {IF_AWAY.capitalize()} Meanwhile {taken}."
+        f"{settings.database_shown} can't be used: {remedy_of(failure)} Meanwhile {taken}."
         f" Not looked at: {', '.join(CHECKS)}. The error: {faults.words(failure)}",
     )
 

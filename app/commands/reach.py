@@ -4,7 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from app.commands.findings import Finding, counted, error, ok, warning
@@ -54,12 +54,15 @@ def resolve(host: str, port: int) -> list[str]:
 def judge_addresses(host: str, addresses: Sequence[str]) -> Finding:
     shown = ", ".join(addresses)
     words = shown if addresses == [host] else f"{host} is {shown}"
-    own = [it for it in addresses if not ip_address(it.partition("%")[0]).is_global]
+    own = [it for it in addresses if not _ip_of(it).is_global]
     if own:
-        return warning(
-            "name", f"{words}: PaaSoo can't reach {own[0]}, which is of a private network"
-        )
+        what = "this machine itself" if _ip_of(own[0]).is_loopback else "of a private network"
+        return warning("name", f"{words}: PaaSoo can't reach {own[0]}, which is {what}")
     return ok("name", words)
+
+
+def _ip_of(address: str) -> IPv4Address | IPv6Address:
+    return ip_address(address.partition("%")[0])
 
 
 def connect_to_each(addresses: Sequence[str], port: int) -> tuple[str, list[Finding]]:

@@ -38,9 +38,7 @@ def rebuild(*, dry_run: bool) -> None:
     if changed > len(examples):
         typer.echo(f"and {changed - len(examples)} more")
     would_be = "would be changed" if dry_run else "changed"
-    typer.echo(
-        f"deliveries: {deliveries}, {would_be}: {changed}; reports with a new meaning: {reports}"
-    )
+    typer.echo(f"deliveries: {deliveries}, {would_be}: {changed}; reports read anew: {reports}")
 
 
 def line(correction: Correction) -> str:

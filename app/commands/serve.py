@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from app.api.service import Service
 from app.callback.door import PATH as CALLBACK_PATH
 from app.commands import first_run
-from app.commands.database import IF_AWAY, opened_database, the_only_process_on
+from app.commands.database import opened_database, remedy_of, the_only_process_on
 from app.commands.listening import given_by_systemd, listen
 from app.http.descriptors import allow_many_connections
 from app.http.server import DrainingServer
@@ -156,11 +156,11 @@ def prepare_schema(settings: Settings) -> None:
         except DBAPIError as error:
             # Nothing tells a wrong password from a server that is full: only the text does, in the
             # server's language. A server that answered may be mended; a wrong option may not.
-            if not (isinstance(error, OperationalError) or faults.is_of_the_server(error)):
+            if not (isinstance(error, OperationalError) or faults.sqlstate(error)):
                 raise
             log.warning(
                 "starting without the database",
-                extra={"error": faults.words(error), "remedy": IF_AWAY},
+                extra={"error": faults.words(error), "remedy": remedy_of(error)},
             )
             return
     if wrong is not None:

@@ -122,9 +122,9 @@ def was_cut(error: Exception) -> bool:
     )
 
 
-def is_of_the_server(error: Exception) -> bool:
-    """True if the server itself answered with it."""
-    return getattr(_cause(error), "sqlstate", None) is not None
+def sqlstate(error: Exception) -> str | None:
+    """PostgreSQL's code, if the server itself answered with the error."""
+    return getattr(_cause(error), "sqlstate", None)
 
 
 def description(error: Exception) -> str:

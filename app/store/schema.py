@@ -145,11 +145,15 @@ def mismatch(connection: Connection) -> str | None:
         missing = TRIGGERS - set(connection.scalars(text(_ENABLED[connection.dialect.name])))
         if missing:
             names = ", ".join(sorted(missing))
-            return f"`deliveries` lacks enabled triggers ({names}): is it being restored?"
+            return (
+                f"`deliveries` lacks enabled triggers ({names}): is it being restored? If not, "
+                "enable them or, where they are gone, restore a copy into a new database"
+            )
         return None
     if _is_newer(revision):
         return OLDER
-    return "its schema is not current; run `paasoo-dlr migrate`"
+    found = f"its schema is {revision}" if revision else "it has no schema"
+    return f"{found}, this program needs {newest_revision()}; run `paasoo-dlr migrate`"
 
 
 def _is_newer(revision: str | None) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import URL, create_engine, text
 
 from app.commands import doctor_database, doctor_disk
+from app.commands.database import IF_ODD
 from app.commands.findings import standing_alone
 from app.settings import load_settings
 from app.store import postgresql
@@ -199,6 +200,21 @@ def test_a_user_who_may_not_write_is_told(postgres_url: URL, granted: str, found
 
     assert lines["rights"].startswith(found)
     assert ended.code == (1 if found.startswith("error") else 0)
+
+
+def test_a_copy_that_was_restored_over_the_tables_is_told_from_a_server_that_is_away(
+    postgres_url: URL,
+) -> None:
+    engine = create_engine(postgres_url)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO feed SELECT * FROM feed"))
+    engine.dispose()
+
+    url = postgres_url.render_as_string(hide_password=False)
+    ended, lines = doctor(DLR_DATABASE_URL=url, **SECRETS)
+
+    assert ended.code == 1
+    assert IF_ODD in lines["database"]
 
 
 @pytest.mark.parametrize(("ahead_s", "level"), [(0, "ok"), (20, "warning"), (-300, "error")])

@@ -78,7 +78,7 @@ def test_rebuild_changes_nothing(eventful: Stored) -> None:
 
     assert rehearsed.code == ended.code == 0, ended.stderr
     count = eventful.count(deliveries)
-    rest = "0; reports with a new meaning: 0\n"
+    rest = "0; reports read anew: 0\n"
     assert rehearsed.stdout == f"deliveries: {count}, would be changed: {rest}"
     assert ended.stdout == f"deliveries: {count}, changed: {rest}"
     assert f"{count}/{count}" in ended.stderr
@@ -152,9 +152,9 @@ def test_reports_are_read_by_todays_rules(stored: Stored) -> None:
     ended = stored.run("rebuild")
 
     assert "unknown -> undelivered" in rehearsed.stdout
-    assert rehearsed.stdout.endswith("would be changed: 1; reports with a new meaning: 1\n")
+    assert rehearsed.stdout.endswith("would be changed: 1; reports read anew: 1\n")
     assert after_rehearsal == older_rows
-    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 1\n")
+    assert ended.stdout.endswith(", changed: 1; reports read anew: 1\n")
     assert (stored.reports(), without_position(stored)) == right
 
 
@@ -188,7 +188,7 @@ def test_words_that_are_new_are_understood_in_old_reports(stored: Stored) -> Non
     for line in ("enroute 6588****88: delivered -> accepted", "expired 6588****88: delivered ->"):
         assert line in rehearsed.stdout
         assert line in ended.stdout
-    assert rehearsed.stdout.endswith("would be changed: 4; reports with a new meaning: 4\n")
+    assert rehearsed.stdout.endswith("would be changed: 4; reports read anew: 4\n")
     assert after_rehearsal == before
     assert {row.message_id: (row.state, row.reason) for row in stored.rows(deliveries)} == {
         "enroute": ("accepted", None),
@@ -208,9 +208,9 @@ def test_old_values_lose_their_white_space_and_control_characters(stored: Stored
     ended = stored.run("rebuild")
 
     assert "052804b7368321 6588****88: delivered, in its details\n" in rehearsed.stdout
-    assert rehearsed.stdout.endswith("would be changed: 1; reports with a new meaning: 1\n")
+    assert rehearsed.stdout.endswith("would be changed: 1; reports read anew: 1\n")
     assert after_rehearsal == before
-    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 1\n")
+    assert ended.stdout.endswith(", changed: 1; reports read anew: 1\n")
     (report,), (delivery,) = stored.reports(), stored.rows(deliveries)
     today = parse(query.encode(), YESTERDAY)
     assert report.fingerprint == delivery.fingerprint == today.fingerprint
@@ -232,7 +232,7 @@ def test_reports_that_become_equal_are_counted_as_one(stored: Stored) -> None:
 
     ended = stored.run("rebuild")
 
-    assert ended.stdout.endswith(", changed: 1; reports with a new meaning: 2\n")
+    assert ended.stdout.endswith(", changed: 1; reports read anew: 2\n")
     failure, success = sorted(stored.reports(), key=lambda row: row.state, reverse=True)
     assert failure.times_received == 1
     assert (success.times_received, success.mcc_mnc) == (4, "52099")
@@ -250,7 +250,7 @@ def test_a_row_whose_query_says_something_else_keeps_its_values(stored: Stored) 
 
     ended = stored.run("rebuild")
 
-    assert ended.stdout.endswith(", changed: 0; reports with a new meaning: 0\n")
+    assert ended.stdout.endswith(", changed: 0; reports read anew: 0\n")
     assert (stored.reports(), without_only_report(stored)) == before
 
 
@@ -286,12 +286,12 @@ def test_a_report_that_stands_twice_is_one_again(stored: Stored) -> None:
 
     ended = stored.run("rebuild")
 
-    assert ended.stdout.endswith("changed: 1; reports with a new meaning: 0\n")
+    assert ended.stdout.endswith("changed: 1; reports read anew: 0\n")
     accepted, delivered = sorted(stored.reports(), key=lambda row: str(row.state))
     assert accepted.times_received == 1
     assert delivered.times_received == 2
     assert (delivered.received_at, delivered.last_received_at) == (YESTERDAY + 1, YESTERDAY + 2)
-    assert "changed: 0; reports with a new meaning: 0" in stored.run("rebuild").stdout
+    assert "changed: 0; reports read anew: 0" in stored.run("rebuild").stdout
 
 
 def test_a_report_after_its_delivery_was_deleted_keeps_its_times(stored: Stored) -> None:
@@ -308,7 +308,7 @@ def test_a_report_after_its_delivery_was_deleted_keeps_its_times(stored: Stored)
     assert (delivered.received_at, delivered.last_received_at) == (YESTERDAY + 5, YESTERDAY + 5)
     (delivery,) = stored.rows(deliveries)
     assert delivery.first_received_at == YESTERDAY
-    assert "changed: 0; reports with a new meaning: 0" in stored.run("rebuild").stdout
+    assert "changed: 0; reports read anew: 0" in stored.run("rebuild").stdout
 
 
 def test_a_time_that_was_deleted_by_hand_stops_nothing(stored: Stored) -> None:

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, text
 
+from app.commands.database import IF_NOT_ALLOWED
 from app.store.engine import open_database
 from tests.faults.ledger import Ledger
 from tests.faults.programs import (
@@ -504,6 +505,7 @@ def test_it_starts_without_a_right_and_takes_reports_until_it_is_given(
         with serving(**settings_for(server_database.set(username=role))) as program:
             assert call_back(program, "early") == 200
             assert not is_ready(program)
+            assert IF_NOT_ALLOWED in program.stderr
             admin.execute(f"GRANT postgres TO {role}".encode())
             until(lambda: is_ready(program) and spool_is_empty(program))
             assert is_found(program, "early")

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -196,8 +197,11 @@ def test_a_callback_in_a_body_is_not_stored(service: Service, offer: bytes) -> N
         framing = b"Content-Length: %d\r\n\r\n" % len(inner)
         connection.sendall(ask(REPORT, head=b"Host: x\r\n" + offer + framing))
         connection.sendall(inner)
-        connection.sendall(ask(a_report(messageid="behind").encode()))
-        answers = read_all(connection)
+        answers = b""
+        with suppress(ConnectionError):  # it may send behind the end of the connection
+            connection.sendall(ask(a_report(messageid="behind").encode()))
+            while more := connection.recv(65536):
+                answers += more
 
     assert statuses_of(answers)[0] == 200
     assert service.delivery("victim")["final"]

@@ -147,6 +147,7 @@ def test_a_wrong_token_is_found_out(service: Service) -> None:
     )
 
     assert ended.code == 1
+    assert "does it end with the service's token?" in ended.stdout
     assert "a good report was answered 404" in ended.stdout
 
 
