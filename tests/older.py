@@ -15,7 +15,8 @@ _STATEMENT = Path(__file__).with_name("cases") / "record_reports_0011.sql"
 
 def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
     """Record the reports, no two of one delivery. The caller commits."""
-    parameters = write.parameters_of(batch)
-    assert parameters is not None
+    usual = write.parameters_of(batch)
+    assert usual is not None
+    parameters, _ = usual
     statement = re.sub(r"\$\d+", "%s", _STATEMENT.read_text())
     connection.exec_driver_sql(statement, tuple(it.decode() for it in parameters))

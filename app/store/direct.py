@@ -1,9 +1,12 @@
 """Batches that the event loop itself sends to PostgreSQL, over its own connection.
 
 With few callers a batch is small, and most of its cost is what any batch costs: threads, a pool, a
-transaction. Only the usual goes this way: one statement, on a server without a pooler between. All
-else goes by `write.commit`, on the writer's thread, and so does each batch that fails here:
-recording it again is harmless.
+transaction. Only the usual goes this way: no two reports of a delivery, on a server without a
+pooler between. All else goes by `write.commit`, on the writer's thread, and so does each batch that
+fails here: recording it again is harmless.
+
+A batch is first taken for one of new deliveries. If some are known, a second statement folds those,
+and the next batches are folded at once (`docs/decisions/0016-new-deliveries-first.md`).
 """
 
 import asyncio
@@ -27,7 +30,10 @@ from app.store.postgresql import ServerConnection
 log = logging.getLogger(__name__)
 
 OPEN_EVERY_S: Final = 5.0  # at most
-_STATEMENT: Final = b"record_reports"
+_FOLD, _NEW, _REST = b"record_reports", b"record_new", b"record_rest"
+_STATEMENTS: Final = {_FOLD: write.FOLD, _NEW: write.NEW, _REST: write.REST}
+# So many batches after one with known deliveries.
+_FOLDED_AT_ONCE: Final = 15
 
 Committed = Callable[[], object]
 # Told of the database's fault, or None if the batch may pass on another connection.
@@ -35,8 +41,11 @@ Failed = Callable[[OperationalError | None], object]
 
 
 class UnderWay(NamedTuple):
-    """A batch that was sent: whom to tell, and when to give up."""
+    """A batch that was sent: by which statement, whom to tell, and when to give up."""
 
+    statement: bytes
+    parameters: list[bytes]
+    rows: int
     committed: Committed
     failed: Failed
     timeout: asyncio.TimerHandle
@@ -56,6 +65,7 @@ class Direct:
         self._is_sending = False
         self._result: PGresult | None = None
         self._batch: UnderWay | None = None
+        self._to_fold_at_once = 0
 
     @property
     def is_free(self) -> bool:
@@ -85,7 +95,8 @@ class Direct:
             if self._database.is_another(connection.server):
                 return False
             try:
-                connection.execute(f"PREPARE {_STATEMENT.decode()} AS {write.POSTGRESQL}")
+                for name, statement in _STATEMENTS.items():
+                    connection.execute(f"PREPARE {name.decode()} AS {statement}")
             except psycopg.Error:
                 pooled.invalidate()
                 raise
@@ -111,23 +122,24 @@ class Direct:
         connection = self._connection
         if connection is None:
             return False
-        parameters = write.parameters_of(reports)
-        if parameters is None:
+        usual = write.parameters_of(reports)
+        if usual is None:
             return False
+        parameters, rows = usual
+        statement = _FOLD if self._to_fold_at_once else _NEW
         connection.warning = connection.warning_of_ids = None
         try:
             if self._loop is None:
                 self._loop, self._socket = asyncio.get_running_loop(), connection.pgconn.socket
                 self._loop.add_reader(self._socket, self._read)
-            connection.pgconn.send_query_prepared(_STATEMENT, parameters)
-            self._send(connection.pgconn)
+            timeout = self._start(connection, statement, parameters)
         except Exception as error:
             self._drop()  # an answer that still comes must not be taken for another batch's
             if isinstance(error, psycopg.Error):
                 return False
             raise
-        timeout = self._loop.call_later(connection.patience_s or 0, self._give_up)
-        self._batch = UnderWay(committed, failed, timeout)
+        self._to_fold_at_once = max(0, self._to_fold_at_once - 1)
+        self._batch = UnderWay(statement, parameters, rows, committed, failed, timeout)
         return True
 
     def close(self) -> None:
@@ -146,6 +158,22 @@ class Direct:
             self._loop.remove_writer(self._socket)
         self._loop, self._is_sending, self._result = None, False, None
         connection.close()
+
+    def _start(
+        self, connection: ServerConnection, statement: bytes, parameters: list[bytes]
+    ) -> asyncio.TimerHandle:
+        """Send a statement. Returns the timer that gives it up."""
+        assert self._loop is not None
+        connection.pgconn.send_query_prepared(statement, parameters)
+        self._send(connection.pgconn)
+        return self._loop.call_later(connection.patience_s or 0, self._give_up)
+
+    def _start_rest(self, connection: ServerConnection, batch: UnderWay) -> None:
+        """Fold what `_NEW` has left out."""
+        self._to_fold_at_once = _FOLDED_AT_ONCE
+        timeout = self._start(connection, _REST, batch.parameters)
+        batch.timeout.cancel()
+        self._batch = batch._replace(statement=_REST, timeout=timeout)
 
     def _send(self, pgconn: PGconn) -> None:
         """Send what the socket takes now, and the rest as soon as it takes more."""
@@ -178,7 +206,8 @@ class Direct:
     def _finish(self, connection: ServerConnection) -> None:
         """The server is done with what was sent, if anything was: it may have told something."""
         result, self._result = self._result, None
-        if self._batch is None:
+        batch = self._batch
+        if batch is None:
             return
         if result is None or result.status != ExecStatus.COMMAND_OK:
             self._refuse(result)
@@ -189,6 +218,9 @@ class Direct:
                 self._database.heed_warnings(connection)
             except OperationalError as fault:
                 self._fail(fault)
+                return
+            if batch.statement == _NEW and result.command_tuples != batch.rows:
+                self._start_rest(connection, batch)
             else:
                 self._end_batch().committed()
 

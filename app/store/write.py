@@ -144,19 +144,30 @@ ON CONFLICT (message_id, recipient) DO UPDATE SET
 # NULL times: the row doesn't hold the report, so `reports` must.
 _RETURNING = "RETURNING message_id, recipient, times_received"
 
-# One statement: one round trip and one commit for a batch of any size. `IS TRUE` has the server
-# look the keys up in a table in memory, whatever it expects of their number.
-_ARRAYS = ", ".join(f"${place}::{kind}[]" for place, kind in enumerate(COLUMNS.values(), start=1))
 _SPECIAL = re.compile(r'["\\]')
-POSTGRESQL = f"""
-WITH batch ({", ".join(COLUMNS)}) AS MATERIALIZED (
-    SELECT * FROM unnest({_ARRAYS})
-),
+# The rows of the arrays. In `FROM` the server would first store what each `unnest` returns.
+_BATCH = "SELECT " + ", ".join(
+    f"unnest(${place}::{kind}[]) AS {column}"
+    for place, (column, kind) in enumerate(COLUMNS.items(), start=1)
+)
+
+
+def _on_postgresql(statement: str) -> str:
+    horizon, position = _HORIZON["postgresql"], POSITION["postgresql"]
+    return statement.replace("HORIZON", horizon).replace("POSITION", position)
+
+
+def _folding(on_known_delivery: str, on_known_report: str) -> str:
+    """One statement: one round trip and one commit for a batch of any size."""
+    # `IS TRUE` has the server look the keys up in a table in memory, whatever it expects of their
+    # number.
+    return _on_postgresql(f"""
+WITH batch AS MATERIALIZED ({_BATCH}),
 status AS (
     {_STATUS}
     SELECT {_STATUS_VALUES}
     FROM batch
-    {_ON_KNOWN_DELIVERY}
+    {on_known_delivery}
     {_RETURNING}
 )
 {_REPORTS}
@@ -165,9 +176,26 @@ FROM batch
 WHERE ((message_id, recipient) IN (
     SELECT message_id, recipient FROM status WHERE times_received IS NULL
 )) IS TRUE
-{_ON_KNOWN_REPORT}
-""".replace("HORIZON", _HORIZON["postgresql"]).replace("POSITION", POSITION["postgresql"])
-_FOR_THE_DRIVER: Final = re.sub(r"\$\d+", "%s", POSTGRESQL)
+{on_known_report}
+""")
+
+
+FOLD: Final = _folding(_ON_KNOWN_DELIVERY, _ON_KNOWN_REPORT)
+# For a batch of new deliveries, as most are: without a fold it costs the server a quarter less.
+NEW: Final = _on_postgresql(f"""
+{_STATUS}
+SELECT {_STATUS_VALUES}
+FROM ({_BATCH}) AS batch
+ON CONFLICT (message_id, recipient) DO NOTHING
+""")
+# For the same batch, if `NEW` left some out. What that recorded is known by fingerprint and time.
+REST: Final = _folding(
+    f"""{_ON_KNOWN_DELIVERY}
+    WHERE (excluded.fingerprint, excluded.first_received_at)
+        IS DISTINCT FROM (deliveries.fingerprint, deliveries.first_received_at)""",
+    f"{_ON_KNOWN_REPORT} WHERE excluded.received_at <> reports.received_at",
+)
+_FOR_THE_DRIVER: Final = re.sub(r"\$\d+", "%s", FOLD)
 
 # Rows share a statement: Python's lock is released and fought for at each, and not at each row.
 _ROWS_AT_ONCE: Final = (64, 32, 16, 8, 4, 2, 1)
@@ -227,13 +255,16 @@ def record(connection: Connection, batch: Sequence[DeliveryReport]) -> None:
         connection.exec_driver_sql(_FOR_THE_DRIVER, tuple(_arrays(rows)))
 
 
-def parameters_of(batch: Sequence[DeliveryReport]) -> list[bytes] | None:
-    """The parameters of `POSTGRESQL`, or None if one statement doesn't do, or no encoding."""
+def parameters_of(batch: Sequence[DeliveryReport]) -> tuple[list[bytes], int] | None:
+    """The parameters of `FOLD`, `NEW` or `REST`, and the number of rows.
+
+    None if one statement doesn't do, or no encoding.
+    """
     rounds = _rounds(batch)
     if len(rounds) > 1:
         return None
     try:
-        return [array.encode() for array in _arrays(rounds[0])]
+        return [array.encode() for array in _arrays(rounds[0])], len(rounds[0])
     except UnicodeEncodeError:
         return None
 

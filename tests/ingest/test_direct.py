@@ -16,9 +16,11 @@ from sqlalchemy import URL, text
 
 from app.callback.parse import parse
 from app.ingest.writer import LANES
+from app.store import write
 from app.store.direct import Direct
 from app.store.engine import WRITE_TIMEOUT_S, open_database
 from app.store.postgresql import GRACE_S
+from tests.directly import committing_directly, take
 from tests.faults.programs import call_back, log_has, settings_for
 from tests.ingest.test_batches import call_back_at_once
 from tests.process import serving, until
@@ -26,7 +28,7 @@ from tests.service import ADMIN_KEY, Service, a_report, running_service
 
 OURS = """
 FROM pg_stat_activity
-WHERE datname = current_database() AND query LIKE 'PREPARE record_reports %'"""
+WHERE datname = current_database() AND query LIKE 'PREPARE record_%'"""
 
 DELETION_WAITS = """
 SELECT count(*) FROM pg_stat_activity
@@ -188,7 +190,7 @@ def test_a_batch_that_is_cut_is_committed_all_the_same(
         ThreadPoolExecutor(len(queries)) as threads,
     ):
         with other.transaction():
-            other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
+            other.execute("LOCK TABLE deliveries IN EXCLUSIVE MODE")
             answers = [threads.submit(service.call_back, query) for query in queries]
             until(lambda: is_waiting(other))
             cut(other)
@@ -244,7 +246,7 @@ def test_a_table_that_stays_locked_is_waited_for_once(
 ) -> None:
     with writing_directly(postgres_url, other) as service:
         with other.transaction():
-            other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
+            other.execute("LOCK TABLE deliveries IN EXCLUSIVE MODE")
             began_at = time.monotonic()
             assert service.call_back(a_report()).status_code == 200
             took_s = time.monotonic() - began_at
@@ -262,7 +264,7 @@ def test_an_answer_that_came_while_the_process_was_suspended_counts(
         assert call_back(program, "first") == 200
         until(lambda: is_open(other))
         with other.transaction():
-            other.execute("LOCK TABLE reports IN EXCLUSIVE MODE")
+            other.execute("LOCK TABLE deliveries IN EXCLUSIVE MODE")
             answer = threads.submit(call_back, program, "second")
             until(lambda: is_waiting(other))
             program.process.send_signal(SIGSTOP)
@@ -298,18 +300,74 @@ def test_a_batch_is_larger_than_what_the_socket_takes_at_once(
     ((pid,),) = other.execute(f"SELECT pid {OURS}").fetchall()
 
     async def commit() -> None:
-        committed = asyncio.get_running_loop().create_future()
+        committing = asyncio.create_task(take(direct, batch))
         os.kill(pid, SIGSTOP)
         try:
-            assert direct.take(
-                batch, lambda: committed.set_result(True), lambda _: committed.set_result(False)
-            )
+            await asyncio.sleep(0)  # it sends
         finally:
             os.kill(pid, SIGCONT)
-        assert await committed
+        assert await committing
 
     asyncio.run(commit())
     direct.close()
     database.close()
 
     assert other.execute("SELECT count(*) FROM deliveries").fetchone() == (1_000,)
+
+
+def test_known_and_new_deliveries_share_a_batch(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    """At first it is taken for one of new ones, and once that was wrong, folded at once."""
+    database = open_database(postgres_url)
+    with committing_directly(database) as commit:
+        for batch in range(4):
+            queries = (
+                a_report(messageid=f"m-{number}", errcode=str(batch))
+                for number in range(20 * (batch + 1))
+            )
+            now = time.time_ns() // 1000
+            commit(database, [parse(it.encode(), now + n) for n, it in enumerate(queries)])
+    database.close()
+
+    sums = "SELECT count(*), sum(times_received), count(DISTINCT errcode)"
+    held = other.execute(f"{sums} FROM deliveries WHERE times_received IS NOT NULL").fetchone()
+    others = other.execute(f"{sums} FROM reports").fetchone()
+    assert (held, others) == ((20, 20, 1), (180, 180, 4))
+
+
+def test_a_report_that_another_replica_moves_meanwhile_is_counted_once(
+    postgres_url: URL, other: psycopg.Connection[Any]
+) -> None:
+    """Here between the two statements of a batch, as the second waits for a lock."""
+    database = open_database(postgres_url)
+    now = time.time_ns() // 1000
+    known, new, further = (
+        parse(query.encode(), now + place)
+        for place, query in enumerate(
+            (
+                a_report(messageid="known", errcode="2"),
+                a_report(messageid="new", statuscode="accepted"),
+                a_report(messageid="new"),
+            )
+        )
+    )
+    with ThreadPoolExecutor(1) as threads, committing_directly(database) as commit:
+        write.commit(database, [known._replace(received_at=now - 9)])
+        with other.transaction():
+            other.execute("SELECT FROM deliveries WHERE message_id = 'known' FOR UPDATE")
+            committing = threads.submit(commit, database, [known, new])
+            until(lambda: is_waiting(other))
+            write.commit(database, [further])
+        committing.result()
+    database.close()
+
+    history = "SELECT message_id, state, times_received FROM {} ORDER BY 1, 2"
+    assert other.execute(history.format("reports")).fetchall() == [
+        ("new", "accepted", 1),
+        ("new", "delivered", 1),
+    ]
+    assert other.execute(history.format("deliveries")).fetchall() == [
+        ("known", "delivered", 2),
+        ("new", "delivered", None),
+    ]

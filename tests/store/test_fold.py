@@ -1,7 +1,7 @@
 """Reports in any order, in any batches, repeated or contradictory, give one right status."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from app.store.engine import Database, open_database
 from app.store.history import HISTORY, reports_of
 from app.store.tables import deliveries as deliveries_table
 from app.store.tables import reports as reports_table
+from tests.directly import committing_directly
 from tests.fold import expected_status, shown_status
 from tests.service import Service, a_report
 from tests.times import ago
@@ -47,6 +48,8 @@ some_reports = st.lists(
 
 fresh_numbers = itertools.count()
 
+Commit = Callable[[Database, Sequence[DeliveryReport]], None]
+
 
 @pytest.fixture
 def database(database_url: URL) -> Iterator[Database]:
@@ -71,14 +74,38 @@ def understood(message_id: str, recipient: str, meaning: dict[str, Any], at: int
 
 @settings(max_examples=150)
 @given(facts=some_reports, data=st.data())
-def check_every_order(database: Database, facts: list[Any], data: st.DataObject) -> None:
+def check_every_order(
+    database: Database, commit: Commit, facts: list[Any], data: st.DataObject
+) -> None:
     message_id = f"fold-{next(fresh_numbers)}"
     reports = [understood(message_id, *fact) for fact in facts]
+    check_any_batches(database, commit, message_id, reports, data)
+
+
+@settings(max_examples=150)
+@given(facts=some_reports, data=st.data())
+def check_every_order_at_different_times(
+    database: Database, commit: Commit, facts: list[Any], data: st.DataObject
+) -> None:
+    message_id = f"fold-{next(fresh_numbers)}"
+    reports = [
+        understood(message_id, recipient, meaning, at * 100 + number)
+        for number, (recipient, meaning, at) in enumerate(facts)
+    ]
+    check_any_batches(database, commit, message_id, reports, data)
+
+
+def check_any_batches(
+    database: Database,
+    commit: Commit,
+    message_id: str,
+    reports: list[DeliveryReport],
+    data: st.DataObject,
+) -> None:
     shuffled = data.draw(st.permutations(reports))
     while shuffled:
         size = data.draw(st.integers(min_value=1, max_value=len(shuffled)))
-        with database.write.begin() as connection:
-            write.record(connection, shuffled[:size])
+        commit(database, shuffled[:size])
         shuffled = shuffled[size:]
 
     with database.read.connect() as connection:
@@ -164,7 +191,15 @@ def test_the_guides_raw_query_takes_no_room(database: Database, parts: int) -> N
 
 
 def test_any_order_and_any_batches_give_the_fold_of_the_set(database: Database) -> None:
-    check_every_order(database)
+    check_every_order(database, write.commit)
+
+
+def test_the_event_loops_connection_gives_the_same(postgres_url: URL) -> None:
+    """It takes a batch for one of new deliveries first."""
+    opened = open_database(postgres_url)
+    with committing_directly(opened) as commit:
+        check_every_order_at_different_times(opened, commit)
+    opened.close()
 
 
 def test_a_report_from_a_clock_that_was_ahead_does_not_win_for_ever(database: Database) -> None:
