@@ -24,8 +24,8 @@ from benchmarks.stage import Stage, set_up
 
 BARE: Final = "bare uvicorn"
 DOES_NOTHING: Final = "FastAPI endpoint that only answers"
-PGBENCH: Final = "pgbench, the same upsert"
-PGBENCH_STRIPPED: Final = "pgbench, the same upsert, keys alone"
+PGBENCH: Final = "pgbench, the same insert"
+PGBENCH_STRIPPED: Final = "pgbench, the same insert, keys alone"
 DATABASES: Final = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 AT_ONCE: Final = (64, 16, 256, 1)
 # The end of a row's name if its load opens a connection for each report, as many providers do.

@@ -91,7 +91,7 @@ def under_load(  # noqa: PLR0913, PLR0917 - most are left out by most callers
 
 
 def pgbench(database: URL, run: int, seconds: int, cores: Cores) -> Figures:
-    """The same upsert, one per transaction, directly on PostgreSQL."""
+    """The same insert, one per transaction, directly on PostgreSQL."""
     load.run_pgbench(database, run, WARM_UP_S, cores)
     outcome, cpu_s = load.run_pgbench(database, run + 1, seconds, cores)
     return Figures(
