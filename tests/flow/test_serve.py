@@ -236,7 +236,7 @@ def test_sigterm_ends_in_time_though_the_database_hangs(postgres_url: URL) -> No
         psycopg.connect(url.replace("+psycopg", "")) as other,
         serving(**given, **SECRETS) as service,
     ):
-        other.execute("LOCK TABLE reports IN ACCESS EXCLUSIVE MODE")
+        other.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor() as threads:
             callers = []
             for message_id in ("1", "2"):

@@ -39,7 +39,7 @@ def held_up_writes(url: URL) -> Iterator[None]:
     with database.write.connect() as connection:
         if url.get_backend_name() == "postgresql":
             in_transaction = connection.execution_options(isolation_level="READ COMMITTED")
-            in_transaction.execute(text("LOCK TABLE reports IN EXCLUSIVE MODE"))
+            in_transaction.execute(text("LOCK TABLE deliveries IN EXCLUSIVE MODE"))
         else:
             connection.begin()  # BEGIN IMMEDIATE takes the write lock
         yield
