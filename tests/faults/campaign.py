@@ -35,9 +35,13 @@ COMMIT_POINTS: Final = (
     "in the transaction",
     "after the commit, before the answer",
 )
+BETWEEN_STATEMENTS: Final = "between its two statements"
 PLANS: Final = {
     "sqlite": (RANDOM, RANDOM, WHILE_STARTING, *COMMIT_POINTS),
-    "postgresql": (RANDOM, RANDOM, WHILE_STARTING, WITH_POSTGRES, *COMMIT_POINTS, *SPOOL_POINTS),
+    "postgresql": (
+        *(RANDOM, RANDOM, WHILE_STARTING, WITH_POSTGRES),
+        *(*COMMIT_POINTS, BETWEEN_STATEMENTS, *SPOOL_POINTS),
+    ),
 }
 GIVE_UP_AFTER_S: Final = 30
 

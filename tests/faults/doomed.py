@@ -29,6 +29,7 @@ POINTS: dict[str, tuple[tuple[Any, str, bool], ...]] = {
         (Committer, "commit_reports", False),
         (Committer, "count_committed", True),
     ),
+    "between its two statements": ((Direct, "_start_rest", True),),
     "before it is in the spool": ((Spool, "put", True),),
     "in the spool, before the answer": ((Spool, "put", False),),
     "drained, still in the spool": ((Spool, "remove", True),),
