@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Final
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.reports import DeliveryReport, Reason, Refusal
 from app.store import faults, quarantine, schema, write
 from app.store.engine import Database
@@ -110,8 +112,12 @@ class Committer:
         """True if the rows would pass with the triggers that somebody has taken away."""
         if not faults.would_lose_a_report(error):
             return False
-        with self.database.read.connect() as connection:
-            return schema.mismatch(connection) is not None
+        try:
+            # The session that failed: another may have its triggers still.
+            with self.database.batches.connect() as connection:
+                return schema.mismatch(connection) not in {None, schema.OLDER}
+        except SQLAlchemyError:
+            return True
 
     def fault_of(self, error: Exception) -> DatabaseFaultError:
         """The fault of the database that this error tells of, counted."""

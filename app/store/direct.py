@@ -235,9 +235,10 @@ class Direct:
             self._fail(None)
 
     def _give_up(self) -> None:
+        late = self._batch
         if self._connection is not None:
             self._read()  # the answer may have come while this process was suspended
-        if self._batch is not None:
+        if self._batch is not None and self._batch is late:  # else its second statement is sent
             self._fail(faults.unusable(ServerHangsError("the server doesn't answer")))
 
     def _fail(self, fault: OperationalError | None) -> None:

@@ -9,10 +9,17 @@ from sqlalchemy.types import Text
 from app.reports import CALLBACK
 from app.store.tables import deliveries, reports
 
-# A report that a delivery holds decides. So the time that it came last is that of the decision;
-# `last_received_at` may be of another one, which a replica of schema 0011 took.
-_OTHER_NAMES = {"received_at": "first_received_at", "last_received_at": "decided_at"}
-_only_report = (deliveries.c[_OTHER_NAMES.get(it.name, it.name)].label(it.name) for it in reports.c)
+# By the columns of `reports`. A report that a delivery holds decides. So the time that it came last
+# is that of the decision; `last_received_at` may be of another one, which a replica of schema 0011
+# took.
+_TIMES = {
+    "received_at": func.coalesce(deliveries.c.first_received_at, deliveries.c.decided_at),
+    "last_received_at": deliveries.c.decided_at,
+}
+_only_report = (
+    (_TIMES[it.name] if it.name in _TIMES else deliveries.c[it.name]).label(it.name)
+    for it in reports.c
+)
 HISTORY: Final = union_all(
     select(*reports.c),
     select(*_only_report).where(deliveries.c.times_received.is_not(None)),

@@ -154,8 +154,12 @@ def _next_keys(connection: Connection, after: tuple[str, str]) -> list[tuple[str
 
 
 _key = itemgetter(0, 1)
+ONLY_REPORT: Final = ("times_received", "source", "query")
+# What a report leaves that overwrote another, as it did while a trigger was missing.
+_IS_DAMAGED = and_(deliveries.c.times_received.is_(None), deliveries.c.query.is_not(None))
 _KNOWN = select(
     *deliveries.c["message_id", "recipient", "expired_at"],
+    _IS_DAMAGED.label("is_damaged"),
     *(deliveries.c[name] for name in Status._fields),
 )
 _IS_IT = and_(
@@ -196,12 +200,12 @@ def _compare(connection: Connection, span: Span, meaning_of: Meaning) -> Found:
         row = known.pop((message_id, recipient), None)
         expired_at = None if row is None else row.expired_at
         status = fold(_understood(rows, meaning_of, found), expired_at)
-        if row is None or row[3:] != status:
+        if row is None or row.is_damaged or row[4:] != status:
             was = None if row is None else row.state
             wrong.append(Correction(message_id, recipient, was, status))
     for (message_id, recipient), row in known.items():  # no report came
         status = fold((), row.expired_at)
-        if row[3:] != status:
+        if row.is_damaged or row[4:] != status:
             wrong.append(Correction(message_id, recipient, row.state, status))
     wrong.sort(key=_key)
     return found
@@ -351,13 +355,16 @@ def _write(connection: Connection, corrections: Iterable[Correction]) -> None:
     )
     position: TextClause = text(POSITION[connection.dialect.name])
     # The first time of a row that holds a report is the report's. With another it holds none.
-    is_first_of_report = deliveries.c.first_received_at == bindparam("first_received_at")
-    held = case((is_first_of_report, deliveries.c.times_received))
+    holds_it = and_(
+        deliveries.c.times_received.is_not(None),
+        deliveries.c.first_received_at == bindparam("first_received_at"),
+    )
+    held = {name: case((holds_it, deliveries.c[name])) for name in ONLY_REPORT}
     connection.execute(
         update(deliveries)
         .where(of_delivery)
         .values({name: bindparam(name) for name in Status._fields})
-        .values(changed_in=position, times_received=held),
+        .values(held | {"changed_in": position}),
         [
             {
                 "of_message": correction.message_id,

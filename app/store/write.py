@@ -112,10 +112,11 @@ _DECIDED = ",\n    ".join(
     f"{column} = CASE WHEN {_NEW_DECIDES} THEN excluded.{column} ELSE deliveries.{column} END"
     for column in ("fingerprint", "rank", *_CLAIM.split(", "))
 )
-# A repeat has the same rank, unless another version read the first.
+# Of a repeat the later time counts, even if another version gave the first another rank.
+_IS_LATER = f"{_order('excluded.decided_at')} > {_order('deliveries.decided_at')}"
 _DECIDED_AT = f"""decided_at = CASE
-        WHEN {_NEW_DECIDES} OR excluded.fingerprint = deliveries.fingerprint
-            AND {_order("excluded.decided_at")} > {_order("deliveries.decided_at")}
+        WHEN CASE WHEN excluded.fingerprint = deliveries.fingerprint THEN {_IS_LATER}
+            ELSE {_NEW_DECIDES} END
         THEN excluded.decided_at
         ELSE deliveries.decided_at
     END"""

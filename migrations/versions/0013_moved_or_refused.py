@@ -1,7 +1,7 @@
 """A report that a delivery holds is moved, or the statement that overwrites it fails.
 
-On PostgreSQL a constraint sees a row that a disabled trigger would have emptied. A first time that
-was deleted by hand stops no statement any more.
+On PostgreSQL a constraint sees a row that a missing trigger would have emptied; rows from such a
+time are mended first. A first time that was deleted by hand stops no statement any more.
 """
 
 from types import ModuleType
@@ -20,6 +20,10 @@ NAME = "ck_deliveries_only_report"
 # further report or an expiry leaves a row that is neither.
 IS_HELD_OR_MOVED = """(times_received IS NULL) = (query IS NULL)
     AND (times_received IS NULL OR status IS NOT NULL)"""
+# Rows that are neither, from a time without the trigger.
+MEND = f"""UPDATE deliveries SET times_received = NULL, source = NULL, query = NULL
+    WHERE NOT ({IS_HELD_OR_MOVED})"""
+IF_WHOLE = "IF old.status IS NOT NULL THEN"
 FIRST = "coalesce(old.first_received_at, old.decided_at)"
 
 
@@ -30,9 +34,11 @@ def upgrade() -> None:
         op.execute(with_first(trigger))
         return
     function, _ = migration("0012").POSTGRESQL
+    move = with_first(migration("0012").MOVE)
+    op.execute(with_first(replacing(function)).replace(move, f"{IF_WHOLE} {move} END IF;"))
+    op.execute(MEND)
     lock(revision, "deliveries")
-    op.execute(with_first(replacing(function)))
-    # Rows that are there fulfil it, so none is read.
+    # Not validated: that would read all rows under the lock.
     op.execute(f"ALTER TABLE deliveries ADD CONSTRAINT {NAME} CHECK ({IS_HELD_OR_MOVED}) NOT VALID")
 
 

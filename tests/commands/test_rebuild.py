@@ -315,12 +315,51 @@ def test_a_time_that_was_deleted_by_hand_stops_nothing(stored: Stored) -> None:
     stored.record(a_report(statuscode="accepted"), a_report(messageid="other", status=777))
     change(stored, "052804b7368321", first_received_at=None)
 
+    assert stored.reports()[0].received_at == YESTERDAY
     stored.expire(YESTERDAY + 1, now=YESTERDAY + 2)
     stored.record(a_report(), at=YESTERDAY + 3)
 
     accepted, delivered = sorted(stored.reports(), key=lambda row: str(row.state))[:2]
     assert (accepted.received_at, accepted.times_received) == (YESTERDAY, 1)
     assert delivered.received_at == YESTERDAY + 3
+
+
+def test_a_first_time_that_was_deleted_by_hand_is_the_reports(stored: Stored) -> None:
+    stored.record(a_report())
+    change(stored, "052804b7368321", first_received_at=None)
+
+    ended = stored.run("rebuild")
+
+    assert "changed: 1;" in ended.stdout
+    (report,), (delivery,) = stored.reports(), stored.rows(deliveries)
+    assert report.received_at == delivery.first_received_at == YESTERDAY
+    assert "changed: 0;" in stored.run("rebuild").stdout
+
+
+OF_TRIGGER = "SELECT sql FROM sqlite_master WHERE name = 'move_only_report'"
+
+
+def test_what_a_missing_trigger_left_is_mended(stored: Stored) -> None:
+    """Its first report is lost. PostgreSQL has a constraint against it."""
+    with stored.database.write.begin() as connection:
+        if stored.database.is_embedded:
+            again = connection.exec_driver_sql(OF_TRIGGER).scalar_one()
+            connection.exec_driver_sql("DROP TRIGGER move_only_report")
+        else:
+            for change in ("DROP CONSTRAINT ck_deliveries_only_report", "DISABLE TRIGGER USER"):
+                connection.exec_driver_sql(f"ALTER TABLE deliveries {change}")
+            again = "ALTER TABLE deliveries ENABLE TRIGGER USER"
+    stored.record(a_report(statuscode="accepted"))
+    stored.record(a_report(), at=YESTERDAY + 1)
+    with stored.database.write.begin() as connection:
+        connection.exec_driver_sql(again)
+
+    ended = stored.run("rebuild")
+
+    assert "changed: 1;" in ended.stdout
+    (delivery,) = stored.rows(deliveries)
+    assert (delivery.times_received, delivery.source, delivery.query) == (None, None, None)
+    assert "changed: 0;" in stored.run("rebuild").stdout
 
 
 def test_more_than_a_batch_is_rebuilt(stored: Stored) -> None:

@@ -14,8 +14,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, text
 
 from app.callback.parse import parse
 from app.reports import DeliveryReport
-from app.store import schema, stats, write
+from app.store import schema, stats, submissions, write
 from app.store.engine import Database, open_database
+from app.store.history import reports_of
 from tests import older
 from tests.databases import alembic_on
 from tests.process import PROGRAM, run, until
@@ -56,6 +57,9 @@ def configured(admin: psycopg.Connection, *settings: LiteralString) -> Iterator[
     finally:
         admin.execute("ALTER SYSTEM RESET ALL")
         admin.execute("SELECT pg_reload_conf()")
+
+
+CONSTRAINT = "ck_deliveries_only_report"
 
 
 def address_of(url: URL) -> str:
@@ -240,6 +244,35 @@ def test_a_migration_that_gives_up_says_who_is_in_the_way(
     assert again == (f"{int(migration) - 1:04}", schema.newest_revision())
     assert holder in str(gave_up.value)
     assert [line.partition(holder)[0] for line in told] == [f"migration {migration}: waits for "]
+
+
+def test_rows_that_a_missing_trigger_left_stop_nothing(server_database: URL) -> None:
+    """From before the constraint: one that another report overwrote, and one that expired."""
+    database = open_database(server_database, hurried=False)
+    downgrade(database.write, "0012")
+    with database.transaction() as connection:
+        connection.execute(text("ALTER TABLE deliveries DISABLE TRIGGER USER"))
+    record(database, "overwritten", "expired", by=write.record, status=777)
+    record(database, "overwritten", by=write.record, status=404)
+    expire(database)
+    with database.transaction() as connection:
+        connection.execute(text("ALTER TABLE deliveries ENABLE TRIGGER USER"))
+
+    schema.upgrade(database.write)
+
+    with database.transaction() as connection:
+        connection.execute(text(f"ALTER TABLE deliveries VALIDATE CONSTRAINT {CONSTRAINT}"))
+    record(database, "overwritten", "expired", "whole", by=write.record, status=777)
+    expire(database)
+    record(database, "whole", by=write.record)
+    with database.read.connect() as connection:
+        assert {it.status for it in reports_of(connection, "whole")} == {777, 0}
+    database.close()
+
+
+def expire(database: Database) -> None:
+    with database.transaction() as connection:
+        submissions.expire(connection, cutoff=100, now=100, limit=100)
 
 
 def test_a_role_that_owns_no_table_goes_on_after_a_migration(server_database: URL) -> None:

@@ -256,16 +256,17 @@ def test_a_table_that_stays_locked_is_waited_for_once(
     assert WRITE_TIMEOUT_S <= took_s < 2 * WRITE_TIMEOUT_S
 
 
+@pytest.mark.parametrize(("message_id", "times"), [("second", 1), ("first", 2)])
 def test_an_answer_that_came_while_the_process_was_suspended_counts(
-    postgres_url: URL, other: psycopg.Connection[Any]
+    postgres_url: URL, other: psycopg.Connection[Any], message_id: str, times: int
 ) -> None:
-    """The time limit is over by then."""
+    """The time limit is over by then. A known delivery's second statement is still to come."""
     with serving(**settings_for(postgres_url)) as program, ThreadPoolExecutor(1) as threads:
         assert call_back(program, "first") == 200
         until(lambda: is_open(other))
         with other.transaction():
             other.execute("LOCK TABLE deliveries IN EXCLUSIVE MODE")
-            answer = threads.submit(call_back, program, "second")
+            answer = threads.submit(call_back, program, message_id)
             until(lambda: is_waiting(other))
             program.process.send_signal(SIGSTOP)
         try:
@@ -275,6 +276,8 @@ def test_an_answer_that_came_while_the_process_was_suspended_counts(
 
         assert answer.result() == 200
         assert not log_has(program, "takes no reports")
+    of_message = "SELECT times_received FROM deliveries WHERE message_id = %s"
+    assert other.execute(of_message, [message_id]).fetchone() == (times,)
 
 
 def test_different_reports_of_one_delivery_in_one_batch_are_all_in_the_history(
