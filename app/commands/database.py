@@ -29,7 +29,7 @@ def say_which(settings: Settings) -> None:
 
 
 def remedy_of(error: Exception) -> str:
-    """What to look at, by the error of a database that can't be used."""
+    """Say what an operator should look at when the database failed with this error."""
     state = faults.sqlstate(error) or ""
     if state == _NOT_ALLOWED:
         return IF_NOT_ALLOWED

@@ -155,7 +155,7 @@ def _next_keys(connection: Connection, after: tuple[str, str]) -> list[tuple[str
 
 _key = itemgetter(0, 1)
 ONLY_REPORT: Final = ("times_received", "source", "query")
-# What a report leaves that overwrote another, as it did while a trigger was missing.
+# While a trigger was missing, a second report overwrote the first and left this.
 _IS_DAMAGED = and_(deliveries.c.times_received.is_(None), deliveries.c.query.is_not(None))
 _KNOWN = select(
     *deliveries.c["message_id", "recipient", "expired_at"],

@@ -118,7 +118,7 @@ deliveries = Table(
     ),
     Column("source", String(16), comment="of the only report"),
     Column("query", Text, comment="of the only report"),
-    # Where the trigger is missing, a statement fails before it overwrites the report. SQLite's
+    # A statement fails before it overwrites the report, if the trigger is missing. SQLite's
     # trigger empties the columns too late for this.
     CheckConstraint(
         "(times_received IS NULL) = (query IS NULL)"

@@ -75,33 +75,14 @@ def understood(message_id: str, recipient: str, meaning: dict[str, Any], at: int
 @settings(max_examples=150)
 @given(facts=some_reports, data=st.data())
 def check_every_order(
-    database: Database, commit: Commit, facts: list[Any], data: st.DataObject
+    database: Database, commit: Commit, apart: bool, facts: list[Any], data: st.DataObject
 ) -> None:
-    message_id = f"fold-{next(fresh_numbers)}"
-    reports = [understood(message_id, *fact) for fact in facts]
-    check_any_batches(database, commit, message_id, reports, data)
-
-
-@settings(max_examples=150)
-@given(facts=some_reports, data=st.data())
-def check_every_order_at_different_times(
-    database: Database, commit: Commit, facts: list[Any], data: st.DataObject
-) -> None:
+    """With `apart` no two reports are of the same time."""
     message_id = f"fold-{next(fresh_numbers)}"
     reports = [
-        understood(message_id, recipient, meaning, at * 100 + number)
+        understood(message_id, recipient, meaning, at * 100 + number if apart else at)
         for number, (recipient, meaning, at) in enumerate(facts)
     ]
-    check_any_batches(database, commit, message_id, reports, data)
-
-
-def check_any_batches(
-    database: Database,
-    commit: Commit,
-    message_id: str,
-    reports: list[DeliveryReport],
-    data: st.DataObject,
-) -> None:
     shuffled = data.draw(st.permutations(reports))
     while shuffled:
         size = data.draw(st.integers(min_value=1, max_value=len(shuffled)))
@@ -191,7 +172,7 @@ def test_the_guides_raw_query_takes_no_room(database: Database, parts: int) -> N
 
 
 def test_any_order_and_any_batches_give_the_fold_of_the_set(database: Database) -> None:
-    check_every_order(database, write.commit)
+    check_every_order(database, write.commit, apart=False)
 
 
 def test_the_event_loops_connection_gives_the_same(
@@ -201,7 +182,7 @@ def test_the_event_loops_connection_gives_the_same(
     monkeypatch.setattr(direct, "_FOLDED_AT_ONCE", 0)
     opened = open_database(postgres_url)
     with committing_directly(opened) as commit:
-        check_every_order_at_different_times(opened, commit)
+        check_every_order(opened, commit, apart=True)
     opened.close()
 
 
