@@ -21,7 +21,7 @@ from app.api.uses import Uses
 from app.callback.door import PATH as CALLBACK_PATH
 from app.callback.door import Door
 from app.callback.endpoint import add_callback
-from app.console.routes import add_console, error_handlers
+from app.console.routes import PATHS, add_console, error_handlers
 from app.console.sessions import Sessions
 from app.http.dispatch import Shortcut
 from app.ingest.commit import Committer
@@ -127,7 +127,9 @@ def create_app(settings: Settings) -> Service:
     if settings.console:
         add_console(app)
     for route, methods in app.routes_with_methods():
-        parts.metrics.requests.expect(route, methods - {"HEAD"})
+        # A page may lead to another: to that for signing in, say.
+        statuses = (200, 300, 400, 500) if route in PATHS else (200, 400, 500)
+        parts.metrics.requests.expect(route, methods - {"HEAD"}, statuses)
     return app
 
 

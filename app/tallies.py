@@ -64,11 +64,13 @@ class RequestTimes(Collector):
             for method in ("GET", OTHER):
                 self.times_of(OTHER, method, status)
 
-    def expect(self, route: str, methods: Iterable[str]) -> None:
+    def expect(
+        self, route: str, methods: Iterable[str], statuses: Iterable[int] = (200, 400, 500)
+    ) -> None:
         """Show the requests of this route from the start, with 0."""
         for method in methods:
             self._methods[route].add(method)
-            for status in (200, 400, 500):
+            for status in statuses:
                 self.times_of(route, method, status)
         self.times_of(route, OTHER, 400)  # of a method that it doesn't have
 

@@ -157,7 +157,7 @@ class Door:
 
     def _is_known_path(self, path: str) -> bool:
         if not self._tokens:
-            return path == PATH
+            return path.rstrip(IGNORED_AT_THE_END) == PATH
         if not path.startswith(PATH + "/"):
             return False
         presented = path[len(PATH) + 1 :].rstrip(IGNORED_AT_THE_END)

@@ -109,6 +109,7 @@ def _understood(
     status: int, statuscode: str | None, errcode: str | None, mcc_mnc: str | None
 ) -> tuple[int, Claim]:
     """Fingerprint and claim. They repeat across messages, so most come from the cache."""
+    fingerprint = fingerprint_of(status, statuscode, errcode, mcc_mnc)  # before a text is cut
     statuscode = _cut(statuscode, MAX_TEXT_LENGTH)
     errcode = _cut(errcode, MAX_TEXT_LENGTH)
     mcc_mnc = _cut(mcc_mnc, MAX_NETWORK_LENGTH)
@@ -123,7 +124,7 @@ def _understood(
         errcode,
         mcc_mnc,
     )
-    return fingerprint_of(status, statuscode, errcode, mcc_mnc), claim
+    return fingerprint, claim
 
 
 def understand(query: bytes, received_at: int) -> DeliveryReport | Refusal:

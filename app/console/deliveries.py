@@ -12,7 +12,6 @@ from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection
 
-from app.api import cursors
 from app.api.parts import parts_of
 from app.api.times import EPOCH, TimeInput, rfc3339
 from app.console.access import PageRoute, Reader
@@ -22,6 +21,7 @@ from app.console.pages import SECURITY_HEADERS, page, redirect
 from app.console.zones import local, name_of, zone_of
 from app.errors import InvalidRequestError
 from app.query.countries import mccs_of
+from app.query.deliveries import place_of, read_place
 from app.query.schemas import delivery_of
 from app.query.spreadsheet import csv_writer
 from app.reports import Reason, State
@@ -144,7 +144,7 @@ class Asked:
         country = parsed.pop(COUNTRY, None)
         cursor = parameters.get("cursor")
         try:
-            after = cursors.decode(cursor, int, str, str) if cursor else None
+            after = read_place(cursor) if cursor else None
         except InvalidRequestError:
             after = None  # the list begins anew
         return cls(given, read.Filters(**parsed), country, faults, after)
@@ -200,9 +200,7 @@ def show_list(request: Request, _session: Reader) -> Response:
     has_more, rows = len(rows) > ROWS_A_PAGE, rows[:ROWS_A_PAGE]
     following = None
     if has_more:
-        last = rows[-1]
-        place = cursors.encode((last.last_received_at, last.message_id, last.recipient))
-        following = asked.query(cursor=place)
+        following = asked.query(cursor=place_of(rows[-1]))
     return page(
         request,
         "deliveries.html",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
 from app.api.error_handlers import ERROR_HANDLERS, ErrorHandler
@@ -48,6 +49,7 @@ def all_routes() -> list[BaseRoute]:
 
 # The same for every application of a process, as are the API's routes, and for the same reason.
 ROUTES: Final = all_routes()
+PATHS: Final = frozenset(route.path for route in iter_route_contexts(ROUTES))
 
 
 def add_console(app: FastAPI) -> None:

@@ -341,7 +341,9 @@ class HttpProtocol(asyncio.Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answer the requests before, then this one, then close."""
-        log.warning("request refused", extra={**error.document(), "peer": self._peer})
+        name = request_id(self._reader.headers)
+        told = {"peer": self._peer, "request_id": name.decode()}
+        log.warning("request refused", extra={**error.document(), **told})
         self._is_deaf = True
         receiving, self._receiving = self._receiving, None
         if isinstance(receiving, Cycle):
@@ -353,7 +355,6 @@ class HttpProtocol(asyncio.Protocol):
                 return
             else:
                 self._answering = None
-        name = request_id(self._reader.headers)
         self._answer_last(refusal(error).with_header(b"x-request-id", name))
 
     def _answer_last(self, answer: Answer) -> None:

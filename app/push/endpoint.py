@@ -6,7 +6,7 @@ from secrets import token_hex
 from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import Body, Path, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
@@ -66,7 +66,7 @@ class WebhookWanted(BaseModel):
     events: Literal["all", "final"] = Field(
         default="all", description="`all` changes, or those to a `final` state."
     )
-    max_items: int = Field(default=100, ge=1, le=1000, description="Deliveries in one push.")
+    max_items: StrictInt = Field(default=100, ge=1, le=1000, description="Deliveries in one push.")
     cursor: str = Field(
         default=NOW,
         description="Where to begin: `next_cursor` of `GET /v1/changes`, or another webhook's "

@@ -90,6 +90,8 @@ def shortcut(
     def handler_of(request: Request) -> Handler | None:
         if request.method != "GET" or request.query or outage.is_on:
             return None
+        if values_of(request.headers, b"content-length"):  # the router knows how long it may be
+            return None
         message_id = request.raw_path.decode("ascii").removeprefix(PATH)
         if not message_id.isalnum() or len(message_id) > MAX_PLAIN_LENGTH:
             return None

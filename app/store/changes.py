@@ -149,7 +149,7 @@ def holder(connection: Connection) -> str | None:
 
 
 def commit_token(connection: Connection) -> str:
-    """A token that changes with every commit."""
+    """A token that changes whenever a visible status does."""
     if connection.dialect.name == "postgresql":
         return str(connection.execute(text("SELECT CAST(pg_current_snapshot() AS text)")).scalar())
     return str(connection.execute(select(feed.c.base)).scalar())

@@ -152,8 +152,10 @@ def kind(error: Exception) -> str:
 
 
 def words(error: Exception) -> str:
-    """The driver's text on one line. It may quote a row, so don't log it for a batch."""
-    return " ".join(str(_cause(error)).split())
+    """The driver's text on one line, without PostgreSQL's details, which quote the row."""
+    cause = _cause(error)
+    primary = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    return " ".join((primary or str(cause)).split())
 
 
 def _cause(error: Exception) -> BaseException:

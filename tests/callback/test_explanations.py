@@ -132,6 +132,15 @@ def test_odd_values_are_taken_and_shown(service: Service, name: str) -> None:
     assert service.quarantine() == []
 
 
+@pytest.mark.parametrize("name", LIMITS)
+def test_texts_that_differ_behind_the_limit_are_two_reports(service: Service, name: str) -> None:
+    for end in "ab":
+        value = "x" * LIMITS[name] + end
+        assert service.call_back(a_report(status=404, **{name: value})).status_code == 200
+
+    assert len(service.reports()) == 2
+
+
 def test_repeats_of_an_odd_report_are_one_report(service: Service) -> None:
     query = f"{a_report(status=404, statuscode=None, network=None)}&statuscode=a%00b&network="
     for spaced in ("52099", "52099%0D%0A", "+52099", "52099"):

@@ -362,6 +362,24 @@ def test_what_a_missing_trigger_left_is_mended(stored: Stored) -> None:
     assert "changed: 0;" in stored.run("rebuild").stdout
 
 
+def test_a_row_that_the_database_refuses_is_not_quoted(stored: Stored) -> None:
+    stored.record(a_report())
+    change(stored, "052804b7368321", state="unknown")
+    with stored.database.write.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON deliveries"
+            " BEGIN SELECT raise(ABORT, 'refused'); END"
+            if stored.database.is_embedded
+            else "ALTER TABLE deliveries ADD CONSTRAINT refused CHECK (state = 'unknown')"
+        )
+
+    ended = stored.run("rebuild")
+
+    assert ended.code != 0
+    assert "refused" in ended.stderr
+    assert "6588888888" not in ended.stdout + ended.stderr
+
+
 def test_more_than_a_batch_is_rebuilt(stored: Stored) -> None:
     stored.record(*many(2500))
     change(stored, "m-02345", state="unknown", rank=2)

@@ -79,6 +79,18 @@ def test_a_report_that_is_refused_late_is_not_stored(
         assert service.quarantine() == []
 
 
+def test_a_refusal_has_its_id_in_the_log(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"X-Request-Id: mine\r\nContent-Length: abc\r\nHost: x\r\n\r\n"
+
+    answer = send(service, ask(REPORT, head=head))
+
+    assert b"\r\nx-request-id: mine\r\n" in answer
+    (refused,) = (it for it in caplog.records if it.getMessage() == "request refused")
+    assert refused.__dict__["request_id"] == "mine"
+
+
 def test_rubbish_behind_a_callback_doesnt_change_its_answer(service: Service) -> None:
     answers = send(service, ask(REPORT, head=KEPT_OPEN) + b"\0rubbish\r\n\r\n")
 

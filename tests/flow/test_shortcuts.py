@@ -71,6 +71,8 @@ LOOKUPS = {
     "wait": look_up(b"known?wait=1"),
     "HTTP/1.0": look_up(b"known", version=b"HTTP/1.0"),
     "POST": look_up(b"known", method=b"POST"),
+    "body": look_up(b"known", KEY + b"Content-Length: 5\r\n") + b"hello",
+    "body that is too long": look_up(b"known", KEY + b"Content-Length: 1100000\r\n"),
     "large": look_up(b"large"),
     "large, compressed": look_up(b"large", KEY + b"Accept-Encoding: br, gzip\r\n"),
     "small, not compressed": look_up(b"known", KEY + b"Accept-Encoding: gzip\r\n"),

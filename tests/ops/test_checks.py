@@ -70,7 +70,7 @@ def test_a_check_of_a_clock_that_was_ahead_is_removed_too(
     monkeypatch.setattr(upkeep, "CHECKS_INTERVAL_S", 0.05)
     with running_service(database_url) as service:
         monkeypatch.setattr(upkeep, "_now", lambda: 1)
-        service.call_back(a_check())
+        assert service.call_back(a_check()).status_code == 200
 
         until(lambda: not is_known(service, CHECK))
 

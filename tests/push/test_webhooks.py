@@ -82,6 +82,8 @@ def test_only_an_administrator_may(hooks: Hooks, key: str | None) -> None:
         ({"url": "https://example.com/", "events": "some"}, "events"),
         ({"url": "https://example.com/", "max_items": 0}, "max_items"),
         ({"url": "https://example.com/", "max_items": 1001}, "max_items"),
+        ({"url": "https://example.com/", "max_items": True}, "max_items"),
+        ({"url": "https://example.com/", "max_items": "5"}, "max_items"),
         ({"url": "https://example.com/", "cursor": "x"}, "cursor"),
         ({"url": "https://example.com/", "secret": "x"}, "secret"),
     ],

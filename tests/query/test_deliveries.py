@@ -161,6 +161,18 @@ def test_a_wrong_parameter_is_refused_by_name(service: Service, query: str, fiel
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
 
+def test_a_cursor_of_another_list_is_refused(reported: Service) -> None:
+    of_list = list_of(reported, limit=1)["next_cursor"]
+    of_feed = reported.get("/v1/changes?limit=1").json()["next_cursor"]
+
+    for path in (f"changes?cursor={of_list}", f"deliveries?cursor={of_feed}"):
+        answer = reported.get(f"/v1/{path}")
+
+        assert answer.status_code == 422, path
+        (error,) = answer.json()["errors"]
+        assert error == {"field": "cursor", "message": "not a cursor of this list"}
+
+
 def test_a_plus_that_was_not_escaped_is_understood(reported: Service) -> None:
     assert reported.get("/v1/deliveries?to=+6588888884").json()["items"][0]["messageid"] == "m-4"
     since = "2000-01-01T00:00:00+00:00"
