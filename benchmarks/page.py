@@ -52,7 +52,7 @@ class Target:
 
     @classmethod
     def at_most(cls, wanted: str, limit: float, measured: float, unit: str = "×") -> "Target":
-        return cls(f"{wanted} ≤ {limit:.3g} {unit}", f"{measured:.2f} {unit}", measured <= limit)
+        return cls(f"{wanted} ≤ {limit:.3g} {unit}", f"{measured:.3g} {unit}", measured <= limit)
 
 
 def targets_table(targets: Sequence[Target]) -> Table:

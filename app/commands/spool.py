@@ -19,7 +19,7 @@ from app.store import faults
 from app.store.spool import Spool, locked, possible_time
 
 ROWS_AT_ONCE: Final = 500
-# Ids in a row that can't be read; behind so many there is nothing more.
+# After this many ids in a row that can't be read, nothing follows.
 MAX_UNREADABLE: Final = 100_000
 KEPT_AS: Final = ".damaged"
 NAME: Final = re.compile(rf"spool-\d+\.db({re.escape(KEPT_AS)})?")

@@ -39,10 +39,10 @@ NEVER: Final = float("inf")
 HEAD_TIMEOUT_S: Final = 10.0
 # From the end of the head to the end of the body.
 BODY_TIMEOUT_S: Final = 10.0
-# A refused client may go on sending for so long, and so much, so that it reads its answer.
+# Of what a refused client still sends, this is read, for this long, so that it reads its answer.
 LINGER_S: Final = 2.0
 LINGER_BYTES: Final = 1024 * 1024
-# At the end of the process a request that is on its way has so long to come, and a client to read
+# At the end of the process: for a request to arrive that is on its way, and for a client to read
 # its answer.
 LAST_REQUESTS_S: Final = 1
 LAST_ANSWERS_S: Final = 1

@@ -44,9 +44,9 @@ def is_due(webhook: Webhook, now: int) -> bool:
 def batches(webhook: Webhook, changes: Sequence[Change]) -> Iterator[Batch]:
     """Cut the changes after the address's cursor into pushes.
 
-    A push that failed is repeated up to where it ended. What has changed since is no longer in it,
-    but comes later in the feed. So what has the same id has the same changes, or fewer: a receiver
-    may well ignore it if it knows the id.
+    A push that failed is repeated up to where it ended. Deliveries that changed since are left out,
+    and come later in the feed. So a push with a known id has the same changes, or fewer: its
+    receiver may ignore it.
     """
     if webhook.repeat_until is not None:
         repeated = number_until(changes, webhook.repeat_until)

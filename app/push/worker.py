@@ -46,7 +46,7 @@ RENEW_EVERY_S: Final = 1.5
 WRITE_DOWN_EVERY_S: Final = 30.0
 # Between two looks, however much waits.
 REST_S: Final = 0.05
-# Stop pushing so long before leases that can't be renewed run out.
+# Before leases that can't be renewed run out, pushing stops.
 MARGIN_S: Final = 0.5
 RELEASE_WITHIN_S: Final = 1.5
 # The history that is kept while it can't be written down.

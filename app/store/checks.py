@@ -8,7 +8,7 @@ from app.reports import CHECK_PREFIX, TEST_NUMBER
 from app.store.keys import KEY, have_keys
 from app.store.tables import deliveries, reports
 
-# Whoever sent one has looked it up by then.
+# By then `paasoo-dlr check` has looked its report up.
 KEPT_S: Final = 5
 # Rows in a transaction: the writer must wait for it.
 BATCH: Final = 100
@@ -49,7 +49,7 @@ def _is_due(now: int) -> ColumnElement[bool]:
     return and_(
         deliveries.c.message_id >= CHECK_PREFIX,
         deliveries.c.message_id < _END,
-        # The number has other test reports, so `|| ''` hides it: the range of ids is shorter.
+        # `|| ''` keeps SQLite off the index by recipient: the range of ids is shorter.
         deliveries.c.recipient + "" == TEST_NUMBER,
         not_(deliveries.c.last_received_at.between(now - kept_us, now + kept_us)),
     )

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 OPEN_EVERY_S: Final = 5.0  # at most
 _FOLD, _NEW, _REST = b"record_reports", b"record_new", b"record_rest"
 _STATEMENTS: Final = {_FOLD: write.FOLD, _NEW: write.NEW, _REST: write.REST}
-# So many batches after one with known deliveries.
+# After a batch with known deliveries, this many batches are folded at once.
 _FOLDED_AT_ONCE: Final = 15
 
 Committed = Callable[[], object]
@@ -100,7 +100,7 @@ class Direct:
             except psycopg.Error:
                 pooled.invalidate()
                 raise
-            kept.close()  # first, as the place of the other one would be filled by nothing
+            kept.close()  # first: else the pool would have no room for a replacement
             pooled.detach()
             pooling.pop_all()
             self._connection = connection

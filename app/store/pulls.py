@@ -17,10 +17,10 @@ from app.store.inserting import insert_into
 from app.store.submissions import UNKNOWN_ID
 from app.store.tables import deliveries, pull_rate, pulls
 
-# The last question comes so long before the message expires, or sooner for a short schedule.
+# Between the last question and the expiry of the message; less with a short schedule.
 LAST_BEFORE_EXPIRY_US: Final = 300_000_000
 MAX_DOUBLINGS: Final = 32  # a longer wait would not fit into a column
-# Turns are taken at most so long ahead: a process that is killed forgets its questions.
+# Turns are taken no further ahead: a process that is killed forgets its questions.
 AHEAD_US: Final = 1_000_000
 MAX_COUNTED: Final = 10_000
 MAX_FORGOTTEN: Final = 1000

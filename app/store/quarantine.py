@@ -160,7 +160,7 @@ def _is_it(table: Table) -> ColumnElement[bool]:
 
 
 _IS_HELD = select(deliveries.c.rank).where(_is_it(deliveries)).exists()
-# Where the report stands in both, its delivery counts.
+# A report in both tables is counted in its delivery.
 _COUNT_MORE = [
     update(table)
     .where(_is_it(table), where)

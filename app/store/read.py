@@ -112,8 +112,8 @@ class Filters:
 
 # As the partial index has it, so that the database sees that it may use the index.
 IS_CONFLICTING = text("conflicting")
-# As the partial indexes by key have them. SQLite knows no numbers of rows: told nothing, it reads
-# these by the index in which they are all ties, and sorts them.
+# As the partial indexes by key have them. SQLite doesn't know how many rows tie: without the
+# hint it reads all of them by another index, and sorts them.
 IS_UNREPORTED = {
     "postgresql": text("last_received_at = 0"),
     "sqlite": text("likely(last_received_at = 0)"),

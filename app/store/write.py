@@ -189,7 +189,7 @@ SELECT {_STATUS_VALUES}
 FROM ({_BATCH}) AS batch
 ON CONFLICT (message_id, recipient) DO NOTHING
 """)
-# For the same batch, if `NEW` left some out. What that recorded is known by fingerprint and time.
+# Folds what `NEW` left out of the same batch. It knows its rows by fingerprint and time.
 REST: Final = _folding(
     f"""{_ON_KNOWN_DELIVERY}
     WHERE (excluded.fingerprint, excluded.first_received_at)
