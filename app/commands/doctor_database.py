@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.commands.database import remedy_of
@@ -22,12 +21,6 @@ CLOCK_DIFFERENCE_S: Final = 2
 MAX_CLOCK_DIFFERENCE_S: Final = 60
 # A commit that returned is on the server's disk with these.
 DURABLE: Final = ("on", "remote_apply")
-# A table that isn't there is the schema's fault, and NULL here.
-MISSING_RIGHTS: Final = """
-SELECT DISTINCT r FROM unnest(%(tables)s::text[]) AS t,
-    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r
-WHERE NOT has_table_privilege(to_regclass(t), r) ORDER BY r
-"""
 
 
 def look(settings: Settings) -> Iterator[Finding]:
@@ -37,8 +30,8 @@ def look(settings: Settings) -> Iterator[Finding]:
     database = open_database(settings.database)
     try:
         with database.write.connect() as connection:
-            version = _setting(connection, "server_version")
-            number = int(_setting(connection, "server_version_num"))
+            version = postgresql.setting(connection, "server_version")
+            number = int(postgresql.setting(connection, "server_version_num"))
     except SQLAlchemyError as failure:
         yield _away(settings, failure)
         return
@@ -66,11 +59,6 @@ def _judge_version(settings: Settings, version: str, number: int) -> Finding:
     return ok("database", shown)
 
 
-def _setting(connection: Connection, name: str) -> str:
-    value: str = connection.exec_driver_sql(f"SHOW {name}").scalar_one()
-    return value
-
-
 def look_at_schema(database: Database) -> Iterator[Finding]:
     with database.read.connect() as connection:
         wrong = schema.mismatch(connection)
@@ -83,7 +71,7 @@ def look_at_schema(database: Database) -> Iterator[Finding]:
 
 def look_at_role(database: Database) -> Iterator[Finding]:
     with database.write.connect() as connection:
-        is_standby = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one()
+        is_standby = postgresql.is_standby(connection)
         is_read_only = schema.is_read_only(connection)
     taken = "reports go to the spool, or are refused"
     if is_standby:
@@ -98,9 +86,8 @@ def look_at_role(database: Database) -> Iterator[Finding]:
 
 def look_at_rights(database: Database) -> Iterator[Finding]:
     """The server may take writes, and yet none of this user's."""
-    names = {"tables": list(tables.metadata.tables)}
     with database.write.connect() as connection:
-        missing = connection.exec_driver_sql(MISSING_RIGHTS, names).scalars().all()
+        missing = postgresql.missing_rights(connection, list(tables.metadata.tables))
     if missing:
         words = f"no {', '.join(missing)} on some tables, so that reports go to the spool, or are"
         advice = "grant the service's user these on every table, or give it the tables"
@@ -110,11 +97,10 @@ def look_at_rights(database: Database) -> Iterator[Finding]:
 
 
 def look_at_timeouts(database: Database) -> Iterator[Finding]:
-    ask = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
     with database.batch() as connection:
-        write_ms = connection.exec_driver_sql(ask).scalar_one()
+        write_ms = postgresql.statement_timeout_ms(connection)
     with database.read.connect() as connection:
-        read_ms = connection.exec_driver_sql(ask).scalar_one()
+        read_ms = postgresql.statement_timeout_ms(connection)
     words = f"{write_ms} ms to write, {read_ms} ms to read"
     if (write_ms, read_ms) == (WRITE_TIMEOUT_S * 1000, READ_TIMEOUT_S * 1000):
         yield ok("statement_timeout", words)
@@ -126,8 +112,10 @@ def look_at_timeouts(database: Database) -> Iterator[Finding]:
 
 def look_at_durability(database: Database) -> Iterator[Finding]:
     with database.batch() as connection:
-        value = _setting(connection, "synchronous_commit")
-        off = [it for it in ("fsync", "full_page_writes") if _setting(connection, it) != "on"]
+        value = postgresql.setting(connection, "synchronous_commit")
+        off = [
+            it for it in ("fsync", "full_page_writes") if postgresql.setting(connection, it) != "on"
+        ]
     if value in DURABLE:
         yield ok("synchronous_commit", value)
     else:

@@ -5,15 +5,14 @@ import shutil
 import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from app.commands.findings import Finding, counted, error, ok, warning
 from app.commands.private import files_of, is_closed, is_of_the_service_alone
 from app.settings import Settings
-from app.store import read_only
-from app.store.spool import PAGE_BYTES, is_closed_to_us
+from app.store import spool_files
+from app.store.spool import is_closed_to_us
 
 MIB: Final = 1024**2
 LITTLE_SPACE: Final = 1024 * MIB
@@ -127,7 +126,7 @@ def _judge_spool(settings: Settings, file: Path) -> Iterator[Finding]:
         yield error("spool", f"{file} can't be read by this user: give it to the user of `serve`")
         return
     try:
-        waiting, size = _contents_of(file)
+        waiting, size = spool_files.contents_of(file)
     except sqlite3.OperationalError as failure:
         yield warning("spool", f"{file} could not be looked at: {failure}")
         return
@@ -144,17 +143,3 @@ def _judge_spool(settings: Settings, file: Path) -> Iterator[Finding]:
             f"{counted(waiting, 'callback')} in {file}, acknowledged and not in the database yet"
         )
         yield warning("spool", f"{words}: a running `serve` drains it once the database is back")
-
-
-def _contents_of(file: Path) -> tuple[int, int]:
-    """The callbacks in a spool, and the bytes that they take of its limit."""
-    with closing(read_only.connect(file)) as connection:
-        waiting, pages, free = (
-            int(connection.execute(ask).fetchone()[0])
-            for ask in (
-                "SELECT count(*) FROM spooled",
-                "PRAGMA page_count",
-                "PRAGMA freelist_count",
-            )
-        )
-    return waiting, (pages - free) * PAGE_BYTES

@@ -3,7 +3,6 @@
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
@@ -15,12 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.commands import progress
 from app.commands.private import close_to_others
 from app.settings import Settings, SettingsError, load_settings
-from app.store import faults
-from app.store.spool import Spool, locked, possible_time
+from app.store import faults, spool_files
+from app.store.spool import Spool, locked
 
 ROWS_AT_ONCE: Final = 500
-# After this many ids in a row that can't be read, nothing follows.
-MAX_UNREADABLE: Final = 100_000
 KEPT_AS: Final = ".damaged"
 NAME: Final = re.compile(rf"spool-\d+\.db({re.escape(KEPT_AS)})?")
 
@@ -59,13 +56,12 @@ def _require_spool(file: Path, settings: Settings) -> None:
     is_ours = file.resolve().parent == settings.data_dir.resolve()
     is_named_so = is_ours and NAME.fullmatch(file.name) is not None
     try:
-        with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=rw", uri=True)) as opened:
-            found = opened.execute("SELECT 1 FROM sqlite_master WHERE name = 'spooled'").fetchone()
+        is_spool = spool_files.is_spool(file)
     except sqlite3.Error as error:
         if not is_named_so:
             raise SettingsError(f"{file}: can't be read as a spool: {error}") from None
     else:
-        if found is None:
+        if not is_spool:
             raise SettingsError(f"{file}: is not a spool: it has no table `spooled`")
 
 
@@ -94,28 +90,9 @@ def _give_to_owner_of(damaged: Path, spool: Path, lock: Path) -> None:
 def _copy(damaged: Path, spool: Spool) -> int:
     copied = 0
     with progress.shown("recovering", None) as advance, closing(sqlite3.connect(damaged)) as opened:
-        found = readable(opened)
+        found = spool_files.readable(opened)
         while rows := list(islice(found, ROWS_AT_ONCE)):
             spool.put(rows)
             advance(len(rows))
             copied += len(rows)
     return copied
-
-
-def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str | bytes]]:
-    """Each row that can be read, as (received_at, query), in the order of ids."""
-    last_id = unreadable = 0
-    while unreadable < MAX_UNREADABLE:
-        try:
-            rows = connection.execute(
-                "SELECT id, coalesce(CAST(received_at AS INTEGER), 0),"
-                " coalesce(CAST(query AS BLOB), x'') FROM spooled WHERE id > ? ORDER BY id",
-                (last_id,),
-            )
-            for last_id, received_at, query in rows:  # noqa: B007 - where to go on
-                unreadable = 0
-                yield possible_time(received_at), query.decode() if query.isascii() else query
-        except sqlite3.Error:
-            last_id, unreadable = last_id + 1, unreadable + 1
-        else:
-            return

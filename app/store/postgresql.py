@@ -5,7 +5,7 @@ its own. Straight, a session keeps them, whatever the server's configuration is 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
@@ -327,3 +327,34 @@ def clock_difference_s(connection: Connection) -> float:
 def is_pooled(connection: Connection) -> bool:
     """True if a pooler is between us and the server."""
     return driver_connection(connection).is_pooled
+
+
+# A table that isn't there is the schema's fault, and NULL here.
+_MISSING_RIGHTS: Final = """
+SELECT DISTINCT r FROM unnest(%(tables)s::text[]) AS t,
+    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r
+WHERE NOT has_table_privilege(to_regclass(t), r) ORDER BY r
+"""
+
+
+def missing_rights(connection: Connection, tables: Sequence[str]) -> Sequence[str]:
+    """What this user may not do with all of the tables: `SELECT`, `INSERT`, and so on."""
+    return connection.exec_driver_sql(_MISSING_RIGHTS, {"tables": list(tables)}).scalars().all()
+
+
+def setting(connection: Connection, name: str) -> str:
+    """A setting as it is in force on this connection."""
+    ask = "SELECT current_setting(%(name)s)"
+    value: str = connection.exec_driver_sql(ask, {"name": name}).scalar_one()
+    return value
+
+
+def statement_timeout_ms(connection: Connection) -> int:
+    ask = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
+    value: int = connection.exec_driver_sql(ask).scalar_one()
+    return value
+
+
+def is_standby(connection: Connection) -> bool:
+    value: bool = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one()
+    return value
