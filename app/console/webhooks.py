@@ -22,11 +22,13 @@ from app.console.pages import page, redirect, sessions_of
 from app.errors import ApiError
 from app.push.endpoint import WebhookId, WebhookWanted, add, push_test, require
 from app.push.problems import WebhookNotFoundError
+from app.reports import is_digits
 from app.store import webhooks
 from app.store.webhooks import MAX_WAITING, Webhook
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
+MAX_DIGITS: Final = 9  # of a number that is read as one
 DONE: Final = {
     "enabled": "Pushing goes on.",
     "deleted": "The webhook is deleted. Nothing is pushed there any more.",
@@ -48,7 +50,8 @@ def add_webhook(request: Request, _session: Administrator, form: CheckedForm) ->
     try:
         if not re.fullmatch("[0-9a-f]{16}", webhook_id):
             raise StaleFormError
-        webhook = add(parts_of(request), WebhookWanted.model_validate(given), webhook_id)
+        wanted = {**given, "max_items": _number(given["max_items"])}
+        webhook = add(parts_of(request), WebhookWanted.model_validate(wanted), webhook_id)
     except IntegrityError:  # the page was loaded again, which sends the form again
         return redirect(request, f"/webhooks/{webhook_id}")
     except ValidationError as error:
@@ -135,6 +138,11 @@ def _one(
 def _find(parts: Parts, webhook_id: str) -> Webhook:
     with parts.database.read.connect() as connection:
         return require(connection, webhook_id)
+
+
+def _number(text: str) -> int | str:
+    """The number, or a text that is none, which is refused as such."""
+    return int(text) if is_digits(text) and len(text) <= MAX_DIGITS else text
 
 
 def _in_words(error: ValidationError) -> str:

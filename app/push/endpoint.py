@@ -6,7 +6,7 @@ from secrets import token_hex
 from typing import Annotated, Any, Final, Literal, Self
 
 from fastapi import Body, Path, Request
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 
@@ -48,6 +48,13 @@ def _web_address(text: str) -> str:
     return text
 
 
+def _number(value: object) -> object:
+    """Refuse what Pydantic would take for an integer, and JSON Schema doesn't."""
+    if isinstance(value, bool | str):
+        raise ValueError("must be an integer")  # noqa: TRY004 - as Pydantic expects
+    return value
+
+
 class WebhookWanted(BaseModel):
     """An address to push changes to."""
 
@@ -66,7 +73,9 @@ class WebhookWanted(BaseModel):
     events: Literal["all", "final"] = Field(
         default="all", description="`all` changes, or those to a `final` state."
     )
-    max_items: StrictInt = Field(default=100, ge=1, le=1000, description="Deliveries in one push.")
+    max_items: Annotated[int, BeforeValidator(_number)] = Field(
+        default=100, ge=1, le=1000, description="Deliveries in one push."
+    )
     cursor: str = Field(
         default=NOW,
         description="Where to begin: `next_cursor` of `GET /v1/changes`, or another webhook's "
