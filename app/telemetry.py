@@ -122,12 +122,6 @@ def set_up_logging(level: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def log_lines_dropped() -> int:
-    """The number of lines dropped since the process began."""
-    handlers = logging.getLogger().handlers
-    return sum(handler.dropped for handler in handlers if isinstance(handler, LogQueue))
-
-
 class RepeatedFault:
     """A fault of work that is done again and again: logged when it begins, changes, and ends."""
 
@@ -242,7 +236,9 @@ class LogCollector(Collector):
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         name = "dlr_log_lines_dropped"
-        yield CounterMetricFamily(name, DOCUMENTATION[name], log_lines_dropped())
+        queues = (it for it in logging.getLogger().handlers if isinstance(it, LogQueue))
+        dropped = sum(queue.dropped for queue in queues)
+        yield CounterMetricFamily(name, DOCUMENTATION[name], dropped)
 
 
 class WebhookState(NamedTuple):

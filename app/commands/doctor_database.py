@@ -10,15 +10,15 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.commands.database import remedy_of
 from app.commands.findings import Finding, error, ok, standing_alone, warning
+from app.ingest.recovery import MAX_CLOCK_DIFFERENCE_S
 from app.settings import Settings
 from app.store import faults, postgresql, read_only, schema, tables
 from app.store.engine import READ_TIMEOUT_S, WRITE_TIMEOUT_S, Database, open_database
 from app.store.replication import standbys_of
 
 OLDEST_POSTGRESQL: Final = 130_000  # 13 has the functions of transaction numbers
-# From the first on, times are noticeably wrong; from the second on, `serve` logs an error.
+# From here on, times are noticeably wrong.
 CLOCK_DIFFERENCE_S: Final = 2
-MAX_CLOCK_DIFFERENCE_S: Final = 60
 # A commit that returned is on the server's disk with these.
 DURABLE: Final = ("on", "remote_apply")
 

@@ -15,7 +15,7 @@ from app.console.access import PageRoute, Reader, find_session
 from app.console.pages import TEMPLATES, page
 from app.console.zones import zone_of
 from app.errors import ApiError, InvalidRequestError
-from app.query.changes import ChangeStream
+from app.query.changes import NOTHING_NEW, ChangeStream
 from app.query.schemas import Change, Delivery, read_position
 from app.query.waiting import Watch
 from app.store import read
@@ -34,7 +34,6 @@ WAIT_S: Final = 3.0
 LOOK_S: Final = 2.0
 # Then the browser connects again, and its session is looked at again.
 LIFE_S: Final = 300.0
-NOTHING_NEW: Final = b": nothing new\n"
 # The script opens the page again then, which asks for a key.
 SIGNED_OUT: Final = b"event: signed-out\ndata:\n\n"
 

@@ -83,7 +83,7 @@ def expire(database: Database, metrics: Metrics, hours: int, stopping: threading
     Raises `ClockIsAheadError`: for whoever reads it, `expired` is final.
     """
     with database.read.connect() as connection:
-        if -postgresql.clock_difference_s(connection) > retention.MAX_CLOCK_DIFFERENCE_S:
+        if -postgresql.clock_difference_s(connection) > retention.WRONG_CLOCK_S:
             raise ClockIsAheadError
 
     def expire_some(connection: Connection) -> int:

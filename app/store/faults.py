@@ -28,27 +28,24 @@ _NO_DAMAGE: Final = (
 _WOULD_LOSE_A_REPORT: Final = "ck_deliveries_only_report"
 
 
-class DatabaseFaultError(Exception):
-    """The database takes no reports now, and no single row is to blame.
-
-    `kind` tells faults apart, where their words have a count or an address in them.
-    """
+class _ToldApartError(Exception):
+    """`kind` tells faults apart, where their words have a count or an address in them."""
 
     def __init__(self, why: str, kind: str | None = None) -> None:
         super().__init__(why)
         self.kind = kind or why
+
+
+class DatabaseFaultError(_ToldApartError):
+    """The database takes no reports now, and no single row is to blame."""
 
 
 class NotWritableError(DatabaseFaultError):
     """The database answers but can't be written to: it is read-only, for example."""
 
 
-class NoCertaintyError(Exception):
+class NoCertaintyError(_ToldApartError):
     """The commit returned, and yet the rows may be lost: the text says why."""
-
-    def __init__(self, why: str, kind: str | None = None) -> None:
-        super().__init__(why)
-        self.kind = kind or why
 
 
 def no_certainty(why: str, kind: str | None = None) -> OperationalError:

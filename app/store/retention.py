@@ -28,7 +28,7 @@ BATCH: Final = 200
 # A person must consent to purge more than this share of all deliveries, unless they are few.
 USUAL_SHARE: Final = 0.25
 USUAL_ROWS: Final = 20
-MAX_CLOCK_DIFFERENCE_S: Final = 3600
+WRONG_CLOCK_S: Final = 3600
 
 _POSITION: Final = (deliveries.c.last_received_at, *KEY)
 _BEFORE_UNREPORTED: Final = (0, "", "")
@@ -96,7 +96,7 @@ def objection(connection: Connection, before: int) -> str | None:
     `before` in microseconds since 1970 UTC.
     """
     difference_s = postgresql.clock_difference_s(connection)
-    if abs(difference_s) > MAX_CLOCK_DIFFERENCE_S:
+    if abs(difference_s) > WRONG_CLOCK_S:
         return f"the database's clock differs from ours by {difference_s:.0f} s"
     if _newest(connection) < before:
         return "every report is older than the limit"
