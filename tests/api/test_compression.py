@@ -44,6 +44,22 @@ def test_large_answers_are_compressed_for_whoever_accepts_gzip(
     assert len(plain.json()["items"]) == limit
 
 
+ACCEPTED = ("gzip", "GZIP", "br, gzip;q=0.5", "*", "identity;q=0.1, gzip ; q=1")
+REFUSED = ("gzip;q=0", "gzip; q=0.000", "*, gzip;q=0", "identity;q=1, *;q=0", "ngzip", "br", "")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/large", "/v1/messages/large?wait=0"])
+def test_a_client_says_what_it_accepts(service: Service, path: str) -> None:
+    service.register("large", to=[f"65888888{number:02}" for number in range(50)])
+
+    for accepted in (*ACCEPTED, *REFUSED):
+        answer = get(service, path, **{"Accept-Encoding": accepted})
+
+        assert answer.json()["messageid"] == "large"
+        assert answer.headers["vary"] == "Accept-Encoding"
+        assert ("content-encoding" in answer.headers) == (accepted in ACCEPTED), accepted
+
+
 def test_documents_and_lookups_are_compressed_too(service: Service) -> None:
     for path in ("/openapi.json", "/metrics", "/docs/assets/swagger-ui.css"):
         assert get(service, path, **GZIP).headers["content-encoding"] == "gzip", path
