@@ -30,6 +30,20 @@ def parse(text: str) -> URL:
         raise ValueError("must name a file and nothing else, as in sqlite:///var/dlr.db")
     if url.drivername == POSTGRESQL and url.username is None and "@" in text:
         raise ValueError("has an `@` that ends no user and password: give it as %40")
+    return url if url.drivername == "sqlite" else _with_a_port_for_each_host(url)
+
+
+def _with_a_port_for_each_host(url: URL) -> URL:
+    """One port is that of all hosts, as libpq has it; SQLAlchemy wants one for each."""
+    hosts, ports = (",".join(url.normalized_query.get(name, ())) for name in ("host", "port"))
+    if hosts and ports and "," not in ports:
+        url = url.update_query_dict({"port": ",".join([ports] * len(hosts.split(",")))})
+    try:
+        url.get_dialect()().create_connect_args(url)
+    except ArgumentError:
+        raise ValueError(
+            "has a port that is no number, or another number of ports than of hosts"
+        ) from None
     return url
 
 

@@ -325,6 +325,24 @@ def test_several_hosts_belong_behind_the_question_mark(
     assert "hush" not in refusal
 
 
+@pytest.mark.parametrize("ports", ["5432,5433,5434", "abc", "5432,x"])
+def test_a_wrong_port_of_several_hosts_is_refused(
+    ports: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"postgresql://u:hush@/db?host=a,b&port={ports}"
+
+    refusal = refusal_of("DLR_DATABASE_URL", url, monkeypatch)
+
+    assert refusal.startswith("DLR_DATABASE_URL: has a port that is no number, or another number")
+    assert "hush" not in refusal
+
+
+def test_one_port_is_that_of_all_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLR_DATABASE_URL", "postgresql://u:hush@/db?host=a,b,c&port=6432")
+
+    assert load_settings().database.query["port"] == "6432,6432,6432"
+
+
 @pytest.mark.parametrize(
     "url",
     ["postgresql://u:hush@/db?host=a,b&port=1,2", "postgresql://u:h,u:s?h/%40@host/db?host=a,b"],

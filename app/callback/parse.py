@@ -188,8 +188,8 @@ def _decode_value(name: str, value: str) -> str:
     if name == "messageid" and "+" in (value[0], value[-1]):
         return text  # perhaps a part of the id that wasn't escaped: never drop it unnoticed
     bare = text.strip()
-    if name == "to" and bare and text[0].isspace():
-        return "+" + bare.removeprefix("+")  # it arrives as a space
+    if name == "to" and bare and value[0] == "+":
+        return "+" + bare.removeprefix("+")  # it was decoded to a space
     return bare
 
 

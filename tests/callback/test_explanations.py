@@ -183,3 +183,13 @@ def test_words_of_a_failure_are_found_by_its_filters(service: Service) -> None:
     assert found(reason="validity_expired") == ["052804b7368321"]
     assert found(errcode="%00") == ["odd"]
     assert not service.delivery()["retryable"]
+
+
+@pytest.mark.parametrize("before", ["%09", "%0A", "%C2%A0", "%20", ""])
+def test_white_space_before_a_number_changes_nothing(service: Service, before: str) -> None:
+    for number in ("006588888888", "%2B6588888888", "6588888888"):
+        assert service.call_back(f"{a_report(to=None)}&to={before}{number}").status_code == 200
+
+    assert service.delivery()["to"] == "6588888888"
+    (report,) = service.reports()
+    assert report["times_received"] == 3

@@ -19,6 +19,7 @@ from tests.faults.programs import (
     call_back,
     is_found,
     is_ready,
+    messages_of,
     metrics_of,
     settings_for,
     spool_is_empty,
@@ -58,7 +59,7 @@ def test_reports_of_an_outage_are_all_kept_and_found_once(
         assert found_after < FOUND_WITHIN_S
         assert ledger.answers.keys() == {200}, f"seed {seed}: {ledger.answers}"
         assert is_ready(program)
-        assert any(line["message"] == "the spool was drained" for line in program.log_lines())
+        until(lambda: "the spool was drained" in messages_of(program))
     print(f"{ledger.answers[200]} answered 200, found {found_after:.1f} s after its return")
     ledger.check(server_database)
 
@@ -222,9 +223,9 @@ def test_a_full_spool_refuses_and_keeps_what_it_has(
             server.start()
             until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
         until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
-        messages = [line["message"] for line in program.log_lines()]
-
         until(lambda: is_ready(program))
+        program.terminate()  # the log is written by a thread of its own
+        messages = messages_of(program)
 
     assert checks["spool"] == "takes no more"
     assert messages.count("the spool takes no more") == 1
