@@ -128,8 +128,7 @@ def create_app(settings: Settings) -> Service:
         add_console(app)
     for route, methods in app.routes_with_methods():
         # A page may lead to another: to that for signing in, say.
-        statuses = (200, 300, 400, 500) if route in PATHS else (200, 400, 500)
-        parts.metrics.requests.expect(route, methods - {"HEAD"}, statuses)
+        parts.metrics.requests.expect(route, methods - {"HEAD"}, redirects=route in PATHS)
     return app
 
 

@@ -64,10 +64,9 @@ class RequestTimes(Collector):
             for method in ("GET", OTHER):
                 self.times_of(OTHER, method, status)
 
-    def expect(
-        self, route: str, methods: Iterable[str], statuses: Iterable[int] = (200, 400, 500)
-    ) -> None:
+    def expect(self, route: str, methods: Iterable[str], *, redirects: bool = False) -> None:
         """Show the requests of this route from the start, with 0."""
+        statuses = (200, 300, 400, 500) if redirects else (200, 400, 500)
         for method in methods:
             self._methods[route].add(method)
             for status in statuses:

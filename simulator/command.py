@@ -6,7 +6,6 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -108,17 +107,10 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
         asked = _check(check, api, key, settle_s)
         if receive is not None:
             _refuse_to_send(callback, listen)
-            receiver_at = partial(
-                Receiver,
-                keys=parse_secrets(receive_secret or []),
-                expected=receive_events,
-                seed=_seed(seed),
-                faults=parse_faults(receive_share or []),
-                away=parse_away(receive_away),
-                seconds=seconds,
-            )
+            keys, faults = parse_secrets(receive_secret or []), parse_faults(receive_share or [])
+            rest = (keys, receive_events, _seed(seed), faults, parse_away(receive_away), seconds)
             with _writable(ledger, overwrite=force) as path:
-                _receive(receiver_at(open_listener("--receive", receive)), asked, path)
+                _receive(Receiver(open_listener("--receive", receive), *rest), asked, path)
             return
         if asked and ledger and callback is None and listen is None:
             _judge_again(asked, ledger)
@@ -129,17 +121,10 @@ def simulate(  # noqa: PLR0913, PLR0917 - one for each option
         rate_allowed = _allowed_rate(account_kind, send_rate, system_errors)
         allowed = parse_network(allowed_network)
         account = Account(account_kind, account_key, account_secret, balance, rate_allowed, allowed)
-        send_api_at = partial(
-            SendApi,
-            account=account,
-            lost_answers=lose_answers,
-            system_errors=system_errors,
-            odd_answers=odd_answers,
-            odd_pulls=odd_pulls,
-            answer_delay_s=answer_delay_s,
-        )
         with _writable(ledger, overwrite=force) as path:
-            send_api = None if listen is None else send_api_at(open_listener("--listen", listen))
+            odd = (lose_answers, system_errors, odd_answers, odd_pulls, answer_delay_s)
+            listener = None if listen is None else open_listener("--listen", listen)
+            send_api = None if listener is None else SendApi(listener, account, *odd)
             _simulate(Run(mix, calls, send_api, messages, seconds), path)
             if asked:
                 _judge(asked, path)

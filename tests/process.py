@@ -157,6 +157,11 @@ class Serving:
         """The log so far; each line must be JSON."""
         return [json.loads(line) for line in self.stderr.splitlines()]
 
+    def whole_log(self) -> list[Any]:
+        """End the program, and return its log: a thread of its own writes it."""
+        self.terminate()
+        return self.log_lines()
+
     def terminate(self) -> int:
         """Send SIGTERM, and return the exit code. Raises `TimeoutExpired` if it doesn't end."""
         self.process.send_signal(SIGTERM)

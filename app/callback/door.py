@@ -156,11 +156,12 @@ class Door:
         return answer
 
     def _is_known_path(self, path: str) -> bool:
+        path = path.rstrip(IGNORED_AT_THE_END)
         if not self._tokens:
-            return path.rstrip(IGNORED_AT_THE_END) == PATH
+            return path == PATH
         if not path.startswith(PATH + "/"):
             return False
-        presented = path[len(PATH) + 1 :].rstrip(IGNORED_AT_THE_END)
+        presented = path[len(PATH) + 1 :]
         position = guards.known_token(self._tokens, presented.encode("utf-8", "surrogatepass"))
         if position is None:
             return False

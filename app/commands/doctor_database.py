@@ -87,7 +87,7 @@ def look_at_role(database: Database) -> Iterator[Finding]:
 def look_at_rights(database: Database) -> Iterator[Finding]:
     """The server may take writes, and yet none of this user's."""
     with database.write.connect() as connection:
-        missing = postgresql.missing_rights(connection, list(tables.metadata.tables))
+        missing = postgresql.missing_rights(connection, tables.metadata.tables)
     if missing:
         words = f"no {', '.join(missing)} on some tables, so that reports go to the spool, or are"
         advice = "grant the service's user these on every table, or give it the tables"

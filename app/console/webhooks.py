@@ -50,7 +50,7 @@ def add_webhook(request: Request, _session: Administrator, form: CheckedForm) ->
     try:
         if not re.fullmatch("[0-9a-f]{16}", webhook_id):
             raise StaleFormError
-        wanted = {**given, "max_items": _number(given["max_items"])}
+        wanted = {**given, "max_items": _number_of(given["max_items"])}
         webhook = add(parts_of(request), WebhookWanted.model_validate(wanted), webhook_id)
     except IntegrityError:  # the page was loaded again, which sends the form again
         return redirect(request, f"/webhooks/{webhook_id}")
@@ -140,7 +140,7 @@ def _find(parts: Parts, webhook_id: str) -> Webhook:
         return require(connection, webhook_id)
 
 
-def _number(text: str) -> int | str:
+def _number_of(text: str) -> int | str:
     """The number, or a text that is none, which is refused as such."""
     return int(text) if is_digits(text) and len(text) <= MAX_DIGITS else text
 

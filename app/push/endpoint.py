@@ -48,7 +48,7 @@ def _web_address(text: str) -> str:
     return text
 
 
-def _number(value: object) -> object:
+def _no_text_or_truth(value: object) -> object:
     """Refuse what Pydantic would take for an integer, and JSON Schema doesn't."""
     if isinstance(value, bool | str):
         raise ValueError("must be an integer")  # noqa: TRY004 - as Pydantic expects
@@ -73,7 +73,7 @@ class WebhookWanted(BaseModel):
     events: Literal["all", "final"] = Field(
         default="all", description="`all` changes, or those to a `final` state."
     )
-    max_items: Annotated[int, BeforeValidator(_number)] = Field(
+    max_items: Annotated[int, BeforeValidator(_no_text_or_truth)] = Field(
         default=100, ge=1, le=1000, description="Deliveries in one push."
     )
     cursor: str = Field(

@@ -5,7 +5,7 @@ its own. Straight, a session keeps them, whatever the server's configuration is 
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
@@ -337,8 +337,8 @@ WHERE NOT has_table_privilege(to_regclass(t), r) ORDER BY r
 """
 
 
-def missing_rights(connection: Connection, tables: Sequence[str]) -> Sequence[str]:
-    """What this user may not do with all of the tables: `SELECT`, `INSERT`, and so on."""
+def missing_rights(connection: Connection, tables: Iterable[str]) -> Sequence[str]:
+    """The rights, of `SELECT`, `INSERT` and so on, that this user lacks on some of the tables."""
     return connection.exec_driver_sql(_MISSING_RIGHTS, {"tables": list(tables)}).scalars().all()
 
 

@@ -83,12 +83,13 @@ def _lock_of(file: Path) -> IO[str] | None:
     return lock
 
 
+PAGES_IN_USE: Final = """
+SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count
+"""
+
+
 def _bytes_in_use(connection: Connection) -> int:
-    pages, free = (
-        int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
-        for name in ("page_count", "freelist_count")
-    )
-    return (pages - free) * PAGE_BYTES
+    return int(connection.exec_driver_sql(PAGES_IN_USE).scalar_one()) * PAGE_BYTES
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from app.store import read_only
-from app.store.spool import PAGE_BYTES, possible_time
+from app.store.spool import PAGE_BYTES, PAGES_IN_USE, possible_time
 
 # After this many ids in a row that can't be read, nothing follows.
 MAX_UNREADABLE: Final = 100_000
@@ -23,15 +23,9 @@ def is_spool(file: Path) -> bool:
 def contents_of(file: Path) -> tuple[int, int]:
     """The callbacks in it, and the bytes that they take of its limit. Raises `sqlite3.Error`."""
     with closing(read_only.connect(file)) as connection:
-        waiting, pages, free = (
-            int(connection.execute(ask).fetchone()[0])
-            for ask in (
-                "SELECT count(*) FROM spooled",
-                "PRAGMA page_count",
-                "PRAGMA freelist_count",
-            )
-        )
-    return waiting, (pages - free) * PAGE_BYTES
+        ((waiting,),) = connection.execute("SELECT count(*) FROM spooled")
+        ((pages,),) = connection.execute(PAGES_IN_USE)
+    return waiting, pages * PAGE_BYTES
 
 
 def readable(connection: sqlite3.Connection) -> Iterator[tuple[int, str | bytes]]:

@@ -66,8 +66,7 @@ def test_nothing_is_acknowledged_into_a_database_that_was_taken_away(
         assert not is_ready(program)
         assert [call_back(program, f"after-{number}") for number in range(5)] == [503] * 5
         assert not is_ready(program)
-        program.terminate()  # the log is written by a thread of its own
-        said = [line for line in program.log_lines() if "takes no reports" in line["message"]]
+        said = [line for line in program.whole_log() if "takes no reports" in line["message"]]
         # Each reason once: a connection that opens meanwhile makes a new log, so that a log that
         # was moved becomes one that was replaced.
         reasons = [line["error"] for line in said]

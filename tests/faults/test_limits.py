@@ -172,8 +172,7 @@ def test_descriptors_for_the_disk_are_kept_back_from_connections() -> None:
         metrics = program.http.get("/metrics", headers=key).text
         refused = re.findall(r"^dlr_connections_refused_total (\S+)", metrics, re.MULTILINE)
         assert float(refused[0]) >= 100
-        program.terminate()  # the log is written by a thread of its own
-        told = [line for line in program.log_lines() if "connections refused" in line["message"]]
+        told = [line for line in program.whole_log() if "connections refused" in line["message"]]
         assert len(told) == 1
 
 

@@ -224,8 +224,7 @@ def test_a_full_spool_refuses_and_keeps_what_it_has(
             until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
         until(lambda: spool_is_empty(program), FOUND_WITHIN_S)
         until(lambda: is_ready(program))
-        program.terminate()  # the log is written by a thread of its own
-        messages = messages_of(program)
+        messages = [line["message"] for line in program.whole_log()]
 
     assert checks["spool"] == "takes no more"
     assert messages.count("the spool takes no more") == 1
